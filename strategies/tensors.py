@@ -1,0 +1,124 @@
+"""A case becomes tensors: values from the streams, laid out as the case says, between bands of NaN."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strategies.case import AttentionCase, Causal, TensorSpec
+from strategies.layouts import LAYOUTS, Placement, Shape
+from strategies.values import FAMILIES, Role, Stream
+
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+GUARD = 64
+"""Elements of NaN before and after every tensor: a multiple of 16 bytes in every dtype, so alignment is the layout's."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The tensors of a case with what is asked of them: all that an oracle needs.
+
+    q (B, Hq, Nq, d), k and v (B, Hk, Nk, d) of one dtype; seqlens_k int32 (B,) or None. Scores are scale * q @ k^T.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    causal: Causal
+    scale: float
+    seqlens_k: Tensor | None
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one head of K and V."""
+        return self.q.shape[1] // self.k.shape[1]
+
+    def visible(self) -> Tensor | None:
+        """Which keys each query may see: bool, broadcasts to (B, Hq, Nq, Nk); None where all see all."""
+        if not self.causal and self.seqlens_k is None:
+            return None
+        Nq, Nk = self.q.shape[2], self.k.shape[2]
+        keys = torch.arange(Nk, device=self.q.device)
+        seen = torch.ones(1, 1, 1, Nk, dtype=torch.bool, device=self.q.device)
+        lengths = self._lengths()
+        if self.seqlens_k is not None:
+            seen = keys < lengths
+        if self.causal:
+            last = torch.arange(Nq, device=self.q.device)[:, None]
+            shift = lengths - Nq if self.causal == "lower_right" else 0
+            seen = seen & (keys <= last + shift)
+        return seen
+
+    def _lengths(self) -> Tensor:
+        if self.seqlens_k is None:
+            return torch.full((1, 1, 1, 1), self.k.shape[2], device=self.q.device)
+        return self.seqlens_k[:, None, None, None]
+
+
+def build(case: AttentionCase, device: str = "cpu") -> Problem:
+    """Make the tensors of a case on a device; the bits are the same on every machine."""
+    shapes: dict[Role, Shape] = {"q": case.geometry.q_shape, "k": case.geometry.k_shape, "v": case.geometry.k_shape}
+    q, k, v = (_tensor(case, role, shape).to_device(device) for role, shape in shapes.items())
+    lengths = case.features.seqlens_k
+    seqlens_k = None if lengths is None else torch.tensor(lengths, dtype=torch.int32, device=device)
+    return Problem(q, k, v, case.features.causal, case.scale, seqlens_k)
+
+
+def checksum(problem: Problem) -> str:
+    """SHA-256 over the values of q, k and v in (B, H, N, d) order, their layout left out."""
+    digest = hashlib.sha256()
+    for tensor in (problem.q, problem.k, problem.v):
+        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A buffer and where in it the tensor lies."""
+
+    buffer: Tensor
+    shape: Shape
+    placement: Placement
+
+    def to_device(self, device: str) -> Tensor:
+        moved = self.buffer.to(device)
+        return moved.as_strided(self.shape, self.placement.strides, self.placement.offset + GUARD)
+
+
+def _tensor(case: AttentionCase, role: Role, shape: Shape) -> _Placed:
+    spec: TensorSpec = getattr(case, role)
+    values = FAMILIES[spec.values](Stream.of(spec.seed, role), shape, role)
+    dtype = TORCH_DTYPES[case.dtype]
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(dtype)
+    placement = LAYOUTS[spec.layout](shape)
+    if role != "q":
+        _fill_past_end(tensor, case, placement.strides)
+    return _place(tensor, placement)
+
+
+def _fill_past_end(tensor: Tensor, case: AttentionCase, strides: tuple[int, int, int, int]) -> None:
+    """Fill what no query may see; memory that an expanded layout shares with a visible key keeps its values."""
+    fills = {"nan": float("nan"), "inf": float("inf"), "huge": torch.finfo(tensor.dtype).max}
+    if case.past_end not in fills or strides[2] == 0:
+        return
+    for b, length in enumerate(case.lengths):
+        first = max(case.lengths) if strides[0] == 0 else length
+        tensor[b, :, first:] = fills[case.past_end]
+
+
+def _place(tensor: Tensor, placement: Placement) -> _Placed:
+    shape = tensor.shape
+    reach = sum((size - 1) * stride for size, stride in zip(shape, placement.strides, strict=True)) + 1
+    size = placement.offset + max(reach, 0) + 2 * GUARD
+    buffer = torch.full((size,), float("nan"), dtype=tensor.dtype)
+    sizes = [1 if stride == 0 else n for n, stride in zip(shape, placement.strides, strict=True)]
+    own = tensor[tuple(slice(0, n) for n in sizes)]
+    if own.numel():
+        buffer.as_strided(own.shape, placement.strides, placement.offset + GUARD).copy_(own)
+    return _Placed(buffer, (shape[0], shape[1], shape[2], shape[3]), placement)
+
+

@@ -1,7 +1,18 @@
 """Cases: what they are, how they become tensors, and the Hypothesis strategies that draw them."""
 
-from strategies import history as history
 from strategies.case import AttentionCase, Features, Geometry, TensorSpec
+from strategies.draw import attention_cases
+from strategies.history import calls_before
 from strategies.tensors import Problem, build, checksum
 
-__all__ = ["AttentionCase", "Features", "Geometry", "Problem", "TensorSpec", "build", "checksum"]
+__all__ = [
+    "AttentionCase",
+    "Features",
+    "Geometry",
+    "Problem",
+    "TensorSpec",
+    "attention_cases",
+    "build",
+    "calls_before",
+    "checksum",
+]

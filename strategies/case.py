@@ -130,7 +130,9 @@ class AttentionCase(Spec):
         require_known("past_end", self.past_end, PAST_END)
         require_known("operation", self.operation, OPERATIONS)
         require(isinstance(self.history, tuple), f"history must be a tuple, not {self.history!r}.")
-        require(len(self.history) <= MAX_HISTORY, f"history holds at most {MAX_HISTORY} calls, not {len(self.history)}.")
+        require(
+            len(self.history) <= MAX_HISTORY, f"history holds {MAX_HISTORY} calls at most, not {len(self.history)}."
+        )
         for variation in self.history:
             require_known("variation", variation, VARIATIONS)
         self._check_lengths()

@@ -15,7 +15,7 @@ from strategies.values import FAMILIES, Role, Stream
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GUARD = 64
-"""Elements of NaN before and after every tensor: a multiple of 16 bytes in every dtype, so alignment is the layout's."""
+"""Elements of NaN before and after every tensor; a multiple of 16 bytes, so that alignment is the layout's alone."""
 
 
 @dataclass(frozen=True)
@@ -120,5 +120,3 @@ def _place(tensor: Tensor, placement: Placement) -> _Placed:
     if own.numel():
         buffer.as_strided(own.shape, placement.strides, placement.offset + GUARD).copy_(own)
     return _Placed(buffer, (shape[0], shape[1], shape[2], shape[3]), placement)
-
-

@@ -40,8 +40,8 @@ class Stream:
     def normal(self, size: tuple[int, ...]) -> Array:
         """Mean 0, variance 1, |x| <= 3.47: the sum of four uniforms (Irwin-Hall), exact, with no libm in it."""
         words = self.bits.random_raw(2 * int(np.prod(size))).view(np.uint32)
-        sums = words.reshape(*size, 4).sum(axis=-1, dtype=np.int64)
-        return (sums - 2 * (2**32 - 1)) * (2.0**-32 * 1.7320508075688772)
+        sums: NDArray[np.int64] = words.reshape(*size, 4).sum(axis=-1, dtype=np.int64)
+        return (sums - 2 * (2**32 - 1)).astype(np.float64) * (2.0**-32 * 1.7320508075688772)
 
     def integers(self, low: int, high: int, size: tuple[int, ...]) -> NDArray[np.int64]:
         """Whole numbers from low to high, both included."""
@@ -90,7 +90,7 @@ def negative(stream: Stream, shape: tuple[int, int, int, int], role: Role) -> Ar
 
 @family
 def outliers(stream: Stream, shape: tuple[int, int, int, int], role: Role) -> Array:
-    """Normal, and one in a thousand (one at least) with sigma 10: FlashAttention-3's input, arXiv 2407.08608 section 4.3."""
+    """Normal, one in a thousand (one at least) with sigma 10: FlashAttention-3's test, arXiv 2407.08608 section 4.3."""
     is_outlier = stream.uniform(shape) < 0.001
     if is_outlier.size:
         is_outlier.flat[int(stream.integers(0, is_outlier.size - 1, (1,))[0])] = True

@@ -1,0 +1,203 @@
+"""The Hypothesis strategies that draw cases.
+
+They draw the spec of a case, never its elements, so that a case shrinks in a few steps: sizes toward 1, dtype
+toward fp32, layouts toward contiguous, values toward normal, features toward none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from hypothesis import strategies as st
+
+from strategies.case import (
+    CAUSAL_KINDS,
+    DTYPES,
+    MAX_SEED,
+    PAST_END,
+    VARIATIONS,
+    AttentionCase,
+    Causal,
+    Features,
+    Geometry,
+    TensorSpec,
+    require_known,
+)
+from strategies.layouts import LAYOUTS
+from strategies.spec import require
+from strategies.values import FAMILIES
+
+TILES = (16, 32, 64, 128)
+TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1025, 1537, 2047, 2048, 2049, 3001, 4095)
+COMMON_HEAD_DIMS = (16, 32, 64, 128)
+OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256)
+BATCHES = (1,) * 12 + (2,) * 6 + (3,) * 3 + (5,)
+HEADS = (1,) * 16 + (2,) * 8 + (3,) * 4 + (65,)
+GROUPS = (1,) * 12 + (2,) * 8 + (3,) * 4 + (4,) * 4 + (8,) * 2 + (65,)
+SCALES = (None, None, None, 1.0, 0.05, 0.0, -0.25, -1.0)
+
+TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
+    ("normal", "normal", "normal"),
+    ("normal", "normal", "normal"),
+    ("normal", "normal", "one_hot"),
+    ("normal", "normal", "constant"),
+    ("small_integers", "small_integers", "small_integers"),
+    ("constant", "constant", "normal"),
+    ("positive", "negative", "normal"),
+    ("positive", "rising", "normal"),
+    ("positive", "falling", "normal"),
+    ("normal", "common_mean", "positive"),
+    ("levels", "levels", "levels"),
+    ("large", "large", "normal"),
+    None,
+    None,
+    None,
+)
+"""Value families of (q, k, v) that mean something together; None draws each by itself."""
+
+
+def attention_cases(
+    *,
+    dtypes: Sequence[str] = DTYPES,
+    causal: Causal | Sequence[Causal] = CAUSAL_KINDS,
+    seqlens_k: bool = True,
+    scale: bool = True,
+    return_lse: bool = True,
+    gqa: bool = True,
+    configs: Sequence[str] = (),
+    head_dims: Sequence[int] = range(1, 257),
+    layouts: Sequence[str] | None = None,
+    families: Sequence[str] | None = None,
+    max_length: int = 4096,
+    max_work: int = 1 << 18,
+    history: bool = True,
+) -> st.SearchStrategy[AttentionCase]:
+    """Draw attention problems; each argument narrows what is drawn.
+
+    dtypes, causal, configs, head_dims, layouts, families: what may be drawn (causal also takes a single kind).
+    seqlens_k, scale, return_lse, gqa, history: False leaves the feature out, True draws with and without it.
+    max_length bounds Nq and Nk, max_work bounds B·Hq·Nq·Nk. Example: `@given(case=attention_cases(causal=True))`.
+    """
+    for what, names, known in (
+        ("dtype", dtypes, DTYPES),
+        ("layout", layouts or (), LAYOUTS),
+        ("value family", families or (), FAMILIES),
+    ):
+        for name in names:
+            require_known(what, name, known)
+    dims = tuple(sorted(set(head_dims)))
+    require(bool(dtypes), "dtypes must name one dtype at least.")
+    require(bool(dims) and dims[0] >= 1, "head_dims must hold one positive number at least.")
+    require(max_length >= 1 and max_work >= 1, "max_length and max_work must be 1 or more.")
+    kinds = (causal,) if isinstance(causal, bool | str) else tuple(causal)
+    geometries = _geometries(dims, gqa, max_length, max_work)
+    return _cases(
+        geometries,
+        tuple(name for name in DTYPES if name in dtypes),
+        tuple(kind for kind in CAUSAL_KINDS if kind in kinds),
+        (seqlens_k, scale, return_lse, history),
+        tuple(configs),
+        tuple(LAYOUTS) if layouts is None else tuple(layouts),
+        tuple(FAMILIES) if families is None else tuple(families),
+    )
+
+
+@st.composite
+def _cases(draw, geometries, dtypes, kinds, drawn, configs, layouts, families):  # type: ignore[no-untyped-def]
+    """What a draw asks for never hangs on what another gave, but for the lengths at the end: so draws shrink alone."""
+    with_lengths, with_scale, with_lse, with_history = drawn
+    dtype = draw(_any_of(dtypes))
+    causal = draw(_any_of(kinds))
+    scale = draw(_any_of(SCALES)) if with_scale else None
+    return_lse = with_lse and draw(_any_of((False, True)))
+    config = draw(_any_of((None, *configs))) if configs else None
+    q, k, v = draw(_tensor_specs(layouts, families))
+    history = draw(_any_of(_histories())) if with_history else ()
+    past_end = draw(_any_of(PAST_END)) if with_lengths else "values"
+    geometry = draw(geometries)
+    lengths = draw(_seqlens_k(geometry.B, geometry.Nk)) if with_lengths and draw(_any_of((False, True))) else None
+    features = Features(causal, scale, lengths, return_lse, config)
+    past_end = past_end if lengths else "values"
+    return AttentionCase(geometry, dtype, features, q, k, v, past_end=past_end, history=history)
+
+
+@st.composite
+def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyped-def]
+    Nk = draw(_any_of(_lengths(max_length)))
+    Nq = draw(_any_of(_lengths(max_length)))
+    is_square = draw(_one_in(4))
+    d = draw(_any_of(_head_dims(dims)))
+    B = draw(_any_of(BATCHES))
+    Hk = draw(_any_of(HEADS))
+    group = draw(_any_of(GROUPS)) if gqa else 1
+    Nq = Nk if is_square else Nq
+    Nq = min(Nq, max(1, max_work // max(1, Nk)))
+    room = max_work // max(1, Nq * Nk)
+    B = min(B, max(1, room))
+    Hk = min(Hk, max(1, room // B))
+    group = min(group, max(1, room // (B * Hk)))
+    return Geometry(B, Hk * group, Hk, Nq, Nk, d)
+
+
+@st.composite
+def _seqlens_k(draw, B, Nk):  # type: ignore[no-untyped-def]
+    ends = (Nk, max(0, Nk - 1), min(1, Nk), 0)
+    sixteenths = [draw(_any_of(tuple(range(len(ends) + 16)))) for _ in range(B)]
+    return tuple(ends[n] if n < len(ends) else Nk * (n - len(ends)) // 16 for n in sixteenths)
+
+
+@st.composite
+def _tensor_specs(draw, layouts, families):  # type: ignore[no-untyped-def]
+    seed = draw(_seeds())
+    together = draw(_any_of(tuple(t for t in TOGETHER if t is None or set(t) <= set(families))))
+    alone = [draw(_any_of(families)) for _ in "qkv"]
+    how = draw(_any_of(("first", "shared", "own")))
+    own = [draw(_any_of(layouts)) for _ in "qkv"]
+    chosen = {"first": [layouts[0]] * 3, "shared": own[:1] * 3, "own": own}[how]
+    return tuple(TensorSpec(name, seed, layout) for name, layout in zip(together or alone, chosen, strict=True))
+
+
+_any_of = cache(st.sampled_from)
+"""`sampled_from`, made once for each collection: making a strategy costs more than drawing from it."""
+
+
+@cache
+def _seeds() -> st.SearchStrategy[int]:
+    return st.integers(0, MAX_SEED)
+
+
+@cache
+def _histories() -> tuple[tuple[str, ...], ...]:
+    """No call before, five times in six; else one call, or the same one before another."""
+    one = [(name,) for name in sorted(VARIATIONS)]
+    two = [(first, *second) for first in ("other_causal", "other_values") for second in one]
+    some = [*one, *one, *two]
+    return ((),) * (5 * len(some)) + tuple(some)
+
+
+@cache
+def _one_in(n: int) -> st.SearchStrategy[bool]:
+    """True once in n draws; shrinks to False."""
+    return st.sampled_from((False,) * (n - 1) + (True,))
+
+
+@cache
+def _lengths(longest: int) -> tuple[int, ...]:
+    """Lengths, each as often as its weight and from small to large, so that a smaller index is a shorter length."""
+    order = (1, 0, *range(2, min(longest, 2 * max(TILES) + 18) + 1), *(n for n in TAIL if n <= longest))
+    return tuple(n for n in order for _ in range(_weight(n)))
+
+
+def _weight(n: int) -> int:
+    if n <= 4:
+        return 20
+    if any(n % tile in (0, 1, tile - 1) and n // tile <= 2 for tile in TILES):
+        return 8
+    return 5 if n <= 17 else 1
+
+
+@cache
+def _head_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
+    weights = {d: 24 if d in COMMON_HEAD_DIMS else 6 if d in OTHER_HEAD_DIMS else 1 for d in dims}
+    return tuple(d for d in dims for _ in range(weights[d]))

@@ -1,0 +1,55 @@
+"""An attempt: one subject, one case, what came back, and (made when first asked for) what is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.run import Result, call
+from harness.subject import Subject
+from oracles import Budget, Truth, float64, forward_budget
+from strategies import AttentionCase, Problem, build
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the checks look at. `result` came of `subject` on the tensors of `problem`, made from `case`."""
+
+    subject: Subject
+    case: AttentionCase
+    problem: Problem
+    result: Result
+
+    @cached_property
+    def truth(self) -> Truth:
+        """O, LSE and what the budget needs, in float64, from tensors made anew: a subject cannot touch them."""
+        return float64(self._pristine)
+
+    @cached_property
+    def budget(self) -> Budget:
+        """How far from the truth each element of O and LSE may be."""
+        p_dtype = self.subject.torch_p_dtype()
+        return forward_budget(self._pristine, self.truth, p_dtype=p_dtype, independent=is_independent(self.case))
+
+    @cached_property
+    def _pristine(self) -> Problem:
+        if not (self.result.mutated or self.result.overrun):
+            return self.problem
+        return build(self.case, self.problem.q.device.type)
+
+
+def attempt(subject: Subject, case: AttentionCase, device: str) -> Attempt:
+    """Build the tensors and call the subject. Raises Refused where it refuses."""
+    problem = build(case, device)
+    return Attempt(subject, case, problem, call(subject, case, problem))
+
+
+def is_independent(case: AttentionCase) -> bool:
+    """Whether all values are drawn independently and continuously, so that the sharper budget holds.
+
+    Not with a scale of the case's own (a small one makes the weights equal, and equal weights round alike), nor with
+    expanded tensors, whose rows are equal.
+    """
+    specs = (case.q, case.k, case.v)
+    plain = all(spec.values == "normal" and not spec.layout.startswith("expanded") for spec in specs)
+    return plain and case.features.scale is None

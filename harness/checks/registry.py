@@ -1,0 +1,59 @@
+"""The checks, by name. A check is one decorated function in a file of its own in this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from harness.attempt import Attempt
+from harness.verdict import Verdict
+
+Look = Callable[[Attempt], Iterator[Verdict]]
+
+
+class Stage(IntEnum):
+    """When a check looks: later stages take for granted what the earlier ones found right."""
+
+    CALL = 0  # the call itself: it returned, and left its surroundings alone
+    FORM = 1  # what came back has the right shape, dtype and device
+    NUMBERS = 2  # what stands in it is right
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check: its name, when it looks, and the operations it speaks about."""
+
+    name: str
+    stage: Stage
+    operations: tuple[str, ...]
+    look: Look
+
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(stage: Stage, operations: tuple[str, ...] = ("forward",)) -> Callable[[Look], Look]:
+    """Register a check under its function's name; the function yields a Verdict for each fault that it sees."""
+
+    def register(look: Look) -> Look:
+        name = look.__name__
+        CHECKS[name] = Check(name, stage, operations, look)
+        return look
+
+    return register
+
+
+def judge(attempt: Attempt) -> list[Verdict]:
+    """Every failure that the checks see in an attempt; no check looks past a stage that failed, save mutation's."""
+    verdicts: list[Verdict] = []
+    for stage in Stage:
+        for each in CHECKS.values():
+            if each.stage is stage and attempt.case.operation in each.operations:
+                verdicts.extend(each.look(attempt))
+        if any(verdict.kind in _NOTHING_TO_SEE for verdict in verdicts):
+            break
+    return verdicts
+
+
+_NOTHING_TO_SEE = frozenset({"raised", "wrong_shape_or_dtype"})

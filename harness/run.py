@@ -1,0 +1,81 @@
+"""One call of a subject on the tensors of a case: what came back, and what it left behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.memory import PoisonedAllocations, Snapshot
+from harness.subject import Subject
+from strategies import AttentionCase, Problem, build, calls_before
+
+
+class Refused(Exception):
+    """The subject says that it does not support the case: counted and shown, never a failure."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call returned (`returned`, anything at all) or raised, and what it did to its inputs.
+
+    mutated, overrun: names of the inputs whose elements, or whose surroundings, changed.
+    """
+
+    returned: object = None
+    raised: Exception | None = None
+    mutated: tuple[str, ...] = ()
+    overrun: tuple[str, ...] = ()
+
+    @property
+    def output(self) -> Tensor:
+        """O, where what came back is O or (O, LSE)."""
+        first = self.returned[0] if isinstance(self.returned, tuple) else self.returned
+        assert isinstance(first, Tensor)
+        return first
+
+    @property
+    def lse(self) -> Tensor | None:
+        """LSE, where it came back."""
+        return self.returned[1] if isinstance(self.returned, tuple) else None
+
+
+def call(subject: Subject, case: AttentionCase, problem: Problem) -> Result:
+    """Run the calls of the case's history, then the case, on tensors that `build` made.
+
+    Raises Refused where the subject refuses the case, or lacks a keyword that the case asks for.
+    """
+    if missing := subject.lacks(case):
+        raise Refused(f"{subject.name} has no keyword {missing!r}")
+    for earlier in calls_before(case):
+        _call_and_forget(subject, earlier, problem.q.device.type)
+    return _call(subject, case, problem)
+
+
+def _call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
+    """An earlier call: it may do what it likes, only what it leaves behind counts."""
+    try:
+        _call(subject, case, build(case, device))
+    except Refused:
+        return
+
+
+def _call(subject: Subject, case: AttentionCase, problem: Problem) -> Result:
+    inputs = {"q": problem.q, "k": problem.k, "v": problem.v}
+    lengths = {} if problem.seqlens_k is None else {"seqlens_k": problem.seqlens_k}
+    names = [*inputs, *lengths]
+    snapshot = Snapshot([*inputs.values(), *lengths.values()])
+    returned, raised = None, None
+    try:
+        with torch.no_grad(), PoisonedAllocations():
+            returned = subject.function(*inputs.values(), **lengths, **subject.arguments(case))
+        if problem.q.is_cuda:
+            torch.cuda.synchronize()
+    except Exception as error:
+        if subject.is_refusal(error):
+            raise Refused(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        raised = error
+    mutated = tuple(names[i] for i in snapshot.changed())
+    overrun = tuple(names[i] for i in snapshot.changed_outside())
+    return Result(returned, raised, mutated, overrun)

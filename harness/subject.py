@@ -1,0 +1,162 @@
+"""A subject: the attention function under test, found by name, with what it says it can do."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from hypothesis.strategies import SearchStrategy
+
+from harness.verdict import CannotRun
+from strategies import AttentionCase, attention_cases
+from strategies.tensors import TORCH_DTYPES
+
+Attention = Callable[..., Any]
+DECLARATION = "__flashattest__"
+"""The attribute of a function that holds what it declares: a plain dict, so that nothing need be imported for it."""
+
+DEFAULT = "kernel:flash_attention"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An attention function and what may be asked of it.
+
+    keywords: the feature keywords in its signature. The rest is declared in a dict `__flashattest__` on the function,
+    under the same names: alignments of causal ("upper_left", "lower_right"), dtypes, head_dims (a collection) or
+    max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of `config=`).
+    refuses: a regular expression; an exception whose text it matches is a refusal, as NotImplementedError always is.
+    """
+
+    name: str
+    function: Attention
+    keywords: frozenset[str]
+    alignments: tuple[str, ...] = ("upper_left",)
+    dtypes: tuple[str, ...] = ("fp32", "fp16", "bf16")
+    head_dims: tuple[int, ...] = tuple(range(1, 257))
+    gqa: bool = True
+    layouts: tuple[str, ...] | None = None
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    p_dtype: str | None = None
+    configs: tuple[str, ...] = ()
+    refuses: str | None = field(default=None, compare=False)
+
+    def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
+        """Draw the cases that this subject says it can take; keywords narrow further, as in `attention_cases`."""
+        causal: list[Any] = [False]
+        if "causal" in self.keywords:
+            causal += [kind for name, kind in _ALIGNMENTS.items() if name in self.alignments]
+        drawn: dict[str, Any] = dict(
+            dtypes=self.dtypes, causal=causal, gqa=self.gqa, head_dims=self.head_dims, layouts=self.layouts
+        )
+        drawn |= {name: name in self.keywords for name in ("seqlens_k", "scale", "return_lse")}
+        drawn["configs"] = self.configs if "config" in self.keywords else ()
+        return attention_cases(**(drawn | narrower))
+
+    def arguments(self, case: AttentionCase) -> dict[str, Any]:
+        """The keyword arguments of the call, seqlens_k aside: what the case leaves at its default is left out."""
+        asked = case.features
+        given = {"causal": asked.causal or None, "scale": asked.scale, "config": asked.config}
+        given["return_lse"] = asked.return_lse or None
+        return {name: value for name, value in given.items() if value is not None}
+
+    def lacks(self, case: AttentionCase) -> str | None:
+        """What the case asks that the signature does not have, or None."""
+        asked = [*self.arguments(case), *(["seqlens_k"] if case.features.seqlens_k is not None else [])]
+        return next((name for name in asked if name not in self.keywords), None)
+
+    def is_refusal(self, error: BaseException) -> bool:
+        """Whether this exception says "not supported" and nothing worse."""
+        if isinstance(error, NotImplementedError):
+            return True
+        return self.refuses is not None and re.search(self.refuses, f"{type(error).__name__}: {error}") is not None
+
+    def torch_p_dtype(self) -> torch.dtype | None:
+        """The dtype P is cast to, where the subject declares one."""
+        return None if self.p_dtype is None else TORCH_DTYPES[self.p_dtype]
+
+
+_ALIGNMENTS = {"upper_left": True, "lower_right": "lower_right"}
+_FEATURES = ("causal", "scale", "seqlens_k", "return_lse", "config")
+
+
+def describe(function: Attention, name: str | None = None, refuses: str | None = None) -> Subject:
+    """Make a subject of a function from its signature and its `__flashattest__` dict.
+
+    Raises CannotRun where the dict declares something unknown.
+    """
+    declared = dict(getattr(function, DECLARATION, {}))
+    if "max_head_dim" in declared:
+        declared["head_dims"] = range(1, declared.pop("max_head_dim") + 1)
+    known = ("alignments", "dtypes", "head_dims", "gqa", "layouts", "devices", "p_dtype", "configs")
+    for key, value in declared.items():
+        if key not in known:
+            raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {', '.join(known)} and max_head_dim.")
+        declared[key] = tuple(value) if isinstance(value, list | range) else value
+    own_name = name or f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
+    return replace(Subject(own_name, function, _keywords(function), refuses=refuses), **declared)
+
+
+def _keywords(function: Attention) -> frozenset[str]:
+    parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
+    return frozenset(name for name in _FEATURES if name in parameters)
+
+
+def load(name: str, refuses: str | None = None) -> Subject:
+    """Find a subject: a name that ships, `package.module:function` or `path/to/file.py:function`.
+
+    Raises CannotRun, in one sentence, where there is none of that name.
+    """
+    if name in shipped():
+        return describe(_module(f"harness.subjects.{name}").attention, name, refuses)
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        ships = ", ".join(shipped())
+        raise CannotRun(f"A subject is package.module:function, path/to/file.py:function or one of {ships}, not {name!r}.")
+    module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
+    function: Any = module
+    for part in attribute.split("."):
+        function = getattr(function, part, None)
+    if not callable(function):
+        raise CannotRun(f"{place} has no function {attribute!r}.")
+    return describe(function, name, refuses)
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the subjects that ship: the modules of `harness.subjects`, each with a function `attention`."""
+    return tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "subjects")]))
+
+
+def _module(name: str) -> ModuleType:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise CannotRun(f"The subject's module {name!r} cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise CannotRun(f"The subject's file {path} does not exist.")
+    spec = importlib.util.spec_from_file_location(f"subject_{path.stem}", path.resolve())
+    if spec is None or spec.loader is None:
+        raise CannotRun(f"The subject's file {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.resolve().parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise CannotRun(f"The subject's file {path} cannot be imported: {type(error).__name__}: {error}.") from error
+    return module

@@ -1,0 +1,5 @@
+"""FlashAttention in Triton."""
+
+from .functional import flash_attention
+
+__all__ = ["flash_attention"]

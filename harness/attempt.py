@@ -7,7 +7,7 @@ from functools import cached_property
 
 from harness.run import Result, call
 from harness.subject import Subject
-from oracles import Budget, Truth, float64, forward_budget
+from oracles import Budget, Comparison, Truth, compare, float64, forward_budget
 from strategies import AttentionCase, Problem, build
 
 
@@ -23,16 +23,24 @@ class Attempt:
     @cached_property
     def truth(self) -> Truth:
         """O, LSE and what the budget needs, in float64, from tensors made anew: a subject cannot touch them."""
-        return float64(self._pristine)
+        return float64(self.pristine)
 
     @cached_property
     def budget(self) -> Budget:
         """How far from the truth each element of O and LSE may be."""
         p_dtype = self.subject.torch_p_dtype()
-        return forward_budget(self._pristine, self.truth, p_dtype=p_dtype, independent=is_independent(self.case))
+        return forward_budget(self.pristine, self.truth, p_dtype=p_dtype, independent=is_independent(self.case))
 
     @cached_property
-    def _pristine(self) -> Problem:
+    def compared(self) -> dict[str, Comparison]:
+        """O, and LSE where it came back, held against the truth: for results of the right form."""
+        compared = {"O": compare(self.result.output, self.truth.O, self.budget.O)}
+        if self.result.lse is not None:
+            compared["LSE"] = compare(self.result.lse, self.truth.LSE, self.budget.LSE)
+        return compared
+
+    @cached_property
+    def pristine(self) -> Problem:
         if not (self.result.mutated or self.result.overrun):
             return self.problem
         return build(self.case, self.problem.q.device.type)

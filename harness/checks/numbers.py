@@ -7,25 +7,22 @@ from collections.abc import Iterator
 from harness.attempt import Attempt
 from harness.checks.registry import Stage, check
 from harness.verdict import Verdict
-from oracles import Comparison, compare
+from oracles import Comparison
 
 
 @check(Stage.NUMBERS)
 def values(attempt: Attempt) -> Iterator[Verdict]:
     """O is within its budget; NaN and inf stand only where float64 has them too."""
-    found = compare(attempt.result.output, attempt.truth.O, attempt.budget.O)
+    found = attempt.compared["O"]
     if not found.ok:
-        kind = "wrong_values" if found.is_finite else "not_finite"
-        yield _verdict(kind, "values", "O", found, attempt)
+        yield _verdict("wrong_values" if found.is_finite else "not_finite", "values", "O", found, attempt)
 
 
 @check(Stage.NUMBERS)
 def lse(attempt: Attempt) -> Iterator[Verdict]:
     """LSE, where it came back, is within its budget; a row that sees no key has LSE = -inf."""
-    if attempt.result.lse is None:
-        return
-    found = compare(attempt.result.lse, attempt.truth.LSE, attempt.budget.LSE)
-    if not found.ok:
+    found = attempt.compared.get("LSE")
+    if found is not None and not found.ok:
         yield _verdict("wrong_lse", "lse", "LSE", found, attempt)
 
 

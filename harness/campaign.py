@@ -1,0 +1,216 @@
+"""A campaign: many cases against one subject, until the time or the number of cases is used up.
+
+It goes in rounds, each a Hypothesis test with a seed of its own. What fails in a round is shrunk in it and settled
+at its end; later rounds pass over what is already known, so that one fault does not hide the next.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
+from hypothesis.errors import Flaky
+
+from harness.attempt import Attempt, attempt
+from harness.checks import judge
+from harness.run import Refused
+from harness.subject import Subject
+from harness.tally import Tally
+from harness.verdict import FAILURES, Failure, Verdict
+from harness.votes import with_votes
+from strategies import AttentionCase
+
+CASES_A_ROUND = 200
+SHRINK_SECONDS = 30.0
+RERUNS = 5
+
+Fault = tuple[str, str]
+"""A fault as a campaign tells faults apart: its kind and the check that saw it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A fault that a campaign found: the smallest case, the worst one, and when it was first met.
+
+    rate: the share of reruns of the smallest case that failed; less than 1 makes it not_repeatable.
+    """
+
+    verdict: Verdict
+    shrunk: AttentionCase
+    first: AttentionCase
+    worst: AttentionCase
+    worst_ratio: float
+    cases_to_first: int
+    seconds_to_first: float
+    rate: float = 1.0
+
+
+@dataclass
+class _Trail:
+    """What is known of one fault while its round lasts."""
+
+    first: AttentionCase
+    cases: int
+    seconds: float
+    enough: float
+    worst: tuple[float, AttentionCase]
+    latest: tuple[AttentionCase, Verdict]
+
+
+@dataclass
+class Campaign:
+    """Runs cases against a subject; `tally` and `findings` are its outcome, and stand at any moment.
+
+    seconds, cases: whichever is used up first ends it (None: no limit). watch: called after every case.
+    """
+
+    subject: Subject
+    device: str
+    seed: int
+    seconds: float | None = 60.0
+    cases: int | None = None
+    database: ExampleDatabase | None = None
+    watch: Callable[[Campaign], None] = lambda campaign: None
+    tally: Tally = field(default_factory=Tally)
+    findings: dict[Fault, Finding] = field(default_factory=dict)
+    _trails: dict[Fault, _Trail] = field(default_factory=dict)
+    _failed: dict[AttentionCase, Failure] = field(default_factory=dict)
+    _shrink_until: float | None = None
+
+    def run(self) -> Campaign:
+        """Run to the end, or to Ctrl-C, which ends the campaign and loses nothing."""
+        number = 0
+        try:
+            while not self._is_over():
+                self._round(number)
+                number += 1
+        except KeyboardInterrupt:
+            self._settle()
+        return self
+
+    @property
+    def is_shrinking(self) -> bool:
+        """Whether a failure has been met in this round and is being shrunk."""
+        return self._shrink_until is not None
+
+    @property
+    def failing(self) -> int:
+        """Faults met so far, those still being shrunk among them."""
+        return len(self.findings) + len(self._trails)
+
+    def _is_over(self) -> bool:
+        out_of_time = self.seconds is not None and self.tally.seconds >= self.seconds
+        return out_of_time or (self.cases is not None and self.tally.cases >= self.cases)
+
+    def _round(self, number: int) -> None:
+        test = given(case=self.subject.cases())(self._examine())
+        test = seed(hash((self.seed, number)))(self._settings(is_first=number == 0)(test))
+        try:
+            test()
+        except (Failure, ExceptionGroup, Flaky):
+            pass  # what failed is in the trails
+        self._settle()
+
+    def _settings(self, is_first: bool) -> settings:
+        """Saved examples are tried in the first round alone: later ones pass over known faults and would drop them."""
+        left = CASES_A_ROUND if self.cases is None else max(1, min(CASES_A_ROUND, self.cases - self.tally.cases))
+        return settings(
+            max_examples=left,
+            deadline=None,
+            database=self.database,
+            verbosity=Verbosity.quiet,
+            phases=(*([Phase.reuse] if is_first else []), Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=True,
+            print_blob=False,
+        )
+
+    def _examine(self) -> Callable[[AttentionCase], None]:
+        """The test of a round. Its name makes the key of the database: each subject has its own."""
+
+        def examine(case: AttentionCase) -> None:
+            self._try(case)
+
+        examine.__name__ = re.sub(r"\W", "_", f"examine_{self.subject.name}_{self.device}")
+        return examine
+
+    def _try(self, case: AttentionCase) -> None:
+        if self._shrink_until is None:
+            if self._is_over():
+                return
+        elif time.monotonic() >= self._shrink_until:
+            if case in self._failed:
+                raise self._failed[case]
+            return
+        verdict = self._unknown(case)
+        self.watch(self)
+        if verdict is not None:
+            self._failed[case] = FAILURES[verdict.kind](verdict, case, verdict.sentence)
+            raise self._failed[case]
+
+    def _unknown(self, case: AttentionCase) -> Verdict | None:
+        """Run a case; return the first verdict that is neither known from an earlier round nor a borderline one."""
+        try:
+            tried = attempt(self.subject, case, self.device)
+        except Refused as refusal:
+            self.tally.refuse(str(refusal))
+            return None
+        verdicts = judge(tried)
+        self._count(tried, verdicts)
+        fresh = [verdict for verdict in verdicts if (verdict.kind, verdict.check) not in self.findings]
+        return next((verdict for verdict in fresh if self._follow(case, verdict)), None)
+
+    def _count(self, tried: Attempt, verdicts: list[Verdict]) -> None:
+        if self._shrink_until is None:
+            is_formed = not any(verdict.tensor is None for verdict in verdicts)
+            self.tally.add(tried.case, tried.compared if is_formed else {})
+
+    def _follow(self, case: AttentionCase, verdict: Verdict) -> bool:
+        """Note a failing case on its fault's trail, unless it is too near the budget to be worth shrinking to."""
+        fault = (verdict.kind, verdict.check)
+        trail = self._trails.get(fault)
+        if trail is None:
+            enough = verdict.ratio**0.5
+            found = (case, self.tally.cases, self.tally.seconds)
+            self._trails[fault] = _Trail(*found, enough, (verdict.ratio, case), (case, verdict))
+            self._shrink_until = self._shrink_until or time.monotonic() + SHRINK_SECONDS
+            return True
+        if verdict.ratio < trail.enough:
+            return False
+        trail.latest = (case, verdict)
+        trail.worst = max(trail.worst, (verdict.ratio, case), key=lambda pair: pair[0])
+        return True
+
+    def _settle(self) -> None:
+        """Turn the round's trails into findings: the last failing case of each fault is the smallest."""
+        for fault, trail in self._trails.items():
+            self.findings[fault] = self._finding(trail)
+        self._trails, self._failed, self._shrink_until = {}, {}, None
+
+    def _finding(self, trail: _Trail) -> Finding:
+        case, verdict = trail.latest
+        failures = [self._again(case, verdict) for _ in range(RERUNS)]
+        told = next((failure for failure in failures if failure is not None), verdict)
+        rate = sum(failure is not None for failure in failures) / RERUNS
+        if rate < 1:
+            sentence = f"{told.sentence} It failed in {rate:.0%} of {RERUNS} reruns."
+            told = replace(told, kind="not_repeatable", sentence=sentence)
+        return Finding(told, case, trail.first, trail.worst[1], trail.worst[0], trail.cases, trail.seconds, rate)
+
+    def _again(self, case: AttentionCase, verdict: Verdict) -> Verdict | None:
+        """Run the case once more: the same fault with the oracles' votes, or None where it passes this time."""
+        try:
+            tried = attempt(self.subject, case, self.device)
+        except Refused:
+            return None
+        same = (v for v in judge(tried) if (v.kind, v.check) == (verdict.kind, verdict.check))
+        return next((with_votes(tried, v) for v in same), None)
+
+
+def shared_database(directory: str) -> ExampleDatabase:
+    """A database of examples that parallel workers may share: it writes by renaming."""
+    return DirectoryBasedExampleDatabase(directory)

@@ -1,0 +1,120 @@
+"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, said in a line."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.verdict import CannotRun
+
+DATABASE = ".flashattest/examples"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; return the exit code."""
+    asked = _parser().parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        return int(asked.command(asked, console))
+    except CannotRun as error:
+        print(f"flashattest: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("flashattest", description="Attests attention kernels.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    fuzz = _command(commands, "fuzz", _fuzz, "draw cases until the time is up, shrink and save what fails")
+    fuzz.add_argument("--subject", help="module:function, file.py:function, or a name that ships", metavar="NAME")
+    fuzz.add_argument("--time", type=float, help="seconds (default 60, none where --cases is given)", metavar="S")
+    fuzz.add_argument("--cases", type=_positive, help="stop after so many cases", metavar="N")
+    fuzz.add_argument("--seed", type=int, help="draw the same cases again", metavar="N")
+    fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
+    fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
+
+    replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED or ERROR")
+    replay.add_argument("entries", nargs="*", help="an id or a path (default: the whole corpus)", metavar="ID|PATH")
+    replay.add_argument("--subject", help="run them on this subject, not on their own", metavar="NAME")
+
+    _command(commands, "doctor", _doctor, "say what is installed here and what would run")
+    for command in (fuzz, replay):
+        command.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+        command.add_argument("--corpus", type=Path, default=Path("regressions"), metavar="DIR")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[..., int], what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _fuzz(asked: argparse.Namespace, console: Console) -> int:
+    import torch
+
+    from harness import corpus
+    from harness.campaign import Campaign, shared_database
+    from harness.devices import choose, prepare
+    from harness.outcome import print_outcome, write_json
+    from harness.progress import progress
+    from harness.subject import DEFAULT, load
+
+    device = choose(asked.device)
+    prepare(device)
+    torch.set_num_threads(1)
+    subject = load(asked.subject or DEFAULT, asked.refuses)
+    if device not in subject.devices:
+        raise CannotRun(f"{subject.name} declares that it runs on {', '.join(subject.devices)}, not on {device}.")
+    seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
+    seconds = 60.0 if asked.time is None and asked.cases is None else asked.time
+    campaign = Campaign(subject, device, seed, seconds, asked.cases, shared_database(DATABASE))
+    with progress(console, campaign):
+        campaign.run()
+    saved = {
+        fault: corpus.save(corpus.entry_of(finding, subject.name, device), asked.corpus)
+        for fault, finding in campaign.findings.items()
+    }
+    print_outcome(console, campaign, saved)
+    if asked.json is not None:
+        write_json(asked.json, campaign, saved)
+    return 1 if campaign.findings else 0
+
+
+def _replay(asked: argparse.Namespace, console: Console) -> int:
+    from harness import corpus
+    from harness.replay import replay
+
+    paths = corpus.find(asked.corpus, asked.entries)
+    told = [replay(path, asked.subject, asked.device) for path in paths]
+    for each in told:
+        console.print(each.line(), markup=False, soft_wrap=True)
+    if len(asked.entries) == 1 == len(told):
+        console.print(told[0].story(), markup=False, soft_wrap=True)
+    if any(each.status == "FAILED" for each in told):
+        return 1
+    return 2 if any(each.status == "ERROR" for each in told) else 0
+
+
+def _doctor(asked: argparse.Namespace, console: Console) -> int:
+    from harness.doctor import examine
+
+    for name, fact in examine().items():
+        console.print(f"{name:12} {fact}", markup=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

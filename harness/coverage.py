@@ -1,0 +1,133 @@
+"""What a campaign has covered: the classes a case falls into, axis by axis, and those that were never hit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from harness.subject import Subject
+from strategies import AttentionCase
+from strategies.case import PAST_END
+from strategies.layouts import LAYOUTS
+from strategies.values import FAMILIES
+
+EDGE = 64
+"""Tail lengths are classed against this tile, as good as any power of two."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One way to class cases: the classes that a subject can be asked for, and those that a case falls into."""
+
+    name: str
+    possible: Callable[[Subject], Iterable[str]]
+    of: Callable[[AttentionCase], Iterable[str]]
+
+
+def _order(case: AttentionCase) -> str:
+    g = case.geometry
+    return "Nq < Nk" if g.Nq < g.Nk else "Nq = Nk" if g.Nq == g.Nk else "Nq > Nk"
+
+
+def _length(n: int) -> str:
+    return str(n) if n <= 2 else "one tile" if n <= EDGE else "two tiles" if n <= 2 * EDGE else "more tiles"
+
+
+def _tail(n: int) -> str:
+    return {0: "none", 1: "1", EDGE - 1: "tile - 1"}.get(n % EDGE, "other")
+
+
+def _head_dim(d: int) -> str:
+    if d & (d - 1):
+        return "not a power of 2"
+    return "under 16" if d < 16 else "16 to 128" if d <= 128 else "over 128"
+
+
+def _heads(case: AttentionCase) -> str:
+    return "MHA" if case.geometry.group == 1 else "MQA" if case.geometry.Hk == 1 else "GQA"
+
+
+def _scale(case: AttentionCase) -> str:
+    scale = case.features.scale
+    return "default" if scale is None else "0" if scale == 0 else "negative" if scale < 0 else "given"
+
+
+def _lengths(case: AttentionCase) -> set[str]:
+    lengths, Nk = case.features.seqlens_k, case.geometry.Nk
+    if lengths is None:
+        return {"none given"}
+    return {"0" if n == 0 else "all" if n == Nk else "some" for n in lengths}
+
+
+def _rows(case: AttentionCase) -> set[str]:
+    g = case.geometry
+    empty = [_empty_rows(case, n) for n in case.lengths]
+    kinds = {"no row" if g.Nq == 0 else "all rows" if n == g.Nq else "some rows" if n else "no row" for n in empty}
+    return kinds
+
+
+def _empty_rows(case: AttentionCase, length: int) -> int:
+    if length == 0:
+        return case.geometry.Nq
+    return max(0, case.geometry.Nq - length) if case.features.causal == "lower_right" else 0
+
+
+def _causal_kinds(subject: Subject) -> list[str]:
+    if "causal" not in subject.keywords:
+        return ["no"]
+    return ["no", *[name.replace("_", "-") for name in subject.alignments]]
+
+
+def _only(*classes: str) -> Callable[[Subject], Iterable[str]]:
+    return lambda subject: classes
+
+
+def _where_has(keyword: str, *classes: str) -> Callable[[Subject], Iterable[str]]:
+    return lambda subject: classes if keyword in subject.keywords else ()
+
+
+AXES: tuple[Axis, ...] = (
+    Axis("dtype", lambda s: s.dtypes, lambda c: [c.dtype]),
+    Axis("causal", _causal_kinds, lambda c: [{False: "no", True: "upper-left"}.get(c.features.causal, "lower-right")]),
+    Axis("Nq against Nk", _only("Nq < Nk", "Nq = Nk", "Nq > Nk"), lambda c: [_order(c)]),
+    Axis("Nq", _only("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nq)]),
+    Axis("Nk", _only("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nk)]),
+    Axis("tail of Nk", _only("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nk)]),
+    Axis(
+        "d",
+        lambda s: sorted({_head_dim(d) for d in s.head_dims}),
+        lambda c: [_head_dim(c.geometry.d)],
+    ),
+    Axis("heads", lambda s: ("MHA", "MQA", "GQA") if s.gqa else ("MHA",), lambda c: [_heads(c)]),
+    Axis("scale", _where_has("scale", "default", "given", "0", "negative"), lambda c: [_scale(c)]),
+    Axis("seqlens_k", _where_has("seqlens_k", "none given", "0", "some", "all"), _lengths),
+    Axis("empty rows", _where_has("seqlens_k", "no row", "some rows", "all rows"), _rows),
+    Axis("past the end", _where_has("seqlens_k", *PAST_END), lambda c: [c.past_end] if c.features.seqlens_k else []),
+    Axis("config", lambda s: s.configs, lambda c: [c.features.config] if c.features.config else []),
+    Axis("layout", lambda s: s.layouts or LAYOUTS, lambda c: {c.q.layout, c.k.layout, c.v.layout}),
+    Axis("values", lambda s: FAMILIES, lambda c: {c.q.values, c.k.values, c.v.values}),
+    Axis("calls before", _only("none", "some"), lambda c: ["some" if c.history else "none"]),
+)
+
+
+@dataclass
+class Coverage:
+    """How often each class of each axis was hit."""
+
+    hits: dict[str, Counter[str]] = field(default_factory=lambda: {axis.name: Counter() for axis in AXES})
+
+    def add(self, case: AttentionCase) -> None:
+        """Count a case under every class that it falls into."""
+        for axis in AXES:
+            self.hits[axis.name].update(axis.of(case))
+
+    def missed(self, subject: Subject) -> dict[str, list[str]]:
+        """The classes that the subject could have been asked for and was not, by axis."""
+        never = {axis.name: [c for c in axis.possible(subject) if not self.hits[axis.name][c]] for axis in AXES}
+        return {name: classes for name, classes in never.items() if classes}
+
+    def shares(self, subject: Subject) -> dict[str, tuple[int, int]]:
+        """Classes hit and classes possible, by axis."""
+        pairs = {axis.name: list(axis.possible(subject)) for axis in AXES}
+        return {n: (sum(bool(self.hits[n][c]) for c in classes), len(classes)) for n, classes in pairs.items() if classes}

@@ -1,0 +1,24 @@
+"""How the oracles vote on a failure, so that the odd one out can be named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.attempt import Attempt
+from harness.verdict import Verdict
+from oracles import vote
+
+
+def with_votes(attempt: Attempt, verdict: Verdict) -> Verdict:
+    """The verdict with every oracle's vote on the tensor that it speaks of, and who is the odd one out."""
+    if verdict.tensor is None:
+        return verdict
+    votes = {"subject": f"off by {verdict.ratio:.3g} x the budget"}
+    dissent = []
+    for name, found in vote(attempt.pristine, attempt.truth, attempt.budget).items():
+        agrees = found.ok
+        votes[name] = f"agrees with float64, error/budget {found.ratio:.2g}" if agrees else f"off by {found.ratio:.3g}"
+        dissent += [] if agrees else [name]
+    odd = ", ".join(["the subject", *dissent])
+    votes["odd one out"] = odd
+    return replace(verdict, votes=votes)

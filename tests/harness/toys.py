@@ -1,0 +1,98 @@
+"""Small attention functions: one right, the others each wrong in one way of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def right(q, k, v, causal=False, scale=None, seqlens_k=None, return_lse=False):
+    """Attention by the definition, in float64, rounded once at the end."""
+    O, LSE = definition(q, k, v, causal, scale, seqlens_k)
+    return (O.to(q.dtype), LSE.float()) if return_lse else O.to(q.dtype)
+
+
+def definition(q, k, v, causal=False, scale=None, seqlens_k=None) -> tuple[Tensor, Tensor]:
+    """O and LSE in float64; causal is upper-left."""
+    group = q.shape[1] // k.shape[1]
+    Nq, Nk = q.shape[2], k.shape[2]
+    hidden = torch.zeros(q.shape[0], 1, Nq, Nk, dtype=torch.bool)
+    if causal:
+        hidden |= torch.ones(Nq, Nk, dtype=torch.bool).triu(1)
+    if seqlens_k is not None:
+        past_end = torch.arange(Nk) >= seqlens_k[:, None]
+        hidden |= past_end[:, None, None, :]
+        k, v = (x.masked_fill(past_end[:, None, :, None], 0) for x in (k, v))
+    k, v = (x.double().repeat_interleave(group, 1) for x in (k, v))
+    S = (q.double() @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    S = S.masked_fill(hidden, -torch.inf)
+    LSE = S.logsumexp(-1)
+    P = (S - LSE.masked_fill(LSE.isinf(), 0)[..., None]).exp()
+    return P @ v, LSE
+
+
+def plain(q, k, v):
+    """Right, with no feature at all."""
+    return right(q, k, v)
+
+
+def ignores_causal(q, k, v, causal=False, scale=None):
+    """The causal mask is forgotten."""
+    return right(q, k, v, False, scale)
+
+
+def nan_on_empty_rows(q, k, v, causal=False, seqlens_k=None):
+    """A row that sees no key comes out as NaN."""
+    O, LSE = definition(q, k, v, causal, None, seqlens_k)
+    return O.masked_fill(LSE.isinf()[..., None], torch.nan).to(q.dtype)
+
+
+def lse_in_base_2(q, k, v, return_lse=False):
+    """LSE in units of log 2."""
+    O, LSE = definition(q, k, v)
+    return (O.to(q.dtype), (LSE / 0.6931471805599453).float()) if return_lse else O.to(q.dtype)
+
+
+def returns_fp32(q, k, v):
+    """O in fp32 whatever q is."""
+    return right(q, k, v).float()
+
+
+def returns_extra_row(q, k, v):
+    """O one row too long."""
+    O = right(q, k, v)
+    return torch.cat([O, O[:, :, :1]], dim=2)
+
+
+def scales_in_place(q, k, v):
+    """q is scaled where it lies."""
+    q *= 2.0
+    return right(q, k, v, scale=0.5 * q.shape[-1] ** -0.5)
+
+
+def writes_past_q(q, k, v):
+    """One element past the end of q is written."""
+    after = q.storage_offset() + sum((n - 1) * s for n, s in zip(q.shape, q.stride(), strict=True)) + 1
+    q.as_strided((1,), (1,), after).zero_()
+    return right(q, k, v)
+
+
+def leaves_last_row(q, k, v):
+    """The last of several rows of an output from torch.empty is never written."""
+    O = torch.empty_like(q)
+    O[:, :, : max(1, q.shape[2] - 1)] = right(q, k, v)[:, :, : max(1, q.shape[2] - 1)]
+    return O
+
+
+def raises_on_long_keys(q, k, v):
+    """More than 64 keys raise."""
+    if k.shape[2] > 64:
+        raise RuntimeError("too many keys")
+    return right(q, k, v)
+
+
+def refuses_bf16(q, k, v):
+    """bf16 is refused."""
+    if q.dtype is torch.bfloat16:
+        raise NotImplementedError("bf16 is not supported")
+    return right(q, k, v)

@@ -41,6 +41,7 @@ class Attempt:
 
     @cached_property
     def pristine(self) -> Problem:
+        """The tensors as they were before the call."""
         if not (self.result.mutated or self.result.overrun):
             return self.problem
         return build(self.case, self.problem.q.device.type)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
@@ -109,10 +110,8 @@ class Campaign:
     def _round(self, number: int) -> None:
         test = given(case=self.subject.cases())(self._examine())
         test = seed(hash((self.seed, number)))(self._settings(is_first=number == 0)(test))
-        try:
+        with suppress(Failure, ExceptionGroup, Flaky):  # what failed is in the trails
             test()
-        except (Failure, ExceptionGroup, Flaky):
-            pass  # what failed is in the trails
         self._settle()
 
     def _settings(self, is_first: bool) -> settings:

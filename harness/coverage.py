@@ -25,6 +25,10 @@ class Axis:
     of: Callable[[AttentionCase], Iterable[str]]
 
 
+def _causal(case: AttentionCase) -> str:
+    return {"False": "no", "True": "upper-left"}.get(str(case.features.causal), "lower-right")
+
+
 def _order(case: AttentionCase) -> str:
     g = case.geometry
     return "Nq < Nk" if g.Nq < g.Nk else "Nq = Nk" if g.Nq == g.Nk else "Nq > Nk"
@@ -39,9 +43,10 @@ def _tail(n: int) -> str:
 
 
 def _head_dim(d: int) -> str:
-    if d & (d - 1):
-        return "not a power of 2"
-    return "under 16" if d < 16 else "16 to 128" if d <= 128 else "over 128"
+    if d < 16:
+        return "under 16"
+    size = "to 128" if d <= 128 else "to 256" if d <= 256 else "over 256"
+    return f"{size}, {'other' if d & (d - 1) else 'a power of 2'}"
 
 
 def _heads(case: AttentionCase) -> str:
@@ -89,7 +94,7 @@ def _where_has(keyword: str, *classes: str) -> Callable[[Subject], Iterable[str]
 
 AXES: tuple[Axis, ...] = (
     Axis("dtype", lambda s: s.dtypes, lambda c: [c.dtype]),
-    Axis("causal", _causal_kinds, lambda c: [{False: "no", True: "upper-left"}.get(c.features.causal, "lower-right")]),
+    Axis("causal", _causal_kinds, lambda c: [_causal(c)]),
     Axis("Nq against Nk", _only("Nq < Nk", "Nq = Nk", "Nq > Nk"), lambda c: [_order(c)]),
     Axis("Nq", _only("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nq)]),
     Axis("Nk", _only("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nk)]),
@@ -130,4 +135,6 @@ class Coverage:
     def shares(self, subject: Subject) -> dict[str, tuple[int, int]]:
         """Classes hit and classes possible, by axis."""
         pairs = {axis.name: list(axis.possible(subject)) for axis in AXES}
-        return {n: (sum(bool(self.hits[n][c]) for c in classes), len(classes)) for n, classes in pairs.items() if classes}
+        return {
+            n: (sum(bool(self.hits[n][c]) for c in classes), len(classes)) for n, classes in pairs.items() if classes
+        }

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from harness.campaign import Campaign, Fault, Finding
@@ -39,13 +38,16 @@ def _print_summary(console: Console, campaign: Campaign) -> None:
     tally = campaign.tally
     refused = sum(tally.refused.values())
     console.print()
-    counted = f"{tally.cases} cases in {tally.seconds:.1f} s ({tally.rate:.1f}/s), {refused} refused, seed {campaign.seed}"
+    counted = (
+        f"{tally.cases} cases in {tally.seconds:.1f} s ({tally.rate:.1f}/s), {refused} refused, seed {campaign.seed}"
+    )
     console.print(Text(f"{campaign.subject.name} on {campaign.device}: {counted}"), soft_wrap=True)
     for reason, count in tally.refused.most_common(5):
         console.print(Text(f"  refused {count} times: {reason}"), soft_wrap=True)
-    if tally.closest:
-        console.print(_closest(campaign))
-    console.print(_coverage(campaign))
+    for dtype, closest in sorted(tally.closest.items()):
+        met = f"  {dtype}: worst error/budget {closest.ratio:.3g}, at {closest.where} of {closest.case!r}"
+        console.print(Text(met), soft_wrap=True)
+    console.print(_coverage(campaign), soft_wrap=True)
     for axis, classes in tally.coverage.missed(campaign.subject).items():
         console.print(Text(f"  never hit: {axis}: {', '.join(classes)}"), soft_wrap=True)
     count = len(campaign.findings)
@@ -53,16 +55,9 @@ def _print_summary(console: Console, campaign: Campaign) -> None:
     console.print(Text(f"{count} failure{'' if count == 1 else 's'}", style=style))
 
 
-def _closest(campaign: Campaign) -> Table:
-    table = Table("dtype", "worst error/budget", "at", "case", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for dtype, closest in sorted(campaign.tally.closest.items()):
-        table.add_row(dtype, f"{closest.ratio:.3g}", closest.where, Text(repr(closest.case), overflow="fold"))
-    return table
-
-
 def _coverage(campaign: Campaign) -> Text:
     shares = campaign.tally.coverage.shares(campaign.subject)
-    return Text("covered: " + ", ".join(f"{axis} {hit}/{possible}" for axis, (hit, possible) in shares.items()))
+    return Text("  covered: " + ", ".join(f"{axis} {hit}/{possible}" for axis, (hit, possible) in shares.items()))
 
 
 def to_json(campaign: Campaign, saved: Saved) -> dict[str, Any]:

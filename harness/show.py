@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from harness.attempt import Attempt
 from harness.verdict import Verdict
 
 
 def story(subject: str, case: object, verdict: Verdict) -> str:
     """The whole story of one failure: what, on which case, where, how far off, why that is too far, who agrees."""
-    lines = [f"{verdict.kind} (check {verdict.check}): {verdict.sentence}", f"  subject  {subject}", f"  case     {case!r}"]
+    lines = [
+        f"{verdict.kind} (check {verdict.check}): {verdict.sentence}",
+        f"  subject  {subject}",
+        f"  case     {case!r}",
+    ]
     if verdict.where is not None:
         lines += [
             f"  where    {verdict.tensor}{list(verdict.where)}",
             f"  got      {verdict.got!r}",
             f"  wanted   {verdict.wanted!r}",
-            f"  error    {_figure(verdict.error)}, allowed {_figure(verdict.budget)}: {_figure(verdict.ratio)} x the budget",
+            f"  error    {_figure(verdict.error)}: {_figure(verdict.ratio)} x the budget of {_figure(verdict.budget)}",
         ]
     if verdict.parts:
         lines.append("  budget   " + ", ".join(f"{name} {_figure(part)}" for name, part in verdict.parts.items()))
     for oracle, vote in verdict.votes.items():
         lines.append(f"  {'oracles ' if oracle == next(iter(verdict.votes)) else '        '} {oracle}: {vote}")
     return "\n".join(lines)
-
-
-def headline(attempt: Attempt, verdict: Verdict) -> str:
-    """A failure in one line."""
-    return f"{verdict.kind}: {verdict.sentence} {attempt.case!r}"
 
 
 def _figure(number: float | None) -> str:

@@ -56,9 +56,8 @@ class Subject:
         causal: list[Any] = [False]
         if "causal" in self.keywords:
             causal += [kind for name, kind in _ALIGNMENTS.items() if name in self.alignments]
-        drawn: dict[str, Any] = dict(
-            dtypes=self.dtypes, causal=causal, gqa=self.gqa, head_dims=self.head_dims, layouts=self.layouts
-        )
+        drawn: dict[str, Any] = {name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts")}
+        drawn["causal"] = causal
         drawn |= {name: name in self.keywords for name in ("seqlens_k", "scale", "return_lse")}
         drawn["configs"] = self.configs if "config" in self.keywords else ()
         return attention_cases(**(drawn | narrower))
@@ -122,7 +121,9 @@ def load(name: str, refuses: str | None = None) -> Subject:
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         ships = ", ".join(shipped())
-        raise CannotRun(f"A subject is package.module:function, path/to/file.py:function or one of {ships}, not {name!r}.")
+        raise CannotRun(
+            f"A subject is package.module:function, path/to/file.py:function or one of {ships}, not {name!r}."
+        )
     module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
     function: Any = module
     for part in attribute.split("."):
@@ -143,7 +144,9 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise CannotRun(f"The subject's module {name!r} cannot be imported: {type(error).__name__}: {error}.") from error
+        raise CannotRun(
+            f"The subject's module {name!r} cannot be imported: {type(error).__name__}: {error}."
+        ) from error
 
 
 def _module_of_file(path: Path) -> ModuleType:

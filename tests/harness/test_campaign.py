@@ -2,7 +2,6 @@
 
 import itertools
 
-
 from harness.campaign import Campaign
 from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry

@@ -1,0 +1,240 @@
+"""Mends of wasted time. None changes a bit of any result."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from typing import Any
+
+import numpy as np
+
+from harness.interpreter.patches import Change, Patches, mend_of, put_back_all, replace_all
+
+
+@mend_of("no overflow check", "speed", ("interpreter_builder.options.sanitize_overflow",))
+def no_overflow_check(patches: Patches) -> str | None:
+    """Stock repeats each integer +, - and * in int64 for a device_assert that does nothing unless debugging."""
+    from triton import knobs
+
+    options = patches.interpreter.interpreter_builder.options
+    if options.debug or knobs.runtime.debug:
+        return "debugging is on (TRITON_DEBUG)"
+    unchecked = dataclasses.replace(options, sanitize_overflow=False)
+    patches.set(patches.interpreter.interpreter_builder, "options", unchecked)
+    return None
+
+
+@mend_of("dtype table", "speed", ("_get_np_dtype",))
+def dtype_table(patches: Patches) -> None:
+    """Stock builds a table of 19 dtypes for each look-up."""
+    pointer_type, block_type = patches.tl.pointer_type, patches.tl.block_type
+    pointer = np.dtype(np.uint64)
+    known: dict[Any, Any] = {}
+
+    def get_np_dtype(stock: Any) -> Any:
+        def look_up(triton_type: Any) -> Any:
+            element = triton_type.element_ty if isinstance(triton_type, block_type) else triton_type
+            if isinstance(element, pointer_type):
+                return pointer
+            if element not in known:
+                known[element] = stock(element)
+            return known[element]
+
+        return look_up
+
+    patches.wrap(patches.interpreter, "_get_np_dtype", get_np_dtype)
+
+
+# What it takes to patch for the length of a launch.
+_LAUNCH = ("_patch_lang", "_LangPatchScope.restore", "InterpretedFunction.__call__", "GridExecutor")
+
+
+@mend_of(
+    "shapes made once",
+    "speed",
+    (*_LAUNCH, "tl.core.block_type.to_ir", "tl.core.tensor", "tl.core.constexpr", "tl.core.tuple"),
+)
+def shapes_made_once(patches: Patches) -> None:
+    """Stock checks, names and wraps the shape anew for every value; there are few shapes and many values."""
+    core = patches.tl.core
+    constexpr, triton_tuple = core.constexpr, core.tuple
+    stock_block_type, stock_tensor = core.block_type.__init__, core.tensor.__init__
+    stock_to_ir = core.block_type.to_ir
+    # Shapes seen before, by their sizes, and what is known of each. `by_sizes` keeps them alive: an id stays unique.
+    by_sizes: dict[tuple[int, ...], Any] = {}
+    known: dict[int, tuple[Any, int, str]] = {}
+    wrapped: dict[int, tuple[Any, Any]] = {}
+    scalar: list[Any] = []
+
+    def look_up(shape: Any) -> tuple[Any, int, str] | None:
+        """The shape, its number of elements and its text."""
+        if id(shape) in known:
+            return known[id(shape)]
+        if not isinstance(shape, (list, triton_tuple)):
+            return None
+        sizes = tuple([size.value if type(size) is constexpr else size for size in shape])
+        return known[id(by_sizes[sizes])] if sizes in by_sizes and _all_int(sizes) else None
+
+    def init_block_type(self: Any, element_ty: Any, shape: Any) -> None:
+        found = look_up(shape)
+        if found is not None:
+            self.element_ty = element_ty
+            self.shape, self.numel, text = found
+            self.name = f"<{text}, {element_ty}>"
+            return
+        stock_block_type(self, element_ty, shape)
+        sizes = tuple(self.shape.values)
+        if sizes not in by_sizes and _all_int(sizes):
+            by_sizes[sizes] = self.shape
+            known[id(self.shape)] = (self.shape, self.numel, str(self.shape))
+
+    def init_tensor(self: Any, handle: Any, type: Any) -> None:
+        shape = type.shape if type.is_block() else scalar
+        found = wrapped.get(id(shape))
+        if found is None:
+            stock_tensor(self, handle, type)
+            if shape is scalar or id(shape) in known:
+                wrapped[id(shape)] = (self.shape, self.numel)
+            return
+        self.handle, self.type, self.dtype = handle, type, type.scalar
+        self.shape, self.numel = found
+
+    def to_ir(self: Any, builder: Any) -> Any:
+        # Stock's copy drops a pointer's `const`; of numbers the copy is the type itself.
+        return stock_to_ir(self, builder) if self.element_ty.is_ptr() else self
+
+    patches.per_launch += [
+        (core.block_type, "__init__", init_block_type),
+        (core.block_type, "to_ir", to_ir),
+        (core.tensor, "__init__", init_tensor),
+    ]
+
+
+def _all_int(sizes: tuple[Any, ...]) -> bool:
+    """Whether equal sizes mean an equal shape: True and 64.0 equal 1 and 64, but are not the same to stock."""
+    return all(type(size) is int for size in sizes)
+
+
+@mend_of(
+    "equal types seen at once",
+    "speed",
+    (
+        *_LAUNCH,
+        "tl.core.dtype.__eq__",
+        "tl.core.tuple.__eq__",
+        "TritonSemantic.broadcast_impl_value",
+        "TritonSemantic.binary_op_type_checking_impl",
+    ),
+)
+def equal_types(patches: Patches) -> None:
+    """Stock compares types by name and shapes by element, also where both are one object; here that comes first."""
+    core, semantic = patches.tl.core, patches.interpreter.TritonSemantic
+    stock_dtype_eq, stock_tuple_eq = core.dtype.__eq__, core.tuple.__eq__
+    stock_broadcast, stock_check = semantic.broadcast_impl_value, semantic.binary_op_type_checking_impl
+    true, tensor, dtype = core.constexpr(True), core.tensor, core.dtype
+    # Of these two operands give their own type, whatever the operation.
+    plain = frozenset(map(id, (core.float32, core.int32, core.int64, core.int1)))
+
+    def dtype_eq(self: Any, other: Any) -> Any:
+        if self is other:
+            return True
+        return self.name == other.name if type(other) is dtype else stock_dtype_eq(self, other)
+
+    def tuple_eq(self: Any, other: Any) -> Any:
+        return true if self is other else stock_tuple_eq(self, other)
+
+    def broadcast(self: Any, lhs: Any, rhs: Any) -> Any:
+        return (lhs, rhs) if lhs.shape is rhs.shape else stock_broadcast(self, lhs, rhs)
+
+    def check(self: Any, lhs: Any, rhs: Any, *how: Any, **named: Any) -> Any:
+        if type(lhs) is tensor and type(rhs) is tensor and lhs.shape is rhs.shape:
+            element = lhs.type.scalar
+            if element is rhs.type.scalar and id(element) in plain:
+                return lhs, rhs
+        return stock_check(self, lhs, rhs, *how, **named)
+
+    patches.per_launch += [
+        (core.dtype, "__eq__", dtype_eq),
+        (core.tuple, "__eq__", tuple_eq),
+        (semantic, "broadcast_impl_value", broadcast),
+        (semantic, "binary_op_type_checking_impl", check),
+    ]
+
+
+class _Nothing:
+    """The scope of a call within a launch: everything is patched already."""
+
+    def restore(self) -> None:
+        """Leave everything as it is."""
+
+
+_NOTHING = _Nothing()
+
+
+class _Launches:
+    """`triton.language` as the interpreter needs it: patched from a recipe at a launch's start, put back at its end."""
+
+    def __init__(self, patches: Patches, stock: Any) -> None:
+        self._patches = patches
+        self._stock = stock
+        self._recipe: list[Change] = []
+        self._originals: list[Change] = []
+
+    def patch(self, _function: Any) -> Any:
+        """Stand in for `_patch_lang`."""
+        if self._originals:
+            return _NOTHING
+        self._recipe = self._recipe or self._record()
+        self._originals = replace_all(self._recipe)
+        return self
+
+    def restore(self) -> None:
+        """End the launch."""
+        put_back_all(self._originals)
+
+    def _record(self) -> list[Change]:
+        language = self._patches.tl
+        sees_all = types.SimpleNamespace(__globals__={"tl": language, "core": language.core})
+        scope = self._stock(sees_all)
+        changed = dict.fromkeys((owner, name) for owner, name, _ in scope._changes)
+        recipe = [(owner, name, self._direct(vars(owner)[name])) for owner, name in changed]
+        scope.restore()
+        return recipe + self._patches.per_launch
+
+    def _direct(self, patched: Any) -> Any:
+        """What stock put in a builtin's place, less the two calls between it and the builtin's own code."""
+        member = (getattr(patched, "__kwdefaults__", None) or {}).get("member")
+        if member is None:
+            return patched
+        only_asks_for_semantic = self._patches.tl.core.builtin(print).__code__
+        if getattr(member, "__code__", None) is only_asks_for_semantic:
+            member = member.__wrapped__
+        semantic = self._patches.interpreter.interpreter_semantic
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            kwargs["_semantic"] = semantic
+            return member(*args, **kwargs)
+
+        return call
+
+
+@mend_of("patched once a launch", "speed", _LAUNCH)
+def patched_once(patches: Patches) -> None:
+    """Stock walks every member of four modules at each launch, and again at each call of a @triton.jit helper.
+
+    `tl.max`, `tl.sum`, `tl.zeros` and `tl.cdiv` are such helpers. Stock never undoes what a helper patched: this does.
+    """
+    launches = _Launches(patches, patches.interpreter._patch_lang)
+
+    def call(stock: Any) -> Any:
+        def call_helper(self: Any, *args: Any, **kwargs: Any) -> Any:
+            scope = launches.patch(self.fn)
+            try:
+                return stock(self, *args, **kwargs)
+            finally:
+                scope.restore()
+
+        return call_helper
+
+    patches.set(patches.interpreter, "_patch_lang", launches.patch)
+    patches.wrap(patches.interpreter.InterpretedFunction, "__call__", call)

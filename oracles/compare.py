@@ -1,0 +1,63 @@
+"""An output is held against the truth, element by element, in units of its budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The element with the largest error/budget: ok where that is at most 1. index () where there are no elements."""
+
+    ok: bool
+    ratio: float
+    index: tuple[int, ...]
+    got: float
+    wanted: float
+    error: float
+    budget: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether what came is a number where it differs most."""
+        return math.isfinite(self.got)
+
+
+def compare(got: Tensor, want: Tensor, budget: Tensor) -> Comparison:
+    """Hold an output (any float dtype) against the truth and its budget (float64) of the same shape.
+
+    Error/budget is 0 where both are equal, both NaN, or the budget is inf (nothing is promised there). NaN or inf
+    in the wrong place is inf, and so is an error where the budget is 0. An inf of the right sign is right where the
+    truth with its budget reaches the largest number of the output's dtype. Raises ValueError where shapes differ.
+    """
+    if not got.shape == want.shape == budget.shape:
+        shapes = ", ".join(str(tuple(t.shape)) for t in (got, want, budget))
+        raise ValueError(f"Output, truth and budget must have one shape, not {shapes}.")
+    if got.numel() == 0:
+        return Comparison(True, 0.0, (), math.nan, math.nan, 0.0, 0.0)
+    ratio = (got.to(torch.float64) - want).abs_().div_(budget)
+    index, worst = _largest(ratio)
+    if not math.isfinite(worst):
+        index, worst = _largest(_settled(ratio, got, want, budget))
+    found, wanted, allowed = (tensor[index].item() for tensor in (got, want, budget))
+    return Comparison(worst <= 1.0, worst, index, found, wanted, abs(found - wanted), allowed)
+
+
+def _largest(ratio: Tensor) -> tuple[tuple[int, ...], float]:
+    """Where the largest ratio stands, and it: NaN counts as larger than inf."""
+    place = int(ratio.argmax())
+    index = tuple(int(i) for i in np.unravel_index(place, ratio.shape))
+    return index, ratio[index].item()
+
+
+def _settled(ratio: Tensor, got: Tensor, want: Tensor, budget: Tensor) -> Tensor:
+    """The ratios with the rules for NaN, inf and a budget of 0; argmax puts NaN first, so one is never missed."""
+    largest = torch.finfo(got.dtype).max
+    overflows = got.isinf() & (got.sign() == want.sign()) & (want.abs() + budget >= largest)
+    is_right = (got == want) | (got.isnan() & want.isnan()) | overflows | (budget == math.inf)
+    return torch.where(is_right, 0.0, ratio.nan_to_num(math.inf, math.inf))

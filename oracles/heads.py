@@ -1,0 +1,22 @@
+"""Matrix products in which the query heads of a group share one head of K or V, without repeating it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    """q @ k^T as (B, Hq, Nq, Nk), of contiguous q (B, Hq, Nq, d) and k (B, Hk, Nk, d)."""
+    B, Hq, Nq, d = q.shape
+    _, Hk, Nk, _ = k.shape
+    rows = q.view(B * Hk, Hq // Hk * Nq, d)
+    return torch.bmm(rows, k.view(B * Hk, Nk, d).mT).view(B, Hq, Nq, Nk)
+
+
+def weighted(weights: Tensor, v: Tensor) -> Tensor:
+    """weights @ v as (B, Hq, Nq, c), of contiguous weights (B, Hq, Nq, Nk) and v (B, Hk, Nk, c)."""
+    B, Hq, Nq, Nk = weights.shape
+    _, Hk, _, c = v.shape
+    rows = weights.view(B * Hk, Hq // Hk * Nq, Nk)
+    return torch.bmm(rows, v.view(B * Hk, Nk, c)).view(B, Hq, Nq, c)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -47,12 +47,19 @@ def _sum(parts: dict[str, Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Overflow:
+    """inf where fp32 may overflow, else 0: O (B, Hq, Nq, d), LSE (B, Hq, Nq, 1)."""
+
+    O: Tensor
+    LSE: Tensor
+
+
+@dataclass(frozen=True)
 class Terms:
     """What the parts of a budget are made of, each broadcasts to (B, Hq, Nq, d).
 
     weights: what the scores' errors do. size: |O|. cast: the casts of P. underflow: what is flushed to 0.
     size_lse: |LSE|. log_l: log of the row sum. steps: g(n) + 4. has_keys: 1, or 0 in a row that sees no key.
-    overflow_o, overflow_lse: inf where fp32 may overflow, else 0.
     """
 
     rounding: Arithmetic
@@ -64,8 +71,7 @@ class Terms:
     log_l: Tensor
     steps: Tensor
     has_keys: Tensor
-    overflow_o: Tensor
-    overflow_lse: Tensor
+    overflow: Overflow | None
 
     def parts_O(self) -> dict[str, Tensor]:
         """The parts of O by name."""
@@ -79,7 +85,7 @@ class Terms:
         }
         stored = self.size + _sum(parts)
         parts["store of O"] = r.u_io * stored + r.tiny_io * self.has_keys
-        return parts | {"fp32 overflow": self.overflow_o}
+        return parts if self.overflow is None else parts | {"fp32 overflow": self.overflow.O}
 
     def total_O(self) -> Tensor:
         """The sum of `parts_O`, in half as many operations."""
@@ -88,7 +94,8 @@ class Terms:
         total = self.size * (in_l + self.shift)
         total.addcmul_(weights.moved, 1 + in_l).addcmul_(weights.magnitude, self.steps * r.u_dot)
         total.add_(self.cast).add_(self.underflow).mul_(1 + r.u_io)
-        return total.add_(self.size, alpha=r.u_io).add_(self.has_keys, alpha=r.tiny_io).add_(self.overflow_o)
+        total.add_(self.size, alpha=r.u_io).add_(self.has_keys, alpha=r.tiny_io)
+        return total if self.overflow is None else total.add_(self.overflow.O)
 
     def parts_LSE(self) -> dict[str, Tensor]:
         """The parts of LSE by name."""
@@ -97,11 +104,12 @@ class Terms:
             "scores": self.weights.drift,
             "row sum": (self.steps + 4) * self.has_keys * u,
             "logarithm": self.shift * 2,
-            "fp32 overflow": self.overflow_lse,
         }
+        if self.overflow is not None:
+            parts["fp32 overflow"] = self.overflow.LSE
         return {name: part.squeeze(-1) for name, part in parts.items()}
 
-    @property
+    @cached_property
     def shift(self) -> Tensor:
         """Relative error of a weight that is taken as exp(S - LSE)."""
         return (self.size_lse + self.log_l).mul_(2 * self.rounding.u)
@@ -117,15 +125,17 @@ def forward_budget(
     """How far O and LSE of a right forward pass may be from the truth.
 
     p_dtype: what P is cast to before P V; None means dtype. dtype: what the answer is computed from and stored
-    in; None means the inputs' own. independent: the values are drawn independently and continuously, so that the
-    casts of P err at random and 7.5 sigma of their sum bounds them. Never say so of structured values: equal
-    weights round the same way and their errors add up.
+    in; None means the inputs' own. independent: the values are drawn independently and continuously, so that
+    roundings err at random: 7.5 sigma bounds the sum of P's casts, 2√n unit roundoffs a sum of n terms (Higham
+    and Mary 2019, https://doi.org/10.1137/18M1226312, with a probability far beyond any campaign). Never say so
+    of structured values: equal terms round the same way and their errors add up, which takes n/4 in a chain of
+    equal terms and n/2 where small ones are added to a large one.
 
-    Of the n keys that a row sees only n count, as adding an exact 0 rounds nothing. A sum of n terms takes
-    g(n) = min(n - 1, 2√n) unit roundoffs: n - 1 in any order, and 2√n with a probability far beyond any campaign
-    (Higham and Mary 2019, https://doi.org/10.1137/18M1226312). P = W / l. The parts:
+    Keys that a row does not see do not count, as adding an exact 0 rounds nothing: n is the number of those that
+    it sees. g(n) = 2√n or, where not independent, n/2 if that is more; n - 1 at most. P = W / l. The parts:
 
-    - scores: S_j is off by e_j = (g(d) + 4)·u_dot·|scale|·Σ|q||k| + 4u|S_j| + u_exp, exp included, so a weight
+    - scores: S_j is off by e_j = (min(d - 1, 2√d) + 4)·u_dot·|scale|·Σ|q||k| + 4u|S_j| + u_exp, exp included
+      (the terms along d are never equal, as every value family draws them one by one), so a weight
       is off by a factor exp(±e_j). With E = expm1(e), Ē = Σ P E, and O' made of w_j = P_j·exp(±e_j),
       O' - O = Σ w_j (v_j - O) / Σ w_j gives |O' - O| <= (1 + Ē)·Σ P E |v - O|, as Σ w >= Σ P / (1 + E), which
       is at least 1 / (1 + Ē) (Jensen). Σ P E |v - O| is at most Σ P E |v| + Ē |O|, and (Cauchy-Schwarz) at most
@@ -155,7 +165,6 @@ def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bo
     has_keys = n.clamp(max=1.0)
     largest_v = by_query_head(truth, truth.v.abs().amax(dim=2, keepdim=True))
     log_l = l.log()
-    overflow_o, overflow_lse = _overflow(problem, truth, weights, rounding)
     return Terms(
         rounding=rounding,
         weights=weights,
@@ -164,11 +173,17 @@ def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bo
         underflow=torch.addcmul((n + 2 * has_keys) * FLUSHED, n / l, largest_v, value=rounding.tiny_p),
         size_lse=(truth.m + log_l).abs_() * has_keys,
         log_l=log_l,
-        steps=torch.minimum(n - 1, 2 * n.sqrt()).clamp_(min=0.0) + 4,
+        steps=_sum_roundings(n, independent) + 4,
         has_keys=has_keys,
-        overflow_o=overflow_o,
-        overflow_lse=overflow_lse,
+        overflow=_overflow(problem, truth, weights, largest_v, rounding),
     )
+
+
+def _sum_roundings(n: Tensor, independent: bool) -> Tensor:
+    """g(n): the unit roundoffs that a sum of n terms takes."""
+    at_random = 2 * n.sqrt()
+    most = at_random if independent else torch.maximum(at_random, n / 2)
+    return torch.minimum(most, n - 1).clamp_(min=0.0)
 
 
 def _random_casts(truth: Truth, weights: Perturbed, rounding: Arithmetic) -> Tensor:
@@ -178,19 +193,18 @@ def _random_casts(truth: Truth, weights: Perturbed, rounding: Arithmetic) -> Ten
     return root.mul_(truth.divisor.reciprocal() * (7.5 * sigma))
 
 
-def _overflow(problem: Problem, truth: Truth, weights: Perturbed, rounding: Arithmetic) -> tuple[Tensor, Tensor]:
-    """inf where a score, or a sum over v, may pass the range of fp32, else 0; for O and for LSE."""
-    in_scores = in_sums = truth.l.new_zeros((1, 1, 1, 1), dtype=torch.bool)
-    if rounding.u < 2.0**-24:
-        return _infinite(in_scores), _infinite(in_scores)
+def _overflow(
+    problem: Problem, truth: Truth, weights: Perturbed, largest_v: Tensor, rounding: Arithmetic
+) -> Overflow | None:
+    """Where a score, or a sum over v, may pass the range of fp32; None where nothing may."""
+    Nk = truth.S.shape[-1]
+    may_sums = Nk * torch.finfo(problem.v.dtype).max > FP32_MAX / 2 and Nk * largest_v.amax().item() > FP32_MAX / 2
+    if rounding.u < 2.0**-24 or (weights.worst_e is None and not may_sums):
+        return None
+    in_scores = torch.zeros_like(truth.l)
     if weights.worst_e is not None:
         scale = max(abs(problem.scale), LEAST_SCALE)
         largest_score = weights.worst_e / dot_error(problem, rounding) * max(1.0, 1.0 / scale)
-        in_scores = 2 * largest_score > FP32_MAX
-    if 2 * truth.S.shape[-1] * torch.finfo(problem.v.dtype).max > FP32_MAX:
-        in_sums = 2 * truth.l * weights.magnitude > FP32_MAX
-    return _infinite(in_scores | in_sums), _infinite(in_scores)
-
-
-def _infinite(where: Tensor) -> Tensor:
-    return torch.zeros_like(where, dtype=torch.float64).masked_fill_(where, math.inf)
+        in_scores.masked_fill_(largest_score > FP32_MAX / 2, math.inf)
+    in_sums = torch.zeros_like(truth.O).masked_fill_(truth.l * weights.magnitude > FP32_MAX / 2, math.inf)
+    return Overflow(in_scores + in_sums, in_scores)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import math
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -32,7 +33,7 @@ _NOT_SPECIALIZED = [
     *("q_ptr", "k_ptr", "v_ptr", "o_ptr", "lse_ptr", "seqlens_ptr", "skipped_ptr"),
     *("stride_qb", "stride_qh", "stride_qn", "stride_qd", "stride_kb", "stride_kh", "stride_kn", "stride_kd"),
     *("stride_vb", "stride_vh", "stride_vn", "stride_vd", "stride_seqlens"),
-    *("heads", "Hq", "group", "Nq", "Nk", "d", "lower_right", "section", "bucket", "scale_log2", "sign"),
+    *("heads", "Hq", "group", "Nq", "Nk", "d", "lower_right", "section", "bucket", "scale_log2"),
 ]
 
 
@@ -62,6 +63,7 @@ def _visit(
     v_offsets,
     k_step,
     v_step,
+    offs_n,
     row_limit,
     in_d,
     scale_log2,
@@ -73,16 +75,16 @@ def _visit(
     MASKED: tl.constexpr,
     FAST: tl.constexpr,
     WIDEN: tl.constexpr,
+    COUNT: tl.constexpr,
 ):
-    """Visit the key tiles of [start, stop): one online softmax step each. Returns acc, m, l and the tiles visited.
+    """Visit the key tiles of [start, stop): one online softmax step each. Returns acc, m, l and with COUNT the tiles visited.
 
     m is the running max of the scores in log2 units, l the running sum of exp2(score - m); key columns at or past
     `visible` are not read, and with MASKED row i sees the columns below row_limit[i].
     """
     io_dtype = v_ptr.dtype.element_ty
     visited = 0
-    offs_n = tl.arange(0, BLOCK_N)
-    for n0 in tl.range(start, stop, BLOCK_N, num_stages=1 if MASKED else None):
+    for n0 in tl.range(start, stop, BLOCK_N, num_stages=1 if MASKED else None, disable_licm=MASKED):
         k_tile = k_ptr + k_offsets
         v_tile = v_ptr + v_offsets
         if FAST:
@@ -94,43 +96,44 @@ def _visit(
             if PAD_D:
                 readable = readable & in_d
             k = tl.load(k_tile, mask=readable, other=0.0)
-            v = tl.load(v_tile, mask=readable, other=0.0)
         elif PAD_D:
             k = tl.load(k_tile, mask=in_d, other=0.0)
-            v = tl.load(v_tile, mask=in_d, other=0.0)
         else:
             k = tl.load(k_tile)
-            v = tl.load(v_tile)
-        k_ptr += k_step
-        v_ptr += v_step
         if WIDEN:
             k = _widen(k)
-            v = _widen(v)
 
         scores = tl.dot(q, tl.trans(k), input_precision="ieee")
         if MASKED:
-            # Scale first: -inf * 0 would be NaN.
-            scores = tl.where(columns[None, :] < row_limit, scores * scale_log2, -float("inf"))
-            m_new = tl.maximum(m, tl.max(scores, 1))
+            v = tl.load(v_tile, mask=readable, other=0.0)
+        elif PAD_D:
+            v = tl.load(v_tile, mask=in_d, other=0.0)
+        else:
+            v = tl.load(v_tile)
+        # scale_log2 > 0, so scaling commutes with the max, and scaling and subtracting it are one FMA.
+        if MASKED:
+            scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))
+        m_new = tl.maximum(m, tl.max(scores, 1) * scale_log2)
+        m_finite = m_new
+        if MASKED:
             # A row that has seen no key yet keeps m = -inf; -inf - -inf would be NaN.
             m_finite = tl.where(m_new == -float("inf"), 0.0, m_new)
-            p = tl.math.exp2(scores - m_finite[:, None])
-            alpha = tl.math.exp2(m - m_finite)
-        else:
-            # scale_log2 >= 0, so scaling commutes with the max and the subtraction is one FMA with the scaling.
-            m_new = tl.maximum(m, tl.max(scores, 1) * scale_log2)
-            p = tl.math.exp2(scores * scale_log2 - m_new[:, None])
-            alpha = tl.math.exp2(m - m_new)
+        p = tl.math.exp2(scores * scale_log2 - m_finite[:, None])
+        alpha = tl.math.exp2(m - m_finite)
         l = l * alpha + tl.sum(p, 1)
         acc = acc * alpha[:, None]
         if WIDEN:
+            v = _widen(v)
             p = _round_to_bf16(p)
         else:
             p = p.to(io_dtype)
         acc = tl.dot(p, v, acc, input_precision="ieee")
         m = m_new
-        visited += 1
-    return acc, m, l, visited
+        k_ptr += k_step
+        v_ptr += v_step
+        if COUNT:
+            visited += 1
+    return acc, m, l, k_ptr, v_ptr, visited
 
 
 @triton.jit(do_not_specialize=_NOT_SPECIALIZED)
@@ -165,13 +168,13 @@ def _forward(
     section: tl.int32,
     bucket: tl.int64,
     scale_log2,
-    sign,
     BLOCK_D: tl.constexpr,
     CAUSAL: tl.constexpr,
     HAS_SEQLENS: tl.constexpr,
     PAD_D: tl.constexpr,
     FAST: tl.constexpr,
     WIDE: tl.constexpr,
+    SIGN: tl.constexpr,
     WIDEN: tl.constexpr,
     COUNT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -180,7 +183,8 @@ def _forward(
     """One query tile of one head. `heads` is B * Hq; `section` heads share the L2 cache; `bucket` only keys autotuning.
 
     Constexprs: PAD_D masks the columns from d to BLOCK_D; FAST promises unit d strides and 16-byte aligned rows; WIDE
-    keeps offsets inside a tile in 64 bits; WIDEN mends bf16 under the interpreter; COUNT stores the skipped key tiles.
+    keeps offsets inside a tile in 64 bits; SIGN, that of the scale, goes into q, exactly, since max and scaling
+    commute only for scale_log2 > 0; WIDEN mends bf16 under the interpreter; COUNT stores the skipped key tiles.
     """
     # The grid is one-dimensional, since its other axes end at 65,535. Inside a section, all heads do their longest
     # query tile first, so that no long one is left over at the end.
@@ -236,7 +240,9 @@ def _forward(
     k_offsets = offs_n[:, None] * stride_kn
     v_offsets = offs_n[:, None] * stride_vn
     if FAST:
-        d = tl.multiple_of(d, 16 // (q_ptr.dtype.element_ty.primitive_bitwidth // 8))
+        # d is a whole number of 16-byte units: said so that the compiler sees it, and masks whole units.
+        unit = 128 // q_ptr.dtype.element_ty.primitive_bitwidth
+        d = d // unit * unit
         q_offsets += offs_d[None, :]
         k_offsets += offs_d[None, :]
         v_offsets += offs_d[None, :]
@@ -245,7 +251,8 @@ def _forward(
         k_offsets += offs_d[None, :] * stride_kd
         v_offsets += offs_d[None, :] * stride_vd
     in_d = (offs_d < d)[None, :]
-    in_q = (offs_m < Nq - m0)[:, None]
+    is_query = offs_m < Nq - m0
+    in_q = is_query[:, None]
     if PAD_D:
         in_q = in_q & in_d
 
@@ -256,28 +263,28 @@ def _forward(
     io_dtype = q.dtype
     if WIDEN:
         q = _widen(q)
-    # The sign of the scale goes into q, exactly: max and scaling commute only for a scale >= 0.
-    q = (q.to(tl.float32) * sign).to(q.dtype)
+    if SIGN < 0:
+        q = -q
+    if SIGN == 0:
+        q = tl.full([BLOCK_M, BLOCK_D], 0.0, q.dtype)
 
     m = tl.full([BLOCK_M], -float("inf"), tl.float32)
     l = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
-    acc, m, l, visited = _visit(
-        acc, m, l, q, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, row_limit, in_d, scale_log2,
-        0, full, visible, BLOCK_N, PAD_D, False, FAST, WIDEN,
+    acc, m, l, k_ptr, v_ptr, visited = _visit(
+        acc, m, l, q, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
+        scale_log2, 0, full, visible, BLOCK_N, PAD_D, False, FAST, WIDEN, COUNT,
     )  # fmt: skip
-    k_ptr += full // BLOCK_N * k_step
-    v_ptr += full // BLOCK_N * v_step
-    acc, m, l, visited_masked = _visit(
-        acc, m, l, q, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, row_limit, in_d, scale_log2,
-        full, visible, visible, BLOCK_N, PAD_D, True, FAST, WIDEN,
+    acc, m, l, _, _, visited_masked = _visit(
+        acc, m, l, q, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
+        scale_log2, full, visible, visible, BLOCK_N, PAD_D, True, FAST, WIDEN, COUNT,
     )  # fmt: skip
 
     l = tl.where(l == 0.0, 1.0, l)
     lse = (m + tl.math.log2(l)) * 0.6931471805599453
     row0 = head.to(tl.int64) * Nq + m0
-    tl.store(lse_ptr + row0 + offs_m, lse, mask=offs_m < Nq - m0)
-    acc = acc / l[:, None]
+    tl.store(lse_ptr + row0 + offs_m, lse, mask=is_query)
+    acc = acc * (1.0 / l)[:, None]
     if WIDEN:
         acc = _round_to_bf16(acc)
     o_tile_ptr = o_ptr + row0 * d + (offs_m[:, None] * d + offs_d[None, :])
@@ -363,13 +370,14 @@ def _launch(
     heads = problem.B * problem.Hq
     if heads == 0 or problem.Nq == 0:
         return o, lse
+    sign, scale_log2 = _split_scale(problem.scale)
     strides = [_used_strides(x) for x in (q, k, v)]
     runtime = (
         *(q, k, v, o, lse, seqlens_k, skipped),
         *(stride for of_tensor in strides for stride in of_tensor),
         *(seqlens_k.stride(0) if seqlens_k is not None else 0, heads, problem.Hq, problem.Hq // problem.Hk),
         *(problem.Nq, problem.Nk, problem.d, int(problem.alignment == "lower_right"), _section(problem, q)),
-        *(_bucket(problem), abs(problem.scale) * math.log2(math.e), math.copysign(1.0, problem.scale)),
+        *(_bucket(problem), scale_log2),
     )
     constexprs = {
         "BLOCK_D": block_d(problem.d),
@@ -378,6 +386,7 @@ def _launch(
         "PAD_D": problem.d != block_d(problem.d),
         "FAST": is_fast((q, k, v), strides),
         "WIDE": is_wide(strides, block_d(problem.d)),
+        "SIGN": sign,
         "WIDEN": INTERPRETED and q.dtype == torch.bfloat16,
         "COUNT": skipped is not None,
     }
@@ -415,6 +424,14 @@ def _used_strides(x: torch.Tensor) -> tuple[int, ...]:
     return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
+def _split_scale(scale: float) -> tuple[int, float]:
+    """Return the sign of the scale and |scale| * log2(e), which is 1 where the sign is 0: the kernel needs it positive."""
+    scale_log2 = float(np.float32(abs(scale) * math.log2(math.e)))
+    if scale_log2 == 0.0:
+        return 0, 1.0
+    return (1 if scale > 0 else -1), scale_log2
+
+
 def _section(problem: Problem, q: torch.Tensor) -> int:
     """How many heads run side by side: those of a KV head, and for causal, longest first, as many as fit the L2 cache."""
     group = problem.Hq // problem.Hk
@@ -449,7 +466,7 @@ def _tuned() -> triton.runtime.Autotuner:
     """The kernel with Triton's autotuner over the whole space; it only writes O and LSE, so repeating it is harmless."""
     return triton.autotune(
         configs=[triton.Config(tile.blocks(), tile.num_warps, tile.num_stages) for tile in space()],
-        key=["BLOCK_D", "CAUSAL", "HAS_SEQLENS", "PAD_D", "FAST", "WIDE", "COUNT", "bucket"],
+        key=["BLOCK_D", "CAUSAL", "HAS_SEQLENS", "PAD_D", "FAST", "WIDE", "SIGN", "COUNT", "bucket"],
         prune_configs_by={"early_config_prune": _fitting_configs},
     )(_forward)
 

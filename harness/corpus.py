@@ -1,0 +1,359 @@
+"""The corpus: each failure kept as one readable JSON file, and read back as data that a stranger may have written.
+
+A file is named by its fault: subject, kind, check and the shrunk case but for its seeds. So the same fault is saved
+once, by however many campaigns, and nothing in a file is ever evaluated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.devices import DEVICES
+from harness.verdict import CannotRun, Verdict, finite_or_text
+from strategies import AttentionCase, TensorSpec, build, checksum
+from strategies.spec import require
+
+if TYPE_CHECKING:
+    from harness.campaign import Finding
+
+FORMAT = 1
+MARKER = "flashattest"
+"""The first key of every file; its value is the format."""
+
+ID_DIGITS = 12
+MAX_BYTES = 1 << 20
+MAX_WORK = 1 << 28
+"""Scores of a case that is replayed: 2 GiB in float64, far past what a campaign draws."""
+
+_LIBRARIES = ("torch", "triton", "numpy", "flashattest")
+_LINE = 100
+
+
+class CorruptEntry(CannotRun):
+    """A file that is not a saved failure, or not one that this version reads: one sentence that names it."""
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The case with the largest error/budget that was met before the shrinking."""
+
+    ratio: float
+    case: AttentionCase
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A saved failure: the smallest case that showed it, what the check said of it, and where that was.
+
+    subject: its name as on the command line. checksum: of the tensors of the case. versions: of Python and libraries.
+    """
+
+    subject: str
+    device: str
+    case: AttentionCase
+    verdict: Verdict
+    checksum: str
+    versions: Mapping[str, str]
+    worst: Worst | None = None
+
+    def __post_init__(self) -> None:
+        is_name = self.subject.isprintable() and 1 <= len(self.subject) <= 1000
+        require(is_name, "subject must be a name of 1 to 1000 printable characters.")
+        require(self.device in DEVICES, f"device must be one of {', '.join(DEVICES)}, not {self.device!r}.")
+        require(re.fullmatch("[0-9a-f]{64}", self.checksum) is not None, "checksum must be 64 hexadecimal digits.")
+        for case in (self.case, *([self.worst.case] if self.worst else [])):
+            require(case.work <= MAX_WORK, f"A saved case has at most {MAX_WORK} scores, not {case.work}.")
+
+    @property
+    def kind(self) -> str:
+        """The kind of the failure."""
+        return self.verdict.kind
+
+    @property
+    def check(self) -> str:
+        """The check that saw it."""
+        return self.verdict.check
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits that name the fault: other seeds of the same case are the same fault."""
+        fault = [self.subject, self.kind, self.check, _without_seeds(self.case).to_json()]
+        return hashlib.sha256(json.dumps(fault, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, in the order in which a person wants to read them."""
+        data = {
+            MARKER: FORMAT,
+            "subject": self.subject,
+            "device": self.device,
+            "repr": repr(self.case),
+            "case": self.case.to_json(),
+            "verdict": _verdict_to_json(self.verdict),
+            "checksum": self.checksum,
+            "versions": dict(self.versions),
+        }
+        if self.worst is not None:
+            data["worst"] = {"ratio": finite_or_text(self.worst.ratio), "case": self.worst.case.to_json()}
+        return data
+
+    @classmethod
+    def from_json(cls, data: object) -> Entry:
+        """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
+        found = _object("A saved failure", data).get(MARKER)
+        require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
+        require(found == FORMAT, f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
+        return cls(**_fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
+
+
+def entry_of(finding: Finding, subject: str, device: str) -> Entry:
+    """Return the entry that keeps a campaign's finding."""
+    return Entry(
+        subject,
+        device,
+        finding.shrunk,
+        finding.verdict,
+        checksum(build(finding.shrunk)),
+        versions(),
+        Worst(finding.worst_ratio, finding.worst),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a failure may hang on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}}
+
+
+def slug(subject: str) -> str:
+    """Return the name of a subject's folder: `path/to/bad.py:attention` is kept in `bad.attention`."""
+    place, _, attribute = subject.rpartition(":")
+    module = re.split(r"[/\\]", place)[-1].removesuffix(".py")
+    words = re.findall(r"[A-Za-z0-9_-]+", f"{module}.{attribute}")
+    return ".".join(words)[:100] or "subject"
+
+
+def save(entry: Entry, corpus: Path) -> Path:
+    """Keep an entry in a corpus, in one piece or not at all, and return its file.
+
+    A readable file of the same fault is left as it is. Raises CannotRun where nothing can be written.
+    """
+    path = corpus / slug(entry.subject) / f"{entry.id}.json"
+    if _is_readable(path):
+        return path
+    text = _render(entry.to_json()) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(path, text.encode(errors="replace"))
+    except OSError as error:
+        raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
+    return path
+
+
+def load(path: Path) -> Entry:
+    """Read a saved failure. Raises CorruptEntry, in one sentence that names the file, for anything else."""
+    try:
+        return Entry.from_json(_parse(_read_bounded(path)))
+    except OSError as error:
+        raise CorruptEntry(f"{path} cannot be read: {error.strerror or error}.") from error
+    except RecursionError as error:
+        raise CorruptEntry(f"{path} is not a saved failure: It is nested too deeply.") from error
+    except (ValueError, OverflowError) as error:
+        raise CorruptEntry(f"{path} is not a saved failure: {str(error)[:300]}") from error
+
+
+def find(corpus: Path, selectors: Iterable[str | Path] = ()) -> list[Path]:
+    """Return the files that ids, beginnings of ids, files and folders select; with no selector, the whole corpus.
+
+    Raises CannotRun for a selector that matches nothing.
+    """
+    selectors = list(selectors)
+    if not selectors:
+        return sorted(corpus.glob("*/*.json"))
+    found = dict.fromkeys(path for selector in selectors for path in _select(corpus, selector))
+    return list(found)
+
+
+def _select(corpus: Path, selector: str | Path) -> list[Path]:
+    path = Path(selector)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted(path.rglob("*.json"))
+    is_id = re.fullmatch(f"[0-9a-f]{{1,{ID_DIGITS}}}", str(selector)) is not None
+    found = sorted(corpus.glob(f"*/{selector}*.json")) if is_id else []
+    if not found:
+        raise CannotRun(f"{selector} is neither a file nor the id of a failure saved in {corpus}.")
+    return found
+
+
+def _without_seeds(case: AttentionCase) -> AttentionCase:
+    specs = {field.name: getattr(case, field.name) for field in dataclasses.fields(case)}
+    return case.replace(**{n: spec.replace(seed=0) for n, spec in specs.items() if isinstance(spec, TensorSpec)})
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        load(path)
+    except CorruptEntry:
+        return False
+    return True
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a new file beside, force it to the disk, then give it its name: a reader meets all of it or none."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Force the new name to the disk, where the system can open a folder at all."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read_bounded(path: Path) -> bytes:
+    """Read a regular file (a pipe would block) of bounded size."""
+    require(path.is_file() or not path.exists(), "It is not a regular file.")
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    require(len(content) <= MAX_BYTES, f"It is larger than {MAX_BYTES} bytes.")
+    return content
+
+
+def _parse(content: bytes) -> object:
+    data: object = json.loads(content.decode(), parse_constant=_no_constant)
+    json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair would fail later, when it is printed
+    return data
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON.")
+
+
+def _render(value: Any, indent: int = 0) -> str:
+    """JSON with an indent of 2 in which what fits on a line stands on one."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict) or len(line) + indent <= _LINE - 20:
+        return line
+    inner = " " * (indent + 2)
+    items = (f"{inner}{json.dumps(key)}: {_render(item, indent + 2)}" for key, item in value.items())
+    return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
+
+
+Read = Callable[[Any], Any]
+
+
+def _fields(
+    what: str, data: object, readers: Mapping[str, Read], optional: set[str], dropped: set[str] | None = None
+) -> dict[str, Any]:
+    """Read every field with its reader; a field that is missing or not known is a ValueError."""
+    given = _object(what, data)
+    for name in given:
+        require(name in readers or name in (dropped or ()), f"{what} has no field {name!r}.")
+    for name in readers:
+        require(name in given or name in optional, f"{what} must have the field {name!r}.")
+    return {name: read(given[name]) for name, read in readers.items() if name in given}
+
+
+def _object(what: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def _text(value: object) -> str:
+    require(isinstance(value, str), f"A text was expected, not {value!r}.")
+    return str(value)
+
+
+def _number(value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(is_number or value in ("inf", "-inf", "nan"), f"A number was expected, not {value!r}.")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _index(value: object) -> tuple[int, ...]:
+    is_index = isinstance(value, list) and all(type(place) is int for place in value)
+    require(is_index, f"A list of whole numbers was expected, not {value!r}.")
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def _mapping(read: Read) -> Read:
+    return lambda value: {name: read(item) for name, item in _object("A part of a saved failure", value).items()}
+
+
+def _verdict(data: object) -> Verdict:
+    return Verdict(**_fields("verdict", data, _VERDICT, optional=set(_VERDICT) - {"kind", "check", "sentence"}))
+
+
+def _verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """What the verdict says; what it leaves at None or empty is left out."""
+    said = {name: getattr(verdict, name) for name in _VERDICT}
+    return {name: _plain(value) for name, value in said.items() if value not in (None, {})}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return finite_or_text(value)
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
+
+
+def _worst(data: object) -> Worst:
+    return Worst(**_fields("worst", data, {"ratio": _number, "case": AttentionCase.from_json}, optional=set()))
+
+
+_VERDICT: dict[str, Read] = {
+    "kind": _text,
+    "check": _text,
+    "sentence": _text,
+    "ratio": _number,
+    "tensor": _text,
+    "where": _index,
+    "got": _number,
+    "wanted": _number,
+    "error": _number,
+    "budget": _number,
+    "parts": _mapping(_number),
+    "votes": _mapping(_text),
+}
+_ENTRY: dict[str, Read] = {
+    "subject": _text,
+    "device": _text,
+    "case": AttentionCase.from_json,
+    "verdict": _verdict,
+    "checksum": _text,
+    "versions": _mapping(_text),
+    "worst": _worst,
+}

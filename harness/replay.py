@@ -1,0 +1,131 @@
+"""A saved failure run again: FIXED, FAILED, or ERROR where it cannot be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness import corpus
+from harness.attempt import attempt
+from harness.checks import judge
+from harness.corpus import Entry
+from harness.devices import choose, prepare
+from harness.run import Refused
+from harness.show import story
+from harness.subject import Subject
+from harness.subject import load as load_subject
+from harness.verdict import CannotRun, Verdict
+from harness.votes import with_votes
+from strategies import build, checksum
+
+Status = Literal["FIXED", "FAILED", "ERROR"]
+
+UNSTEADY = "not_repeatable"
+RUNS_OF_UNSTEADY = 20
+"""A failure that comes and goes is run so often before it counts as fixed."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What came of a replay.
+
+    FIXED: no check found anything. FAILED: `verdicts` says what was found, of whatever kind. ERROR: the file, its
+    subject or its case cannot be used here, and `sentence` says why. elsewhere: it takes another device than this one.
+    """
+
+    status: Status
+    sentence: str
+    path: Path | None = None
+    entry: Entry | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    elsewhere: bool = False
+
+    def line(self) -> str:
+        """The outcome in one line."""
+        name = f"{self.entry.subject} {self.entry.id}  " if self.entry else ""
+        return f"{self.status:6} {name}{self.sentence}"
+
+    def story(self) -> str:
+        """The whole story: each failure as it is now or, where there is none now, as it was when it was saved."""
+        if self.entry is None:
+            return self.sentence
+        told = [story(self.entry.subject, self.entry.case, verdict) for verdict in self.verdicts]
+        if not told:
+            saved = story(self.entry.subject, self.entry.case, self.entry.verdict)
+            told = [f"As it was saved, on {self.entry.device}:\n{saved}"]
+        if self.entry.worst is not None:
+            told.append(f"  worst    {self.entry.worst.ratio:.3g} x the budget: {self.entry.worst.case!r}")
+        found_with = ", ".join(f"{name} {version}" for name, version in self.entry.versions.items())
+        return "\n".join([*told, f"  found    on {self.entry.device} with {found_with}"])
+
+
+class _Elsewhere(CannotRun):
+    """The subject does not run on this device."""
+
+
+def replay(saved: Path | str | Entry, subject_name: str | None = None, device: str | None = None) -> Replayed:
+    """Run a saved failure again, on its own subject or on the one named; device None is cuda where there is one."""
+    path = None if isinstance(saved, Entry) else Path(saved)
+    entry = saved if isinstance(saved, Entry) else None
+    try:
+        entry = entry or corpus.load(Path(saved))  # type: ignore[arg-type]
+        device = choose(device)
+        prepare(device)
+        subject = _find(subject_name or entry.subject, path, device)
+        _require_same_tensors(entry)
+        verdicts = _run(entry, subject, device)
+    except Refused as refusal:
+        return Replayed("ERROR", f"The subject refuses the case now: {refusal}.", path, entry)
+    except CannotRun as error:
+        return Replayed("ERROR", str(error), path, entry, elsewhere=isinstance(error, _Elsewhere))
+    except Exception as error:
+        # One entry that breaks the harness must not keep the others from being replayed.
+        first_line = (str(error).splitlines() or [""])[0]
+        return Replayed("ERROR", f"The replay broke with {type(error).__name__}: {first_line}", path, entry)
+    status: Status = "FAILED" if verdicts else "FIXED"
+    return Replayed(status, _sentence(entry, verdicts, device), path, entry, verdicts)
+
+
+def _find(name: str, path: Path | None, device: str) -> Subject:
+    subject = load_subject(_located(name, path))
+    if device not in subject.devices:
+        raise _Elsewhere(f"{name} runs on {' and '.join(subject.devices)}, not on {device}.")
+    return subject
+
+
+def _located(name: str, path: Path | None) -> str:
+    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus."""
+    place, _, attribute = name.rpartition(":")
+    if path is None or not place.endswith(".py") or Path(place).is_file():
+        return name
+    beside_the_corpus = path.absolute().parent.parent.parent / place
+    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
+
+
+def _require_same_tensors(entry: Entry) -> None:
+    if checksum(build(entry.case)) != entry.checksum:
+        raise CannotRun("The case makes other tensors here than where it was saved, so its failure cannot be repeated.")
+
+
+def _run(entry: Entry, subject: Subject, device: str) -> tuple[Verdict, ...]:
+    """The verdicts of the first run that fails, with the oracles' votes."""
+    for _ in range(RUNS_OF_UNSTEADY if entry.kind == UNSTEADY else 1):
+        tried = attempt(subject, entry.case, device)
+        if verdicts := judge(tried):
+            return tuple(with_votes(tried, verdict) for verdict in verdicts)
+    return ()
+
+
+def _sentence(entry: Entry, verdicts: tuple[Verdict, ...], device: str) -> str:
+    if not verdicts:
+        place = device if device == entry.device else f"{device} (it was found on {entry.device})"
+        return f"{entry.kind} is no longer seen on {place}."
+    again = next((verdict for verdict in verdicts if _is_same(entry, verdict)), None)
+    if again is not None:
+        return f"{entry.kind} as before: {again.sentence}"
+    return f"It was {entry.kind} and is now {verdicts[0].kind}: {verdicts[0].sentence}"
+
+
+def _is_same(entry: Entry, verdict: Verdict) -> bool:
+    return verdict.check == entry.check and (verdict.kind == entry.kind or entry.kind == UNSTEADY)

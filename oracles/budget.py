@@ -12,7 +12,7 @@ from torch import Tensor
 from oracles.arithmetic import FLUSHED, Arithmetic
 from oracles.float64 import Truth
 from oracles.heads import weighted
-from oracles.weights import LEAST_SCALE, Perturbed, by_query_head, dot_error, perturbed
+from oracles.weights import LEAST_SCALE, Perturbed, by_query_head, dot_error, perturbed, score_errors
 from strategies import Problem
 
 FP32_MAX = torch.finfo(torch.float32).max
@@ -157,7 +157,7 @@ def forward_budget(
 
 
 def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bool) -> Terms:
-    weights = perturbed(problem, truth, rounding)
+    weights = perturbed(truth, score_errors(problem, truth, rounding))
     cast = weights.magnitude * rounding.u_p
     if independent and rounding.u_p and weights.worst_e is None:
         cast = torch.minimum(cast, _random_casts(truth, weights, rounding))

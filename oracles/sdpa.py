@@ -83,7 +83,7 @@ def _sdpa(problem: Problem, backend: SDPBackend) -> Answer:
 
     Raises NotImplementedError where the backend has no kernel for a piece.
     """
-    q, k, v = (tensor.contiguous() for tensor in (problem.q, problem.k, problem.v))
+    q, k, v = (t.clone(memory_format=torch.contiguous_format) for t in (problem.q, problem.k, problem.v))
     q, scale = _with_positive_scale(q, problem.scale)
     k, v = (tensor.repeat_interleave(problem.group, dim=1) for tensor in (k, v))
     O = torch.zeros_like(q)

@@ -37,16 +37,6 @@ class Perturbed:
     worst_e: Tensor | None = None
 
 
-def perturbed(problem: Problem, truth: Truth, rounding: Arithmetic) -> Perturbed:
-    """Bound what errors of the scores do; the formulas stand in `oracles.budget.forward_budget`."""
-    e = score_errors(problem, truth, rounding)
-    largest_e = e.amax().item()
-    if largest_e <= TAME:
-        return _perturbed(truth, e.expm1_(), largest_e)
-    worst_e = e.amax(-1, keepdim=True)
-    return _capped(truth, _perturbed(truth, e.clamp_(max=HOPELESS).expm1_(), largest_e), worst_e)
-
-
 def dot_error(problem: Problem, rounding: Arithmetic) -> float:
     """Error of a score relative to |scale| Σ|q||k|."""
     d = problem.q.shape[-1]
@@ -59,6 +49,15 @@ def score_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> Tensor
     e.mul_(dot_error(problem, rounding) * max(abs(problem.scale), LEAST_SCALE))
     e.add_(truth.S.abs(), alpha=4 * rounding.u).add_(rounding.u_exp)
     return e if truth.hidden is None else e.masked_fill_(truth.hidden, 0.0)
+
+
+def perturbed(truth: Truth, e: Tensor) -> Perturbed:
+    """Bound what score errors e (B, Hq, Nq, Nk) do, in place of e; formulas in `oracles.budget.forward_budget`."""
+    largest_e = e.amax().item()
+    if largest_e <= TAME:
+        return _perturbed(truth, e.expm1_(), largest_e)
+    worst_e = e.amax(-1, keepdim=True)
+    return _capped(truth, _perturbed(truth, e.clamp_(max=HOPELESS).expm1_(), largest_e), worst_e)
 
 
 def _perturbed(truth: Truth, E: Tensor, largest_e: float) -> Perturbed:

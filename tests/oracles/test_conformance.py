@@ -1,0 +1,136 @@
+"""Every registered oracle answers as the truth does; a new one is tested by being there."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+
+from oracles import ORACLES, Answer, Comparison, Oracle, float64, hold
+from oracles.registry import described
+from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
+from strategies.case import CAUSAL_KINDS, DTYPES, PAST_END
+from strategies.layouts import LAYOUTS
+from strategies.values import FAMILIES
+
+MOST_WORK = 1 << 12
+every_oracle = pytest.mark.parametrize("oracle", ORACLES.values(), ids=ORACLES.keys())
+
+
+def held(oracle: Oracle, case: AttentionCase) -> Comparison:
+    """The oracle's answer to a case against the truth; form and untouched inputs are asserted."""
+    problem, pristine = build(case), build(case)
+    answer = oracle(problem)
+    assert answer.O.shape == problem.q.shape
+    assert answer.LSE is None or answer.LSE.shape == problem.q.shape[:3]
+    for tensor, before in zip((problem.q, problem.k, problem.v), (pristine.q, pristine.k, pristine.v), strict=True):
+        assert torch.equal(tensor.nan_to_num(), before.nan_to_num())
+    return hold(answer, pristine, float64(pristine))
+
+
+def conforms(oracle: Oracle, cases: list[AttentionCase]) -> int:
+    """Fail where the oracle is too far from the truth; how many of the cases it answered."""
+    answered = 0
+    for case in cases:
+        if not oracle.supports(build(case)):
+            continue
+        try:
+            found = held(oracle, case)
+        except NotImplementedError:
+            continue
+        answered += 1
+        assert found.ok, f"{oracle.name} on {case}: {found}"
+    return answered
+
+
+def small_box(causal) -> list[AttentionCase]:
+    """All shapes up to 3 x 3, full, padded and empty, one and two query heads to a head of K and V."""
+    cases = []
+    for Nq, Nk, group in product(range(4), range(4), (1, 2)):
+        geometry = Geometry(B=2, Hq=2 * group, Hk=2, Nq=Nq, Nk=Nk, d=2)
+        for lengths in {None, (0, Nk), (Nk, min(1, Nk)), (max(0, Nk - 1), Nk)}:
+            cases.append(AttentionCase(geometry, "fp32", Features(causal, seqlens_k=lengths), past_end="nan"))
+    return cases
+
+
+def spread() -> list[AttentionCase]:
+    """Every value family with every dtype; every layout with every filling past the end; every kind of scale."""
+    geometry = Geometry(B=2, Hq=4, Hk=2, Nq=9, Nk=17, d=8)
+    padded = Features("lower_right", seqlens_k=(17, 5))
+    cases = [
+        AttentionCase(geometry, dtype, Features(True), *(TensorSpec(family, seed) for seed in range(3)))
+        for family, dtype in product(FAMILIES, DTYPES)
+    ]
+    for layout, past_end in product(LAYOUTS, PAST_END):
+        tensors = (TensorSpec("normal", seed, layout) for seed in range(3))
+        cases.append(AttentionCase(geometry, "fp16", padded, *tensors, past_end=past_end))
+    for causal, scale in product(CAUSAL_KINDS, (0.0, -1.0, 4.0)):
+        cases.append(AttentionCase(geometry, "fp32", Features(causal, scale)))
+    return cases
+
+
+@every_oracle
+@pytest.mark.parametrize("causal", CAUSAL_KINDS)
+def test_agrees_with_the_truth_on_all_small_shapes(oracle, causal):
+    cases = small_box(causal)
+    assert conforms(oracle, cases) == (len(cases) if oracle.supports(build(cases[0])) else 0)
+
+
+@every_oracle
+def test_agrees_with_the_truth_on_all_families_dtypes_and_layouts(oracle):
+    cases = spread()
+    assert conforms(oracle, cases) == (len(cases) if oracle.supports(build(cases[0])) else 0)
+
+
+@every_oracle
+@given(case=attention_cases(max_work=MOST_WORK, history=False))
+def test_agrees_with_the_truth_on_drawn_cases(oracle, case):
+    conforms(oracle, [case])
+
+
+@every_oracle
+def test_says_what_it_is_and_what_it_lacks(oracle):
+    problem = build(AttentionCase())
+    assert oracle.description
+    assert oracle.supports(problem) == (oracle.why_not(problem) is None)
+
+
+def answer_of(problem, **changes) -> Answer:
+    truth = float64(problem.__class__(**(vars(problem) | changes)))
+    return Answer(truth.O, truth.LSE)
+
+
+def forgets_the_lengths(problem):
+    """Reads past the end."""
+    return answer_of(problem, seqlens_k=None)
+
+
+def aligns_upper_left(problem):
+    """Takes every causal mask for the upper-left one."""
+    return answer_of(problem, causal=bool(problem.causal))
+
+
+def forgets_the_scale(problem):
+    """Scale 1."""
+    return answer_of(problem, scale=1.0)
+
+
+def speaks_in_base_two(problem):
+    """LSE in base 2."""
+    right = answer_of(problem)
+    return Answer(right.O, right.LSE / torch.log(torch.tensor(2.0)))
+
+
+def says_nan_in_empty_rows(problem):
+    """A row that sees no key becomes NaN."""
+    right = answer_of(problem)
+    return Answer(right.O.masked_fill(right.LSE.isneginf()[..., None], torch.nan), right.LSE)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [forgets_the_lengths, aligns_upper_left, forgets_the_scale, speaks_in_base_two, says_nan_in_empty_rows],
+)
+def test_a_wrong_oracle_does_not_conform(wrong):
+    with pytest.raises(AssertionError, match=wrong.__name__):
+        conforms(described(wrong), small_box("lower_right"))

@@ -1,0 +1,78 @@
+"""Every oracle votes, and the one that stands alone is named."""
+
+import pytest
+
+from oracles import ORACLES, Answer, Oracle, compare, float64, forward_budget, odd_one_out, vote
+from oracles.registry import answers_all
+from strategies import AttentionCase, Features, Geometry, build
+
+CASE = AttentionCase(Geometry(B=2, Hq=2, Nq=5, Nk=7, d=8), "bf16", Features(True, seqlens_k=(7, 0)), past_end="nan")
+
+
+@pytest.fixture
+def votes():
+    def cast(case=CASE):
+        problem = build(case)
+        truth = float64(problem)
+        return vote(problem, truth, forward_budget(problem, truth))
+
+    return cast
+
+
+def plant(monkeypatch, compute, why_not=answers_all):
+    monkeypatch.setitem(ORACLES, compute.__name__, Oracle(compute.__name__, "Planted.", compute, why_not))
+
+
+def test_all_agree_and_none_is_odd(votes):
+    cast = votes()
+    assert {"naive_fp32", "numpy64", "sdpa_math", "sdpa_flash"} <= set(cast)
+    assert "float64" not in cast
+    assert odd_one_out(cast) is None
+
+
+def test_the_odd_one_out_is_named(votes, monkeypatch):
+    def all_zero(problem):
+        return Answer(problem.q * 0)
+
+    plant(monkeypatch, all_zero)
+    assert odd_one_out(votes()) == "all_zero"
+
+
+def test_a_wrong_lse_counts(votes, monkeypatch):
+    def unlogged(problem):
+        truth = float64(problem)
+        return Answer(truth.O, truth.LSE + 1)
+
+    plant(monkeypatch, unlogged)
+    assert odd_one_out(votes()) == "unlogged"
+
+
+def test_an_oracle_is_held_to_its_own_precision(votes, monkeypatch):
+    def single(problem):
+        return Answer(float64(problem).O.float().double())
+
+    plant(monkeypatch, single)
+    assert not votes()["single"].ok
+    assert votes()["naive_fp32"].budget < votes()["sdpa_math"].budget
+
+
+def test_who_cannot_answer_does_not_vote(votes, monkeypatch):
+    def refuses(problem):
+        raise NotImplementedError
+
+    def lacks_a_device(problem):
+        raise AssertionError
+
+    plant(monkeypatch, refuses)
+    plant(monkeypatch, lacks_a_device, lambda problem: "there is none")
+    assert not {"refuses", "lacks_a_device"} & set(votes())
+
+
+def test_the_truth_is_odd_where_all_others_disagree_with_it():
+    problem = build(CASE)
+    truth = float64(problem)
+    wrong = compare(truth.O + 1, truth.O, forward_budget(problem, truth).O)
+    right = compare(truth.O, truth.O, forward_budget(problem, truth).O)
+    assert odd_one_out({"a": wrong, "b": wrong}) == "float64"
+    assert odd_one_out({"a": wrong, "b": wrong, "c": right}) is None
+    assert odd_one_out({"a": wrong}) is None

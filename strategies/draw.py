@@ -35,6 +35,10 @@ OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256)
 BATCHES = (1,) * 12 + (2,) * 6 + (3,) * 3 + (5,)
 HEADS = (1,) * 16 + (2,) * 8 + (3,) * 4 + (65,)
 GROUPS = (1,) * 12 + (2,) * 8 + (3,) * 4 + (4,) * 4 + (8,) * 2 + (65,)
+MAX_HEADS = 160
+"""B·Hq at most: enough for a kernel that folds 128 heads into a tile, and not a second of the interpreter's time."""
+MAX_SIZE = 1 << 20
+"""Elements of q, or of K and V with each head repeated for its group."""
 SCALES = (None, None, None, 1.0, 0.05, 0.0, -0.25, -1.0)
 
 TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
@@ -133,10 +137,10 @@ def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyp
     group = draw(_any_of(GROUPS)) if gqa else 1
     Nq = Nk if is_square else Nq
     Nq = min(Nq, max(1, max_work // max(1, Nk)))
-    room = max_work // max(1, Nq * Nk)
-    B = min(B, max(1, room))
-    Hk = min(Hk, max(1, room // B))
-    group = min(group, max(1, room // (B * Hk)))
+    room = max(1, min(max_work // max(1, Nq * Nk), MAX_SIZE // (max(1, Nq, Nk) * d), MAX_HEADS))
+    B = min(B, room)
+    Hk = min(Hk, room // B)
+    group = min(group, room // (B * Hk))
     return Geometry(B, Hk * group, Hk, Nq, Nk, d)
 
 

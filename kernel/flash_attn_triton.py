@@ -21,6 +21,7 @@ from .tiles import (
     INTERPRETER_TILE,
     TileConfig,
     block_d,
+    check_pinned,
     default_tile,
     device_arch,
     fitting_space,
@@ -335,7 +336,7 @@ def flash_attn_forward_debug(
     tile = parse_config(config)
     if tile == "autotune":
         raise ValueError('config must name a tile in debug mode, where the counts depend on it, got "autotune"')
-    tile = tile or _default_tile(q)
+    tile = _usable_tile(tile, q)
     q_tiles = triton.cdiv(problem.Nq, tile.BLOCK_M)
     skipped = torch.empty(problem.B, problem.Hq, q_tiles, dtype=torch.int32, device=q.device)
     o, _ = _launch(problem, q, k, v, seqlens_k, tile, skipped)
@@ -394,7 +395,7 @@ def _launch(
         if tile == "autotune" and not INTERPRETED:
             _tuned()[lambda meta: grid(heads, problem.Nq, meta["BLOCK_M"])](*runtime, **constexprs)
         else:
-            tile = tile if isinstance(tile, TileConfig) else _default_tile(q)
+            tile = _usable_tile(tile, q)
             _forward[grid(heads, problem.Nq, tile.BLOCK_M)](*runtime, **constexprs, **tile.options())
     return o, lse
 
@@ -455,10 +456,15 @@ def _check_device(q: torch.Tensor) -> None:
         )
 
 
-def _default_tile(q: torch.Tensor) -> TileConfig:
+def _usable_tile(tile: TileConfig | str | None, q: torch.Tensor) -> TileConfig:
+    """The pinned tile, if it can run, or the default one."""
     if INTERPRETED:
-        return INTERPRETER_TILE
-    return default_tile(block_d(q.shape[-1]), q.dtype, device_arch(q.device))
+        return tile if isinstance(tile, TileConfig) else INTERPRETER_TILE
+    where = (block_d(q.shape[-1]), q.dtype, device_arch(q.device))
+    if not isinstance(tile, TileConfig):
+        return default_tile(*where)
+    check_pinned(tile, *where)
+    return tile
 
 
 @functools.cache

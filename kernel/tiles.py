@@ -11,12 +11,15 @@ _PATTERN = re.compile(r"(\d+)x(\d+)x(\d+)x(\d+)")
 _TILE_SIZES = (16, 32, 64, 128, 256)
 _WARPS = (1, 2, 4, 8, 16)
 _STAGES = range(1, 9)
-_MAX_REGISTERS = 255
+# Of 255 registers a thread, the rest goes to addresses, masks and row statistics.
+_REGISTERS_FOR_TILES = 208
+# tl.dot without tensor cores keeps the operands of each accumulator element in registers too (measured: about 6 in all).
+_REGISTERS_PER_FMA_ELEMENT = 6
+_WARP_SIZE = 32
 
 # Shared memory one block may use, in bytes, by compute capability (CUDA C++ Programming Guide, "Technical Specifications
 # per Compute Capability"): https://docs.nvidia.com/cuda/cuda-c-programming-guide/
 SHARED_MEMORY = {
-    75: 65_536,
     80: 166_912,
     86: 101_376,
     87: 166_912,
@@ -64,6 +67,32 @@ class TileConfig:
         return cls(*(int(number) for number in match.groups()))
 
 
+def _tiles(*texts: str) -> tuple[TileConfig, ...]:
+    return tuple(TileConfig.parse(text) for text in texts)
+
+
+# Tensor cores take fp16 and bf16; fp32 in full precision has none, and its products fill the registers much sooner.
+_TENSOR_CORE_SPACE = _tiles(
+    *("128x128x8x4", "128x128x8x2", "128x64x4x3", "128x64x8x3", "128x64x8x2"),
+    *("64x64x4x3", "64x64x4x2", "64x64x8x2", "64x64x8x1", "64x32x8x2", "32x32x4x2"),
+)
+_FMA_SPACE = _tiles("64x32x8x1", "32x32x8x2", "32x32x8x1", "32x32x4x1", "16x32x4x1", "16x16x4x1")
+
+# Defaults by (lowest architecture, widest head-dim tile), the first row that holds wins. Those of sm_90 were chosen on an
+# H100, the others by what compiles without spilling.
+_TENSOR_CORE_DEFAULTS = (
+    (90, 64, TileConfig(128, 64, 4, 3)),
+    (90, 128, TileConfig(128, 64, 8, 3)),
+    (90, 256, TileConfig(128, 64, 8, 2)),
+    (0, 128, TileConfig(64, 64, 4, 3)),
+    (0, 256, TileConfig(64, 64, 8, 1)),
+)
+_FMA_DEFAULTS = (
+    (0, 64, TileConfig(32, 32, 4, 1)),
+    (0, 128, TileConfig(32, 32, 8, 1)),
+    (0, 256, TileConfig(16, 16, 4, 1)),
+)
+
 # The interpreter runs one operation at a time, so few large tiles are fastest and there is nothing to tune.
 INTERPRETER_TILE = TileConfig(64, 64, 4, 1)
 
@@ -94,25 +123,53 @@ def shared_memory_limit(arch: int) -> int:
     return SHARED_MEMORY[max(known)] if known else min(SHARED_MEMORY.values())
 
 
-_SPACE = tuple(
-    TileConfig.parse(text)
-    for text in (
-        *("64x64x4x3", "64x64x4x2", "128x64x4x3", "128x64x8x3", "128x64x8x2", "128x128x8x2", "128x128x8x4"),
-        *("64x32x4x2", "64x32x4x3", "64x64x8x2", "128x32x8x2", "32x32x4x2", "32x32x4x1", "16x32x4x1"),
-    )
-)
-
 
 def space() -> tuple[TileConfig, ...]:
-    """Every configuration that autotuning knows, for all devices together."""
-    return _SPACE
+    """Every configuration that autotuning knows, for all devices and dtypes together."""
+    return tuple(dict.fromkeys(_TENSOR_CORE_SPACE + _FMA_SPACE))
 
 
 def fitting_space(BLOCK_D: int, dtype: torch.dtype, arch: int) -> tuple[TileConfig, ...]:
-    """The part of the space that fits the device by shared memory and registers."""
-    return _SPACE
+    """The configurations worth trying: those of the dtype that fit the device by shared memory and registers."""
+    tiles = _FMA_SPACE if dtype == torch.float32 else _TENSOR_CORE_SPACE
+    return tuple(
+        tile
+        for tile in tiles
+        if shared_memory(tile, BLOCK_D, dtype, arch) <= shared_memory_limit(arch)
+        and registers(tile, BLOCK_D, dtype, arch) <= _REGISTERS_FOR_TILES
+    )
 
 
 def default_tile(BLOCK_D: int, dtype: torch.dtype, arch: int) -> TileConfig:
-    """The shipped configuration."""
-    return _SPACE[0]
+    """The shipped configuration of an architecture, a dtype and a head-dim tile."""
+    table = _FMA_DEFAULTS if dtype == torch.float32 else _TENSOR_CORE_DEFAULTS
+    return next(tile for lowest, widest, tile in table if arch >= lowest and BLOCK_D <= widest)
+
+
+def check_pinned(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> None:
+    """NotImplementedError for a pinned tile that cannot run on the device, or that would compile for minutes.
+
+    A tile that merely spills registers is allowed: it is slow and right.
+    """
+    where = f"d up to {BLOCK_D} in {str(dtype).removeprefix('torch.')} on sm_{arch}"
+    needed, limit = shared_memory(tile, BLOCK_D, dtype, arch), shared_memory_limit(arch)
+    if needed > limit:
+        raise NotImplementedError(f"config {tile} needs {needed} bytes of shared memory of {limit} for {where}")
+    if dtype == torch.float32 and registers(tile, BLOCK_D, dtype, arch) > _REGISTERS_FOR_TILES:
+        raise NotImplementedError(f"config {tile} has too many products per thread without tensor cores for {where}")
+
+
+def shared_memory(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> int:
+    """Upper estimate in bytes: Q once, K and V once per stage (before sm_90 one buffer fewer), 1 KB for reductions."""
+    buffers = max(2, 2 * tile.num_stages - (arch < 90))
+    return (tile.BLOCK_M + buffers * tile.BLOCK_N) * BLOCK_D * dtype.itemsize + 1024
+
+
+def registers(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> int:
+    """Estimate per thread for the tiles alone: O and scores in fp32, K on its way to shared memory, Q before sm_90."""
+    o, scores = tile.BLOCK_M * BLOCK_D, tile.BLOCK_M * tile.BLOCK_N
+    threads = tile.num_warps * _WARP_SIZE
+    if dtype == torch.float32:
+        return _REGISTERS_PER_FMA_ELEMENT * (o + scores) // threads
+    staged = tile.BLOCK_N * BLOCK_D // 2 + (o // 2 if arch < 90 else 0)
+    return (o + scores + staged) // threads

@@ -52,7 +52,7 @@ def _readable(problem: Problem) -> tuple[Tensor, Tensor]:
     """K and V with 0 for what lies past the end, as a masked load leaves it."""
     if problem.seqlens_k is None:
         return problem.k, problem.v
-    past_end = torch.arange(problem.k.shape[2]) >= problem.seqlens_k[:, None]
+    past_end = torch.arange(problem.k.shape[2], device=problem.k.device) >= problem.seqlens_k[:, None]
     return tuple(tensor.masked_fill(past_end[:, None, :, None], 0.0) for tensor in (problem.k, problem.v))
 
 

@@ -93,19 +93,18 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, in the order in which a person wants to read them."""
-        data = {
+        worst = self.worst and {"ratio": finite_or_text(self.worst.ratio), "case": self.worst.case.to_json()}
+        return {
             MARKER: FORMAT,
             "subject": self.subject,
             "device": self.device,
             "repr": repr(self.case),
             "case": self.case.to_json(),
             "verdict": _verdict_to_json(self.verdict),
+            **({"worst": worst} if worst else {}),
             "checksum": self.checksum,
             "versions": dict(self.versions),
         }
-        if self.worst is not None:
-            data["worst"] = {"ratio": finite_or_text(self.worst.ratio), "case": self.worst.case.to_json()}
-        return data
 
     @classmethod
     def from_json(cls, data: object) -> Entry:

@@ -83,8 +83,10 @@ class SavedFailure(pytest.Item):
         replayed = replay(self.path)
         if replayed.elsewhere:
             pytest.skip(replayed.sentence)
-        if replayed.status != "FIXED":
-            pytest.fail(f"{replayed.line()}\n{replayed.story()}", pytrace=False)
+        if replayed.status == "ERROR":
+            pytest.fail(f"ERROR {replayed.sentence}", pytrace=False)
+        if replayed.status == "FAILED":
+            pytest.fail(f"{replayed.sentence}\n{replayed.story()}", pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """Where it is and what it is called in reports."""

@@ -39,7 +39,7 @@ class Snapshot:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._tensors = list(tensors)
-        self._before = [_bytes(tensor).clone() for tensor in self._tensors]
+        self._before = [_words(tensor).clone() for tensor in self._tensors]
 
     def changed(self) -> list[int]:
         """Positions of the tensors whose own elements changed."""
@@ -51,15 +51,17 @@ class Snapshot:
 
     def _same(self, position: int, before: Tensor, own: bool) -> bool:
         tensor = self._tensors[position]
-        now = _bytes(tensor)
+        now = _words(tensor)
         if torch.equal(now, before):
             return True
-        is_own = torch.zeros(now.numel() // tensor.element_size(), dtype=torch.bool, device=now.device)
+        differs = (now.view(torch.uint8) != before.view(torch.uint8)).view(-1, tensor.element_size()).any(dim=1)
+        is_own = torch.zeros_like(differs)
         is_own.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).fill_(True)
-        differs = (now != before).view(-1, tensor.element_size()).any(dim=1)
         return not bool((differs & (is_own if own else ~is_own)).any())
 
 
-def _bytes(tensor: Tensor) -> Tensor:
-    """The whole storage behind a tensor, as bytes."""
-    return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
+def _words(tensor: Tensor) -> Tensor:
+    """The whole storage behind a tensor, as words of 8 bytes, which compare faster, or bytes where they do not fit."""
+    storage = tensor.untyped_storage()
+    dtype = torch.uint8 if storage.nbytes() % 8 else torch.int64
+    return torch.empty(0, dtype=dtype, device=tensor.device).set_(storage)

@@ -32,11 +32,11 @@ TILES = (16, 32, 64, 128)
 TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1025, 1537, 2047, 2048, 2049, 3001, 4095)
 COMMON_HEAD_DIMS = (16, 32, 64, 128)
 OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256)
-BATCHES = (1,) * 12 + (2,) * 6 + (3,) * 3 + (5,)
-HEADS = (1,) * 16 + (2,) * 8 + (3,) * 4 + (65,)
-GROUPS = (1,) * 12 + (2,) * 8 + (3,) * 4 + (4,) * 4 + (8,) * 2 + (65,)
+BATCHES = (1,) * 16 + (2,) * 8 + (3,) * 3 + (5,)
+HEADS = (1,) * 60 + (2,) * 24 + (3,) * 10 + (65,)
+GROUPS = (1,) * 60 + (2,) * 24 + (3,) * 12 + (4,) * 6 + (8,) * 3 + (65,)
 MAX_HEADS = 160
-"""B·Hq at most: enough for a kernel that folds 128 heads into a tile, and not a second of the interpreter's time."""
+"""B·Hq at most, of queries that fit one tile: enough for a kernel that folds 128 heads into one."""
 MAX_SIZE = 1 << 20
 """Elements of q, or of K and V with each head repeated for its group."""
 SCALES = (None, None, None, 1.0, 0.05, 0.0, -0.25, -1.0)
@@ -74,7 +74,7 @@ def attention_cases(
     layouts: Sequence[str] | None = None,
     families: Sequence[str] | None = None,
     max_length: int = 4096,
-    max_work: int = 1 << 18,
+    max_work: int = 1 << 17,
     history: bool = True,
 ) -> st.SearchStrategy[AttentionCase]:
     """Draw attention problems; each argument narrows what is drawn.
@@ -137,7 +137,9 @@ def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyp
     group = draw(_any_of(GROUPS)) if gqa else 1
     Nq = Nk if is_square else Nq
     Nq = min(Nq, max(1, max_work // max(1, Nk)))
-    room = max(1, min(max_work // max(1, Nq * Nk), MAX_SIZE // (max(1, Nq, Nk) * d), MAX_HEADS))
+    longest = max(1, Nq, Nk)
+    room = max(1, min(max_work // (max(1, Nq) * max(1, Nk)), MAX_SIZE // (longest * d), MAX_HEADS * 16 // longest))
+    room = min(room, MAX_HEADS)
     B = min(B, room)
     Hk = min(Hk, room // B)
     group = min(group, room // (B * Hk))
@@ -173,11 +175,11 @@ def _seeds() -> st.SearchStrategy[int]:
 
 @cache
 def _histories() -> tuple[tuple[str, ...], ...]:
-    """No call before, five times in six; else one call, or the same one before another."""
+    """No call before, seven times in eight; else one call, or one more before it."""
     one = [(name,) for name in sorted(VARIATIONS)]
     two = [(first, *second) for first in ("other_causal", "other_values") for second in one]
     some = [*one, *one, *two]
-    return ((),) * (5 * len(some)) + tuple(some)
+    return ((),) * (7 * len(some)) + tuple(some)
 
 
 @cache
@@ -194,14 +196,16 @@ def _lengths(longest: int) -> tuple[int, ...]:
 
 
 def _weight(n: int) -> int:
+    """Small lengths most often, then those around the edges of tiles."""
     if n <= 4:
-        return 20
-    if any(n % tile in (0, 1, tile - 1) and n // tile <= 2 for tile in TILES):
-        return 8
-    return 5 if n <= 17 else 1
+        return 40
+    is_edge = any(n % tile in (0, 1, tile - 1) and n // tile <= 2 for tile in TILES)
+    if n <= 2 * TILES[2] + 1:
+        return 12 if is_edge else 8 if n <= 17 else 2
+    return 4 if is_edge else 1
 
 
 @cache
 def _head_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
-    weights = {d: 24 if d in COMMON_HEAD_DIMS else 6 if d in OTHER_HEAD_DIMS else 1 for d in dims}
+    weights = {d: 48 if d in COMMON_HEAD_DIMS else 12 if d in OTHER_HEAD_DIMS else 2 if d <= 64 else 1 for d in dims}
     return tuple(d for d in dims for _ in range(weights[d]))

@@ -113,7 +113,7 @@ def _fill_past_end(tensor: Tensor, case: AttentionCase, strides: tuple[int, int,
 def _place(tensor: Tensor, placement: Placement) -> _Placed:
     shape = tensor.shape
     reach = sum((size - 1) * stride for size, stride in zip(shape, placement.strides, strict=True)) + 1
-    size = placement.offset + max(reach, 0) + 2 * GUARD
+    size = -(-(placement.offset + max(reach, 0)) // 4) * 4 + 2 * GUARD
     buffer = torch.full((size,), float("nan"), dtype=tensor.dtype)
     sizes = [1 if stride == 0 else n for n, stride in zip(shape, placement.strides, strict=True)]
     own = tensor[tuple(slice(0, n) for n in sizes)]

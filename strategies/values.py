@@ -6,6 +6,7 @@ everywhere (+, -, *, /, comparisons), so that a case has the same tensors on eve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -34,13 +35,14 @@ class Stream:
 
     def uniform(self, size: tuple[int, ...]) -> Array:
         """Numbers in (0, 1) on a grid of 2^-53, never 0."""
-        words = self.bits.random_raw(int(np.prod(size))).reshape(size)
+        words = self.bits.random_raw(math.prod(size)).reshape(size)
         return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
     def normal(self, size: tuple[int, ...]) -> Array:
         """Mean 0, variance 1, |x| <= 3.47: the sum of four uniforms (Irwin-Hall), exact, with no libm in it."""
-        words = self.bits.random_raw(2 * int(np.prod(size))).view(np.uint32)
-        sums: NDArray[np.int64] = words.reshape(*size, 4).sum(axis=-1, dtype=np.int64)
+        words = self.bits.random_raw(2 * math.prod(size)).reshape(2, *size)
+        halves = (words >> np.uint64(32)) + (words & np.uint64(2**32 - 1))
+        sums: NDArray[np.int64] = (halves[0] + halves[1]).view(np.int64)
         return (sums - 2 * (2**32 - 1)).astype(np.float64) * (2.0**-32 * 1.7320508075688772)
 
     def integers(self, low: int, high: int, size: tuple[int, ...]) -> NDArray[np.int64]:

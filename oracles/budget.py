@@ -29,6 +29,10 @@ class Budget:
     LSE: Tensor
     terms: Terms | None = field(default=None, repr=False)
 
+    def is_for(self, dtype: torch.dtype) -> bool:
+        """Whether it speaks of a kernel that computes from, casts P to and stores in one dtype, this one."""
+        return self.terms is None or self.terms.rounding == Arithmetic.of(dtype)
+
     def parts_O(self, index: tuple[int, ...]) -> dict[str, float]:
         """What the budget of one element of O is made of, by name."""
         return {} if self.terms is None else _floats(self.terms.parts_O(), self.O.shape, index)

@@ -16,7 +16,7 @@ TRUTH = "float64"
 def vote(problem: Problem, truth: Truth, budget: Budget) -> dict[str, Comparison]:
     """Hold the answer of every oracle but the truth's own against the truth, each with a budget for its precision.
 
-    budget: that of the problem's dtype. The comparison is the worse one of O and LSE. Oracles that cannot answer
+    budget: the subject's, taken for the oracles that it fits. The comparison is the worse one of O and LSE. Oracles that cannot answer
     the problem, or refuse it with NotImplementedError, are left out.
     """
     votes = {}
@@ -33,7 +33,7 @@ def vote(problem: Problem, truth: Truth, budget: Budget) -> dict[str, Comparison
 
 def hold(answer: Answer, problem: Problem, truth: Truth, budget: Budget | None = None) -> Comparison:
     """Hold one answer against the truth, with a budget for the dtype of `answer.O`; the worse one of O and LSE."""
-    if budget is None or answer.O.dtype != problem.q.dtype:
+    if budget is None or not budget.is_for(answer.O.dtype):
         budget = forward_budget(problem, truth, dtype=answer.O.dtype)
     found = compare(answer.O, truth.O, budget.O)
     if answer.LSE is None:

@@ -17,9 +17,9 @@ MOST_WORK = 1 << 12
 every_oracle = pytest.mark.parametrize("oracle", ORACLES.values(), ids=ORACLES.keys())
 
 
-def held(oracle: Oracle, case: AttentionCase) -> Comparison:
+def held(oracle: Oracle, case: AttentionCase, device: str) -> Comparison:
     """The oracle's answer to a case against the truth; form and untouched inputs are asserted."""
-    problem, pristine = build(case), build(case)
+    problem, pristine = build(case, device), build(case, device)
     answer = oracle(problem)
     assert answer.O.shape == problem.q.shape
     assert answer.LSE is None or answer.LSE.shape == problem.q.shape[:3]
@@ -28,14 +28,14 @@ def held(oracle: Oracle, case: AttentionCase) -> Comparison:
     return hold(answer, pristine, float64(pristine))
 
 
-def conforms(oracle: Oracle, cases: list[AttentionCase]) -> int:
+def conforms(oracle: Oracle, cases: list[AttentionCase], device: str = "cpu") -> int:
     """Fail where the oracle is too far from the truth; how many of the cases it answered."""
     answered = 0
     for case in cases:
-        if not oracle.supports(build(case)):
+        if not oracle.supports(build(case, device)):
             continue
         try:
-            found = held(oracle, case)
+            found = held(oracle, case, device)
         except NotImplementedError:
             continue
         answered += 1
@@ -86,6 +86,13 @@ def test_agrees_with_the_truth_on_all_families_dtypes_and_layouts(oracle):
 @given(case=attention_cases(max_work=MOST_WORK, history=False))
 def test_agrees_with_the_truth_on_drawn_cases(oracle, case):
     conforms(oracle, [case])
+
+
+@every_oracle
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_agrees_with_the_truth_on_cuda(oracle):
+    assert conforms(oracle, spread(), "cuda") > 0
 
 
 @every_oracle

@@ -1,6 +1,7 @@
 """Every oracle votes, and the one that stands alone is named."""
 
 import pytest
+import torch
 
 from oracles import ORACLES, Answer, Oracle, compare, float64, forward_budget, odd_one_out, vote
 from oracles.registry import answers_all
@@ -54,6 +55,14 @@ def test_an_oracle_is_held_to_its_own_precision(votes, monkeypatch):
     plant(monkeypatch, single)
     assert not votes()["single"].ok
     assert votes()["naive_fp32"].budget < votes()["sdpa_math"].budget
+
+
+def test_an_oracle_is_not_held_to_the_subjects_cast_of_p():
+    problem = build(CASE)
+    truth = float64(problem)
+    exact_P = forward_budget(problem, truth, p_dtype=torch.float32)
+    assert vote(problem, truth, exact_P) == vote(problem, truth, forward_budget(problem, truth))
+    assert not exact_P.is_for(torch.bfloat16)
 
 
 def test_who_cannot_answer_does_not_vote(votes, monkeypatch):

@@ -3,8 +3,8 @@
 Online softmax over key tiles with a running max m, a running sum l and an accumulator in fp32
 (Dao et al., https://arxiv.org/abs/2205.14135 and https://arxiv.org/abs/2307.08691). No Nq x Nk tensor exists.
 
-A query tile visits its wholly visible key tiles first, in a loop without a mask, then the tiles that the diagonal or the
-end of the keys cuts, in a loop with one. Key tiles that no row of the query tile sees are never visited.
+A query tile visits its wholly visible key tiles first, in a loop without a mask, then the tiles that the diagonal
+or the end of the keys cuts, in a loop with one. Key tiles that no row of the query tile sees are never visited.
 """
 
 import contextlib
@@ -78,7 +78,9 @@ def _visit(
     WIDEN: tl.constexpr,
     COUNT: tl.constexpr,
 ):
-    """Visit the key tiles of [start, stop): one online softmax step each. Returns acc, m, l and with COUNT the tiles visited.
+    """Visit the key tiles of [start, stop), one online softmax step each.
+
+    Returns acc, m, l, the advanced pointers and, with COUNT, the number of tiles visited.
 
     m is the running max of the scores in log2 units, l the running sum of exp2(score - m); key columns at or past
     `visible` are not read, and with MASKED row i sees the columns below row_limit[i].
@@ -314,7 +316,7 @@ def flash_attn_forward(
     scale: float | None = None,
     config: TileConfig | str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of q (B, Hq, Nq, d) over k, v (B, Hk, Nk, d): returns O like q, contiguous, and LSE (B, Hq, Nq) in fp32.
+    """Attention of q (B, Hq, Nq, d) over k, v (B, Hk, Nk, d): O like q, contiguous, and LSE (B, Hq, Nq) in fp32.
 
     The arguments and errors are those of `kernel.flash_attention`.
     """
@@ -331,7 +333,7 @@ def flash_attn_forward_debug(
     scale: float | None = None,
     config: TileConfig | str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return O and the key tiles each program left out: int32 (B, Hq, query tiles), counted by the kernel as it runs."""
+    """Return O and the key tiles left out, int32 (B, Hq, query tiles), counted by the kernel as it runs."""
     problem = check_arguments(q, k, v, causal, seqlens_k, scale)
     tile = parse_config(config)
     if tile == "autotune":
@@ -426,7 +428,7 @@ def _used_strides(x: torch.Tensor) -> tuple[int, ...]:
 
 
 def _split_scale(scale: float) -> tuple[int, float]:
-    """Return the sign of the scale and |scale| * log2(e), which is 1 where the sign is 0: the kernel needs it positive."""
+    """Return the sign of the scale and |scale| * log2(e), or 0 and 1: the kernel needs the latter positive."""
     scale_log2 = float(np.float32(abs(scale) * math.log2(math.e)))
     if scale_log2 == 0.0:
         return 0, 1.0
@@ -434,7 +436,7 @@ def _split_scale(scale: float) -> tuple[int, float]:
 
 
 def _section(problem: Problem, q: torch.Tensor) -> int:
-    """How many heads run side by side: those of a KV head, and for causal, longest first, as many as fit the L2 cache."""
+    """Heads that run side by side: those of a KV head; for causal, longest first, as many as fit the L2 cache."""
     group = problem.Hq // problem.Hk
     if problem.alignment is None:
         return group
@@ -469,7 +471,7 @@ def _usable_tile(tile: TileConfig | str | None, q: torch.Tensor) -> TileConfig:
 
 @functools.cache
 def _tuned() -> triton.runtime.Autotuner:
-    """The kernel with Triton's autotuner over the whole space; it only writes O and LSE, so repeating it is harmless."""
+    """The kernel under Triton's autotuner, over the whole space; repeating a pure kernel is harmless."""
     return triton.autotune(
         configs=[triton.Config(tile.blocks(), tile.num_warps, tile.num_stages) for tile in space()],
         key=["BLOCK_D", "CAUSAL", "HAS_SEQLENS", "PAD_D", "FAST", "WIDE", "SIGN", "COUNT", "bucket"],

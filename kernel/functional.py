@@ -25,22 +25,23 @@ def flash_attention(
         q: (B, Hq, Nq, d) in fp16, bf16 or fp32, any strides, d from 1 to 256.
         k: (B, Hk, Nk, d) like q, Hq a multiple of Hk: query head h reads key head h // (Hq // Hk).
         v: like k.
-        causal: True or "upper_left" lets query i see the keys j <= i, as torch's `is_causal`; "lower_right" lets the last
-            query see the last key: j <= i + seqlens_k[b] - Nq (Nk without seqlens_k), as flash-attn since 2.1.
-        seqlens_k: (B,) int32 or int64 on q's device, 0..Nk; keys at or past it are never read. Values out of range raise
-            on a CPU; on CUDA, where looking would stall the stream, they are clamped to 0..Nk.
+        causal: True or "upper_left" lets query i see the keys j <= i, as torch's `is_causal`; "lower_right" lets the
+            last query see the last key: j <= i + seqlens_k[b] - Nq (Nk without seqlens_k), as flash-attn since 2.1.
+        seqlens_k: (B,) int32 or int64 on q's device, 0..Nk; keys at or past it are never read. Values out of range
+            raise on a CPU; on CUDA, where looking would stall the stream, they are clamped to 0..Nk.
         scale: any float finite in fp32, d ** -0.5 when None.
         return_lse: also return the log-sum-exp of the scaled scores.
         config: None takes the shipped tile of the device, "64x64x4x3" (query rows x keys x warps x stages) or a
-            `TileConfig` pins one, "autotune" measures the space once per kind of problem; the interpreter has nothing to
-            tune and then takes its one fixed tile.
+            `TileConfig` pins one, "autotune" measures the space once per kind of problem; the interpreter has nothing
+            to tune and then takes its one fixed tile.
 
     Returns:
-        O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that sees
-        no key has O = 0 and LSE = -inf.
+        O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that
+        sees no key has O = 0 and LSE = -inf.
 
     Raises:
         TypeError, ValueError: one sentence with the argument, what came and what is legal.
+        NotImplementedError: a pinned tile that cannot run on the device.
     """
     o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
     return (o, lse) if return_lse else o

@@ -13,12 +13,12 @@ _WARPS = (1, 2, 4, 8, 16)
 _STAGES = range(1, 9)
 # Of 255 registers a thread, the rest goes to addresses, masks and row statistics.
 _REGISTERS_FOR_TILES = 208
-# tl.dot without tensor cores keeps the operands of each accumulator element in registers too (measured: about 6 in all).
+# tl.dot without tensor cores keeps the operands of each accumulator element too: about 6 registers, as compiled.
 _REGISTERS_PER_FMA_ELEMENT = 6
 _WARP_SIZE = 32
 
-# Shared memory one block may use, in bytes, by compute capability (CUDA C++ Programming Guide, "Technical Specifications
-# per Compute Capability"): https://docs.nvidia.com/cuda/cuda-c-programming-guide/
+# Shared memory one block may use, in bytes, by compute capability (CUDA C++ Programming Guide, "Technical
+# Specifications per Compute Capability"): https://docs.nvidia.com/cuda/cuda-c-programming-guide/
 SHARED_MEMORY = {
     80: 166_912,
     86: 101_376,
@@ -63,7 +63,9 @@ class TileConfig:
         """Read the pinned form "BLOCK_MxBLOCK_NxWARPSxSTAGES", such as "64x64x4x3"; ValueError otherwise."""
         match = _PATTERN.fullmatch(text)
         if match is None:
-            raise ValueError(f'config must be "autotune" or read like "64x64x4x3" (M x N x warps x stages), got {text!r}')
+            raise ValueError(
+                f'config must be "autotune" or read like "64x64x4x3" (M x N x warps x stages), got {text!r}'
+            )
         return cls(*(int(number) for number in match.groups()))
 
 
@@ -123,7 +125,6 @@ def shared_memory_limit(arch: int) -> int:
     return SHARED_MEMORY[max(known)] if known else min(SHARED_MEMORY.values())
 
 
-
 def space() -> tuple[TileConfig, ...]:
     """Every configuration that autotuning knows, for all devices and dtypes together."""
     return tuple(dict.fromkeys(_TENSOR_CORE_SPACE + _FMA_SPACE))
@@ -142,8 +143,14 @@ def fitting_space(BLOCK_D: int, dtype: torch.dtype, arch: int) -> tuple[TileConf
 
 def default_tile(BLOCK_D: int, dtype: torch.dtype, arch: int) -> TileConfig:
     """The shipped configuration of an architecture, a dtype and a head-dim tile."""
+    arch = _like(arch)
     table = _FMA_DEFAULTS if dtype == torch.float32 else _TENSOR_CORE_DEFAULTS
-    return next(tile for lowest, widest, tile in table if arch >= lowest and BLOCK_D <= widest)
+    return next(tile for lowest, widest, tile in table if arch >= lowest and widest >= BLOCK_D)
+
+
+def _like(arch: int) -> int:
+    """The architecture whose way of multiplying this one shares: sm_120 has no wgmma and no tensor memory, as sm_89."""
+    return 89 if arch >= 120 else arch
 
 
 def check_pinned(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> None:
@@ -161,7 +168,7 @@ def check_pinned(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) 
 
 def shared_memory(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> int:
     """Upper estimate in bytes: Q once, K and V once per stage (before sm_90 one buffer fewer), 1 KB for reductions."""
-    buffers = max(2, 2 * tile.num_stages - (arch < 90))
+    buffers = max(2, 2 * tile.num_stages - (_like(arch) < 90))
     return (tile.BLOCK_M + buffers * tile.BLOCK_N) * BLOCK_D * dtype.itemsize + 1024
 
 
@@ -171,5 +178,5 @@ def registers(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> 
     threads = tile.num_warps * _WARP_SIZE
     if dtype == torch.float32:
         return _REGISTERS_PER_FMA_ELEMENT * (o + scores) // threads
-    staged = tile.BLOCK_N * BLOCK_D // 2 + (o // 2 if arch < 90 else 0)
+    staged = tile.BLOCK_N * BLOCK_D // 2 + (o // 2 if _like(arch) < 90 else 0)
     return (o + scores + staged) // threads

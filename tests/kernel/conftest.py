@@ -1,4 +1,4 @@
-"""Without a CUDA device the kernel runs under Triton's interpreter, which must be chosen before the kernel is imported."""
+"""Without a CUDA device the kernel runs under Triton's interpreter, chosen before the kernel is imported."""
 
 import os
 

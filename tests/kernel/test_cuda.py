@@ -1,0 +1,66 @@
+"""What only a device can show: the compiled kernel against float64, and a grid past 65,535."""
+
+import pytest
+import torch
+
+from kernel import flash_attention
+from kernel.flash_attn_triton import INTERPRETED
+
+from .reference import assert_close, draw
+
+pytestmark = pytest.mark.cuda
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def check(shape, dtype, causal=False, seqlens_k=None, scale=None, config=None):
+    q, k, v = draw(*shape, dtype, "cuda")
+    o, lse = flash_attention(q, k, v, causal, seqlens_k, scale, return_lse=True, config=config)
+    assert_close(o, lse, q, k, v, causal, seqlens_k, scale)
+
+
+def test_the_kernel_is_compiled_here():
+    assert not INTERPRETED
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("causal", [False, True, "lower_right"])
+@pytest.mark.parametrize("d", [16, 40, 64, 100, 128, 200, 256])
+def test_compiled_agrees_with_float64(d, causal, dtype):
+    seqlens = torch.tensor([0, 129, 321], device="cuda")
+    check((3, 4, 2, 257, 321, d), dtype, causal, seqlens)
+    check((1, 2, 1, 321, 257, d), dtype, causal, scale=-0.2)
+
+
+def test_more_heads_than_a_grid_axis_has_blocks():
+    q, k, v = draw(70_000, 1, 1, 2, 3, 16, torch.float16, "cuda")
+    o, lse = flash_attention(q, k, v, True, return_lse=True)
+    assert_close(o, lse, q, k, v, True)
+
+
+def test_a_length_out_of_range_is_clamped():
+    q, k, v = draw(2, 1, 1, 5, 40, 16, torch.float16, "cuda")
+    wild, clamped = (torch.tensor(x, device="cuda") for x in ([-7, 2**40], [0, 40]))
+    assert torch.equal(flash_attention(q, k, v, seqlens_k=wild), flash_attention(q, k, v, seqlens_k=clamped))
+
+
+def test_autotune_agrees():
+    for dtype in DTYPES:
+        check((2, 4, 2, 300, 500, 64), dtype, True, config="autotune")
+
+
+def test_strides_past_two_to_the_31():
+    stride = 2**31 + 64
+    room = torch.empty(stride + 4096, dtype=torch.float16, device="cuda")
+    tensors = draw(1, 1, 1, 2, 2, 64, torch.float16, "cuda")
+    views = [room.as_strided((1, 1, 2, 64), (8, 8, stride, 1), offset) for offset in (0, 1024, 2048)]
+    for view, x in zip(views, tensors, strict=True):
+        view.copy_(x)
+    assert torch.equal(flash_attention(*views), flash_attention(*tensors))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_hundred_runs_are_the_same(causal):
+    q, k, v = draw(2, 4, 2, 300, 500, 128, torch.bfloat16, "cuda")
+    first = flash_attention(q, k, v, causal)
+    assert all(torch.equal(first, flash_attention(q, k, v, causal)) for _ in range(100))

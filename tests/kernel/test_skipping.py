@@ -1,0 +1,73 @@
+"""Early exit: the tiles that the kernel leaves out, as it counts them, against the closed form."""
+
+import pytest
+import torch
+
+from kernel.flash_attn_triton import flash_attn_forward_debug, grid, skipped_tiles
+from kernel.tiles import TileConfig
+
+from .reference import assert_close, draw, visible_keys
+
+ALIGNMENTS = (None, "upper_left", "lower_right")
+
+
+def brute_force(Nq, Nk, kv_len, alignment, tile):
+    """Count the trailing key tiles in which no row of the query tile sees a key."""
+    keep = visible_keys(1, Nq, Nk, alignment or False, torch.tensor([kv_len]))[0, 0]
+    counts = []
+    for rows in keep.split(tile.BLOCK_M) if Nq else ():
+        tiles = [block.any().item() for block in rows.split(tile.BLOCK_N, 1)] if Nk else []
+        counts.append(next((i for i, seen in enumerate(reversed(tiles)) if seen), len(tiles)))
+    return counts
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("tile", [TileConfig(16, 16, 4, 1), TileConfig(16, 32, 4, 1), TileConfig(32, 16, 4, 1)])
+def test_closed_form_is_the_brute_force_count(alignment, tile):
+    sizes = (0, 1, 2, 15, 16, 17, 31, 32, 33, 48, 65)
+    for Nq in sizes:
+        for Nk in sizes:
+            for kv_len in {0, min(1, Nk), Nk // 2, max(0, Nk - 1), Nk}:
+                want = brute_force(Nq, Nk, kv_len, alignment, tile)
+                assert skipped_tiles(Nq, Nk, kv_len, alignment, tile) == want
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("config", ["16x16x4x1", "16x32x4x1", "32x16x4x1"])
+@pytest.mark.parametrize(("Nq", "Nk"), [(1, 33), (17, 48), (48, 17), (40, 40)])
+def test_the_kernel_counts_the_closed_form(alignment, config, Nq, Nk, device):
+    tile = TileConfig.parse(config)
+    seqlens = [0, 1, 16, Nk]
+    q, k, v = draw(len(seqlens), 2, 1, Nq, Nk, 4, device=device)
+    lengths = torch.tensor(seqlens, device=device)
+    _, skipped = flash_attn_forward_debug(q, k, v, alignment or False, lengths, config=config)
+    assert skipped.dtype == torch.int32
+    for b, kv_len in enumerate(seqlens):
+        assert skipped[b].tolist() == [skipped_tiles(Nq, Nk, kv_len, alignment, tile)] * 2
+
+
+def test_counting_does_not_change_the_output(device):
+    q, k, v = draw(1, 2, 1, 40, 40, 8, device=device)
+    o, skipped = flash_attn_forward_debug(q, k, v, causal=True, config="16x16x4x1")
+    assert_close(o, torch.logsumexp(scores(q, k), -1), q, k, v, True)
+    assert skipped[0].tolist() == [[2, 1, 0]] * 2
+
+
+def scores(q, k):
+    s = q @ k.transpose(-1, -2).expand(*q.shape[:2], -1, -1) * q.shape[-1] ** -0.5
+    return s.masked_fill(~visible_keys(1, q.shape[2], k.shape[2], True).to(s.device), -torch.inf)
+
+
+def test_nothing_is_skipped_without_a_mask(device):
+    _, skipped = flash_attn_forward_debug(*draw(1, 1, 1, 20, 40, 8, device=device), config="16x16x4x1")
+    assert (skipped == 0).all()
+
+
+def test_debug_mode_wants_a_tile(device):
+    with pytest.raises(ValueError, match="config must name a tile in debug mode"):
+        flash_attn_forward_debug(*draw(1, 1, 1, 1, 1, 8, device=device), config="autotune")
+
+
+def test_the_grid_has_one_dimension_past_65535():
+    assert grid(70_000, 130, 64) == (210_000,)
+    assert grid(3, 64, 64) == (3,)

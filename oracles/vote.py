@@ -16,8 +16,8 @@ TRUTH = "float64"
 def vote(problem: Problem, truth: Truth, budget: Budget) -> dict[str, Comparison]:
     """Hold the answer of every oracle but the truth's own against the truth, each with a budget for its precision.
 
-    budget: the subject's, taken for the oracles that it fits. The comparison is the worse one of O and LSE. Oracles that cannot answer
-    the problem, or refuse it with NotImplementedError, are left out.
+    budget: the subject's, taken for the oracles that it fits. The comparison is the worse one of O and LSE.
+    Oracles that cannot answer the problem, or refuse it with NotImplementedError, are left out.
     """
     votes = {}
     for name, oracle in ORACLES.items():

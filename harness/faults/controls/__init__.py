@@ -1,0 +1,1 @@
+"""Correct attention functions of different build."""

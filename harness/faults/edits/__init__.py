@@ -1,0 +1,1 @@
+"""Faults as edits of our Triton kernel's source."""

@@ -1,0 +1,73 @@
+"""Edits that keep something from one call to the next."""
+
+from __future__ import annotations
+
+from harness.faults.registry import HISTORY, NUMBERS, edit
+from harness.faults.witness import case
+
+_O = "o = torch.empty(q.shape, dtype=q.dtype, device=q.device)"
+_ANCHOR = "INTERPRETED = not isinstance(_forward, triton.JITFunction)"
+_KEEP = _ANCHOR + "\n_kept = {}"
+
+edit(
+    "R",
+    "autotune-key-by-index",
+    "https://github.com/triton-lang/triton/pull/4808",
+    "What was compiled for a shape is kept without `causal` in its key.",
+    [
+        (_ANCHOR, _KEEP),
+        (
+            '"CAUSAL": problem.alignment is not None,',
+            '"CAUSAL": _kept.setdefault((q.shape, k.shape), problem.alignment is not None),',
+        ),
+    ],
+    witness=case(2, 2, history=("other_causal",)),
+    expects=NUMBERS | HISTORY,
+)
+
+edit(
+    "R",
+    "scale-kept-by-head-dim",
+    None,
+    "The split scale is kept by head dimension, whatever scale comes later.",
+    [
+        (_ANCHOR, _KEEP),
+        (
+            "sign, scale_log2 = _split_scale(problem.scale)",
+            "sign, scale_log2 = _kept.setdefault(problem.d, _split_scale(problem.scale))",
+        ),
+    ],
+    witness=case(1, 2, history=("other_scale",)),
+    expects=NUMBERS | HISTORY,
+)
+
+edit(
+    "R",
+    "strides-kept-by-shape",
+    "https://github.com/pytorch/pytorch/issues/146377",
+    "Strides are those of the first call with the same shapes.",
+    [
+        (_ANCHOR, _KEEP),
+        (
+            "strides = [_used_strides(x) for x in (q, k, v)]",
+            "strides = _kept.setdefault((q.shape, k.shape), [_used_strides(x) for x in (q, k, v)])",
+        ),
+    ],
+    witness=case(2, 2, Hq=2, Hk=2, history=("other_layout",)),
+    expects=NUMBERS | HISTORY,
+    slack=True,
+)
+
+edit(
+    "R",
+    "output-buffer-kept",
+    None,
+    "O is a buffer that the next call of the same shape and dtype writes again.",
+    [
+        (_ANCHOR, _KEEP),
+        (_O, "o = _kept.setdefault((q.shape, q.dtype, q.device), torch.empty(q.shape, dtype=q.dtype, device=q.device))"),
+    ],
+    witness=case(1, 1),
+    expects=frozenset({"output_aliased"}),
+    relation="first output still the same after a second call",
+)

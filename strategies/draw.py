@@ -115,7 +115,7 @@ def _cases(draw, geometries, dtypes, kinds, drawn, configs, layouts, families): 
     causal = draw(_any_of(kinds))
     scale = draw(_any_of(SCALES)) if with_scale else None
     return_lse = with_lse and draw(_any_of((False, True)))
-    config = draw(_any_of((None, *configs))) if configs else None
+    config = draw(_any_of((None,) * len(configs) + configs)) if configs else None
     q, k, v = draw(_tensor_specs(layouts, families))
     history = draw(_any_of(_histories())) if with_history else ()
     past_end = draw(_any_of(PAST_END)) if with_lengths else "values"

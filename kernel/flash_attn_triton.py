@@ -45,11 +45,11 @@ def _widen(x):
 
 
 @triton.jit
-def _round_to_bf16(x):
-    """Round fp32 to the nearest bf16, ties to even, and keep it as fp32: the stock interpreter truncates."""
+def _narrow(x):
+    """Fp32 to the nearest bf16, ties to even, by its bits: the stock interpreter truncates, and denormals go wrong."""
     bits = x.to(tl.uint32, bitcast=True)
-    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    return bits.to(tl.float32, bitcast=True)
+    bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
 
 
 @triton.jit
@@ -127,7 +127,7 @@ def _visit(
         acc = acc * alpha[:, None]
         if WIDEN:
             v = _widen(v)
-            p = _round_to_bf16(p)
+            p = _widen(_narrow(p))
         else:
             p = p.to(io_dtype)
         acc = tl.dot(p, v, acc, input_precision="ieee")
@@ -289,7 +289,7 @@ def _forward(
     tl.store(lse_ptr + row0 + offs_m, lse, mask=is_query)
     acc = acc * (1.0 / l)[:, None]
     if WIDEN:
-        acc = _round_to_bf16(acc)
+        acc = _narrow(acc)
     o_tile_ptr = o_ptr + row0 * d + (offs_m[:, None] * d + offs_d[None, :])
     if FAST:
         o_tile_ptr = tl.multiple_of(o_tile_ptr, (16, 16))

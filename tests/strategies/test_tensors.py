@@ -1,0 +1,101 @@
+"""A case as tensors: what stands past the end, and which keys a query sees."""
+
+import hashlib
+
+import pytest
+import torch
+from hypothesis import given
+
+from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build, checksum
+
+FILLS = {"nan": float("nan"), "inf": float("inf"), "huge": torch.finfo(torch.float16).max}
+RAGGED = AttentionCase(Geometry(B=3, Hq=2, Hk=2, Nq=4, Nk=5, d=2), "fp16", Features(seqlens_k=(0, 3, 5)))
+
+
+def with_layout(layout, case=RAGGED):
+    return case.replace(**{role: TensorSpec(layout=layout) for role in "qkv"})
+
+
+def same(a, b):
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("past_end", FILLS)
+@pytest.mark.parametrize("role", ["k", "v"])
+def test_what_is_past_the_end_is_filled_and_nothing_else(past_end, role):
+    filled, plain = (getattr(build(RAGGED.replace(past_end=name)), role) for name in (past_end, "values"))
+    for b, length in enumerate(RAGGED.lengths):
+        assert torch.equal(filled[b, :, :length], plain[b, :, :length])
+        assert same(filled[b, :, length:], torch.full_like(filled[b, :, length:], FILLS[past_end]))
+
+
+def test_q_is_never_filled():
+    assert torch.equal(build(RAGGED.replace(past_end="nan")).q, build(RAGGED).q)
+
+
+def test_without_a_fill_the_values_go_on():
+    assert build(RAGGED).k.isfinite().all()
+
+
+def test_a_shared_batch_entry_is_filled_past_the_longest_length():
+    ragged = RAGGED.replace(features=Features(seqlens_k=(0, 3, 2)), past_end="nan")
+    for k in build(with_layout("expanded_batch", ragged)).k:
+        assert k[:, :3].isfinite().all()
+        assert k[:, 3:].isnan().all()
+
+
+def test_a_shared_row_is_never_filled():
+    assert build(with_layout("expanded_rows", RAGGED.replace(past_end="nan"))).k.isfinite().all()
+
+
+@given(case=attention_cases(max_work=1 << 10))
+def test_every_visible_key_is_finite(case):
+    problem = build(case)
+    for b, length in enumerate(case.lengths):
+        assert problem.k[b, :, :length].isfinite().all()
+        assert problem.v[b, :, :length].isfinite().all()
+
+
+@given(case=attention_cases(max_work=1 << 10))
+def test_a_problem_is_what_its_case_says(case):
+    problem, lengths = build(case), case.features.seqlens_k
+    assert (problem.q.shape, problem.k.shape, problem.v.shape) == (
+        case.geometry.q_shape,
+        case.geometry.k_shape,
+        case.geometry.k_shape,
+    )
+    assert {x.dtype for x in (problem.q, problem.k, problem.v)} == {
+        {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[case.dtype]
+    }
+    assert (problem.causal, problem.scale, problem.group) == (case.features.causal, case.scale, case.geometry.group)
+    assert problem.seqlens_k is None if lengths is None else tuple(problem.seqlens_k.tolist()) == lengths
+    assert checksum(problem) == checksum(build(case))
+
+
+def sees(case, b, i, j):
+    """Whether query i of batch entry b sees key j, by the definition."""
+    shift = {False: case.geometry.Nk, True: 0, "lower_right": case.lengths[b] - case.geometry.Nq}[case.features.causal]
+    return j < case.lengths[b] and j <= i + shift
+
+
+@pytest.mark.parametrize("causal", [False, True, "lower_right"])
+@pytest.mark.parametrize("lengths", [None, (0, 3, 5)])
+@pytest.mark.parametrize("Nq", [1, 4, 7])
+def test_visible_keys_are_those_of_the_definition(causal, lengths, Nq):
+    case = AttentionCase(Geometry(B=3, Nq=Nq, Nk=5), features=Features(causal, seqlens_k=lengths))
+    visible = build(case).visible()
+    wanted = torch.tensor([[[sees(case, b, i, j) for j in range(5)] for i in range(Nq)] for b in range(3)])
+    seen = torch.ones_like(wanted) if visible is None else visible.expand(3, 1, Nq, 5)[:, 0]
+    assert torch.equal(seen, wanted)
+
+
+def test_visible_is_none_where_all_see_all():
+    assert build(AttentionCase(Geometry(Nq=3, Nk=5))).visible() is None
+
+
+def test_checksum_is_over_the_values_in_order():
+    problem = build(AttentionCase(Geometry(Nk=3, d=2)))
+    values = b"".join(x.numpy().tobytes() for x in (problem.q, problem.k, problem.v))
+    assert checksum(problem) == hashlib.sha256(values).hexdigest()
+    problem.v[0, 0, 2, 1] += 1
+    assert checksum(problem) != hashlib.sha256(values).hexdigest()

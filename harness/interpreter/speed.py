@@ -1,4 +1,4 @@
-"""Mends of wasted time. None changes a bit of any result."""
+"""Mends of wasted time. None changes a bit of any result, but for what `one_blas_thread` says."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.interpreter import blas
 from harness.interpreter.patches import Change, Patches, mend_of, put_back_all, replace_all
 
 
@@ -21,6 +22,27 @@ def no_overflow_check(patches: Patches) -> str | None:
         return "debugging is on (TRITON_DEBUG)"
     unchecked = dataclasses.replace(options, sanitize_overflow=False)
     patches.set(patches.interpreter.interpreter_builder, "options", unchecked)
+    return None
+
+
+@mend_of("one BLAS thread", "speed", ("GridExecutor.__call__",))
+def one_blas_thread(patches: Patches) -> str | None:
+    """Stock multiplies 128x128 tiles on all cores, which takes a scheduler's time slice where another process runs.
+
+    In fp64 OpenBLAS rounds by the number of threads; one of them makes the result that of any machine.
+    """
+    threads = blas.find_threads()
+    if threads is None:
+        return "NumPy's BLAS is not OpenBLAS"
+
+    def call(stock: Any) -> Any:
+        def launch(self: Any, *args: Any, **kwargs: Any) -> None:
+            with threads.one():
+                stock(self, *args, **kwargs)
+
+        return launch
+
+    patches.wrap(patches.interpreter.GridExecutor, "__call__", call)
     return None
 
 

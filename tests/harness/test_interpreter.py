@@ -17,7 +17,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
-from harness.interpreter import mend, restore, status, stock  # noqa: E402
+from harness.interpreter import blas, mend, restore, status, stock  # noqa: E402
 from harness.interpreter.patches import KNOWN_VERSIONS  # noqa: E402
 
 known_version = pytest.mark.skipif(
@@ -31,8 +31,8 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(autouse=True)
-def _as_found():
-    """Start from the stock interpreter and leave what was there."""
+def _as_found(monkeypatch):
+    """Start from the stock interpreter and leave what was there, before `monkeypatch` undoes what a test did to it."""
     mended = bool(status().applied)
     restore()
     yield
@@ -410,6 +410,45 @@ def test_attention_in_bf16_is_right():
     O, truth, largest = attend(torch.bfloat16)
     # P and O are rounded to bf16, each by at most 2^-9 of a mean of V's rows.
     assert (O - truth).abs().max() <= largest * 2**-7
+
+
+# BLAS threads
+
+
+@pytest.fixture
+def two_threads():
+    """NumPy's BLAS on two threads."""
+    threads = blas.find_threads()
+    if threads is None:
+        pytest.skip("NumPy's BLAS is not OpenBLAS")
+    before = threads.get()
+    threads.set(2)
+    yield threads
+    threads.set(before)
+
+
+@known_version
+@pytest.mark.parametrize(("mended", "expected"), [(True, 1), (False, 2)])
+def test_a_mended_launch_multiplies_on_one_thread(monkeypatch, two_threads, mended, expected):
+    seen = []
+    monkeypatch.setattr(interpreter.GridExecutor, "__call__", lambda *_, **__: seen.append(two_threads.get()))
+    if mended:
+        mend()
+    fill[(1,)](torch.zeros(4), n=4)
+    assert (seen, two_threads.get()) == ([expected], 2)
+
+
+@known_version
+def test_threads_are_given_back_where_a_launch_fails(two_threads):
+    mend()
+    assert isinstance(result(fails, torch.zeros(4), n=4), Exception)
+    assert two_threads.get() == 2
+
+
+@known_version
+def test_another_blas_keeps_its_threads(monkeypatch):
+    monkeypatch.setattr(blas, "find_threads", lambda: None)
+    assert ("one BLAS thread", "NumPy's BLAS is not OpenBLAS") in mend().skipped
 
 
 # On and off again

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import harness
+from harness.subject import DECLARATION
 
 KERNEL = Path(harness.__file__).parent.parent / "kernel"
 """Our kernel's source, found beside this package: the name `kernel` may be a user's own package."""
@@ -78,6 +79,26 @@ def _import(package: str, folder: Path) -> Any:
 def _workshop() -> tempfile.TemporaryDirectory[str]:
     """Where the copies lie until the process ends: Triton reads a kernel's source again when it compiles it."""
     return tempfile.TemporaryDirectory(prefix="flashattest-faults-")
+
+
+def pinned(attention: Callable[..., Any], config: str) -> Callable[..., Any]:
+    """The same function with one tile configuration, which can no longer be asked for."""
+
+    def at_config(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool | str = False,
+        scale: float | None = None,
+        seqlens_k: Tensor | None = None,
+        return_lse: bool = False,
+    ) -> Any:
+        features = {"scale": scale, "seqlens_k": seqlens_k, "return_lse": return_lse}
+        return attention(q, k, v, causal=causal, **features, config=config)
+
+    declared = {name: value for name, value in getattr(attention, DECLARATION).items() if name != "configs"}
+    setattr(at_config, DECLARATION, declared)
+    return at_config
 
 
 def with_slack(attention: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from harness.faults.planting import Edit, plant, with_slack
+from harness.faults.planting import Edit, pinned, plant, with_slack
 from harness.subject import DECLARATION, Attention, Subject, describe
 from harness.verdict import KINDS
 from strategies import AttentionCase
@@ -141,6 +141,11 @@ def control(id: str, **declares: Any) -> Callable[[F], F]:
         return attention
 
     return register
+
+
+def pinned_control(id: str, what: str, config: str) -> None:
+    """Register our kernel with one tile configuration as a control."""
+    _add(CONTROLS, Control(id, what, lambda: pinned(plant(id, []), config)))
 
 
 def equivalent(id: str, *, proof: str, **declares: Any) -> Callable[[F], F]:

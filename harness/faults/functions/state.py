@@ -127,7 +127,7 @@ class OutputReused(_Keeps):
     "output-in-the-input",
     expects=frozenset({"output_aliased", "input_mutated"}),
     relation="output shares no memory with an input",
-    witness=case(1, 1, seqlens_k=(1,)),
+    witness=case(1, 1),
 )
 class OutputInInput(OneTile):
     """A row that sees one key alone gets a view of V for an answer."""

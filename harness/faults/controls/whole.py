@@ -1,0 +1,80 @@
+"""Attention over all keys at once, built in different ways."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from harness.faults.blocks import OneTile, Task, Tiled
+from harness.faults.registry import control
+
+
+@control("naive-fp32")
+class Naive(OneTile):
+    """A plain softmax in fp32."""
+
+
+@control("float64")
+class Double(Tiled):
+    """The tiles in float64, rounded once at the end."""
+
+    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+        return task.q.double() @ task.k[:, :, keys].double().mT * task.scale
+
+    def values(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+        return super().values(task, keys).double()
+
+    def first_max(self, task: Task) -> Tensor:  # noqa: D102
+        return super().first_max(task).double()
+
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+        return super().lse(task, m, l).float()
+
+
+@control("two-passes")
+class TwoPasses(OneTile):
+    """LSE first, then P as exp(S - LSE), which sums to 1 and is not divided again."""
+
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+        keys = slice(0, task.Nk)
+        s = self.hide(task, self.scores(task, keys), keys)
+        LSE = s.logsumexp(-1) if task.Nk else s.new_full(s.shape[:3], -torch.inf)
+        return (s - self.floor(LSE)[..., None]).exp() @ self.values(task, keys), LSE
+
+
+def _sdpa(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) -> Tensor:
+    if k.shape[2] == 0:
+        raise NotImplementedError("SDPA is not asked for problems without keys")
+    group = q.shape[1] // k.shape[1]
+    k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+    with sdpa_kernel(backend):
+        return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+
+@control("sdpa-math", alignments=("upper_left",))
+def sdpa_math(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
+    """torch SDPA, math backend; the scale's sign goes into q, since it takes square roots of it."""
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    return _sdpa(SDPBackend.MATH, q * (1 if scale >= 0 else -1), k, v, causal, abs(scale))
+
+
+@control("sdpa-flash", alignments=("upper_left",))
+def sdpa_flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
+    """torch SDPA, flash backend, for positive scales: it scales after it has masked."""
+    if scale is not None and scale <= 0:
+        raise NotImplementedError("the scale must be positive")
+    return _sdpa(SDPBackend.FLASH_ATTENTION, q.contiguous(), k.contiguous(), v.contiguous(), causal, scale)
+
+
+@control("torch-softmax")
+class TorchSoftmax(OneTile):
+    """torch's own softmax, with rows that see no key set to 0 afterwards."""
+
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+        keys = slice(0, task.Nk)
+        s = self.hide(task, self.scores(task, keys), keys)
+        P = s.softmax(-1).masked_fill(task.limit == 0, 0.0)
+        LSE = s.logsumexp(-1) if task.Nk else s.new_full(s.shape[:3], -torch.inf)
+        return P @ self.values(task, keys), LSE

@@ -32,11 +32,12 @@ NAN, INF = float("nan"), float("inf")
 
 @pytest.fixture(autouse=True)
 def _as_found(monkeypatch):
-    """Start from the stock interpreter and leave what was there, before `monkeypatch` undoes what a test did to it."""
+    """Start from the stock interpreter and leave what was there."""
     mended = bool(status().applied)
     restore()
     yield
     restore()
+    monkeypatch.undo()  # or else what a test put there would be mended
     if mended:
         mend()
 

@@ -115,7 +115,7 @@ NARROW = [
 ]
 
 
-@pytest.mark.parametrize(("narrower", "holds"), NARROW, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("narrower", "holds"), NARROW, ids=[str(narrower) for narrower, _ in NARROW])
 def test_every_argument_narrows(narrower, holds):
     @settings(QUIET, max_examples=100)
     @given(case=attention_cases(**narrower))
@@ -175,7 +175,7 @@ MINIMAL = [
 ]
 
 
-@pytest.mark.parametrize(("predicate", "smallest"), MINIMAL, ids=lambda value: repr(value)[:60])
+@pytest.mark.parametrize(("predicate", "smallest"), MINIMAL, ids=[repr(smallest) for _, smallest in MINIMAL])
 def test_a_failure_shrinks_to_the_smallest_case(predicate, smallest):
     assert (
         find(attention_cases(), predicate, settings=settings(QUIET, max_examples=DRAWS), random=Random(1)) == smallest

@@ -31,7 +31,7 @@ def constant_shift(
     scale: float | None = None,
     seqlens_k: Tensor | None = None,
 ) -> Tensor:
-    """The bias of a row is off by a constant (https://github.com/vllm-project/vllm/pull/945), and LSE is not returned."""
+    """The bias of a row is off by a constant, and LSE is not returned: https://github.com/vllm-project/vllm/pull/945."""
     O = _Shifted()(q, k, v, causal, scale, seqlens_k)
     assert isinstance(O, Tensor)
     return O

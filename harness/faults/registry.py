@@ -1,4 +1,4 @@
-"""Planted faults, correct controls, and faults that no legal input shows: one decorated function, or one `edit`, each."""
+"""Planted faults, correct controls and equivalents: each is one decorated function, or one `edit`."""
 
 from __future__ import annotations
 

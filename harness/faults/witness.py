@@ -26,12 +26,9 @@ def case(
     **features: Any,
 ) -> AttentionCase:
     """A case from its sizes and features; values and layout name one for q, k and v together, or one for each."""
-    tensors = {
-        name: TensorSpec(_of(values, i), seed, _of(layout, i)) for i, name in enumerate(("q", "k", "v"))
-    }
-    return AttentionCase(
-        Geometry(B, Hq, Hk, Nq, Nk, d), dtype, Features(**features), **tensors, past_end=past_end, history=history
-    )
+    q, k, v = (TensorSpec(_of(values, i), seed, _of(layout, i)) for i in range(3))
+    geometry = Geometry(B, Hq, Hk, Nq, Nk, d)
+    return AttentionCase(geometry, dtype, Features(**features), q, k, v, past_end=past_end, history=history)
 
 
 def _of(names: One, position: int) -> str:

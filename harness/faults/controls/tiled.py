@@ -1,5 +1,7 @@
 """Attention by tiles of keys, built in different ways."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 import math
@@ -30,15 +32,15 @@ class Wide(Tiled):
 class Reverse(Tiled):
     """Tiles are visited from the last to the first."""
 
-    def tiles(self, task: Task) -> Iterator[slice]:  # noqa: D102
-        return reversed(list(super().tiles(task)))
+    def tiles(self, task: Task) -> Iterator[slice]:
+        yield from reversed(list(super().tiles(task)))
 
 
 @control("lazy-rescale")
 class LazyRescale(Tiled):
     """The running max may lag by 8 log 2, which fp32 holds with ease: FlashAttention-4's conditional rescale."""
 
-    def new_max(self, m: Tensor, s: Tensor) -> Tensor:  # noqa: D102
+    def new_max(self, m: Tensor, s: Tensor) -> Tensor:
         found = super().new_max(m, s)
         return torch.where(found - m < 8 * math.log(2), m, found)
 
@@ -47,7 +49,7 @@ class LazyRescale(Tiled):
 class BaseTwo(Tiled):
     """exp2 of scores scaled by log2(e), which is folded into the shift alone."""
 
-    def exp(self, x: Tensor) -> Tensor:  # noqa: D102
+    def exp(self, x: Tensor) -> Tensor:
         return (x * math.log2(math.e)).exp2()
 
 
@@ -55,7 +57,7 @@ class BaseTwo(Tiled):
 class CastP(Tiled):
     """P is rounded to the inputs' dtype before it meets V, as a kernel on tensor cores does."""
 
-    def cast(self, p: Tensor, task: Task) -> Tensor:  # noqa: D102
+    def cast(self, p: Tensor, task: Task) -> Tensor:
         return p.to(task.q.dtype).float()
 
 
@@ -68,7 +70,7 @@ class Split(SplitKeys):
 class SplitUnequal(SplitKeys):
     """One key by itself, then the rest, then an empty part."""
 
-    def split(self, task: Task) -> list[Task]:  # noqa: D102
+    def split(self, task: Task) -> list[Task]:
         cut = min(1, task.Nk)
         return [task.part(slice(a, b)) for a, b in ((0, cut), (cut, task.Nk), (task.Nk, task.Nk))]
 
@@ -77,7 +79,7 @@ class SplitUnequal(SplitKeys):
 class Sentinel(OneTile):
     """Hidden keys score a finite number far below their row's lowest visible score, so that their weight is 0."""
 
-    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:  # noqa: D102
+    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:
         is_hidden = (task.columns(keys) >= task.limit).expand_as(s)
         lowest = s.masked_fill(is_hidden, torch.inf).amin(-1, keepdim=True)
         sentinel = lowest - lowest.abs().clamp(min=1e6)
@@ -90,7 +92,7 @@ class LogDomain(Tiled):
 
     tile = 256
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         O = torch.zeros(task.q.shape, dtype=torch.float32, device=task.q.device)
         LSE = torch.full(task.q.shape[:3], -torch.inf, device=task.q.device)
         for keys in self.tiles(task):
@@ -106,10 +108,10 @@ class LogDomain(Tiled):
 class FoldedGroups(Tiled):
     """The query heads of a group are folded into the rows of their KV head, and K and V are never repeated."""
 
-    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:  # noqa: D102
+    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:
         return x
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         B, Hq, Nq, d = task.q.shape
         Hk = task.k.shape[1]
         q = task.q.reshape(B, Hk, Hq // Hk * Nq, d)

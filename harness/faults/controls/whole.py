@@ -1,5 +1,7 @@
 """Attention over all keys at once, built in different ways."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 import torch
@@ -20,16 +22,16 @@ class Naive(OneTile):
 class Double(Tiled):
     """The tiles in float64, rounded once at the end."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         return task.q.double() @ task.k[:, :, keys].double().mT * task.scale
 
-    def values(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def values(self, task: Task, keys: slice) -> Tensor:
         return super().values(task, keys).double()
 
-    def first_max(self, task: Task) -> Tensor:  # noqa: D102
+    def first_max(self, task: Task) -> Tensor:
         return super().first_max(task).double()
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         return super().lse(task, m, l).float()
 
 
@@ -37,7 +39,7 @@ class Double(Tiled):
 class TwoPasses(OneTile):
     """LSE first, then P as exp(S - LSE), which sums to 1 and is not divided again."""
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         keys = slice(0, task.Nk)
         s = self.hide(task, self.scores(task, keys), keys)
         LSE = s.logsumexp(-1) if task.Nk else s.new_full(s.shape[:3], -torch.inf)
@@ -72,7 +74,7 @@ def sdpa_flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: flo
 class TorchSoftmax(OneTile):
     """torch's own softmax, with rows that see no key set to 0 afterwards."""
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         keys = slice(0, task.Nk)
         s = self.hide(task, self.scores(task, keys), keys)
         P = s.softmax(-1).masked_fill(task.limit == 0, 0.0)

@@ -10,7 +10,7 @@ edit(
     "empty-row-nan",
     "https://github.com/pytorch/pytorch/issues/103749",
     "The guard of the running max is dropped: a row that has seen no key computes -inf - -inf.",
-    [("m_finite = tl.where(m_new == -float(\"inf\"), 0.0, m_new)", "m_finite = m_new + 0.0")],
+    [('m_finite = tl.where(m_new == -float("inf"), 0.0, m_new)', "m_finite = m_new + 0.0")],
     witness=case(2, 1, causal="lower_right"),
 )
 
@@ -28,8 +28,12 @@ edit(
     "empty-row-mean-of-values",
     None,
     "Hidden keys score -1e30 and not -inf, so a row that sees none averages V over the tile.",
-    [("scores = tl.where(columns[None, :] < row_limit, scores, -float(\"inf\"))",
-      "scores = tl.where(columns[None, :] < row_limit, scores, -1e30)")],
+    [
+        (
+            'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))',
+            "scores = tl.where(columns[None, :] < row_limit, scores, -1e30)",
+        )
+    ],
     witness=case(2, 1, causal="lower_right"),
 )
 
@@ -86,8 +90,10 @@ edit(
     "K is loaded without a mask in the last tile and the mask is added: NaN + -inf is NaN.",
     [
         ("k = tl.load(k_tile, mask=readable, other=0.0)", "k = tl.load(k_tile, mask=in_d, other=0.0)"),
-        ("scores = tl.where(columns[None, :] < row_limit, scores, -float(\"inf\"))",
-         "scores = scores + tl.where(columns[None, :] < row_limit, 0.0, -float(\"inf\"))"),
+        (
+            'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))',
+            'scores = scores + tl.where(columns[None, :] < row_limit, 0.0, -float("inf"))',
+        ),
     ],
     witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
     slack=True,
@@ -98,7 +104,7 @@ edit(
     "masked-load-no-other",
     "https://github.com/triton-lang/triton/issues/737",
     "Masked lanes of V hold anything (here NaN), as without `other`, and weight 0 does not silence them.",
-    [("v = tl.load(v_tile, mask=readable, other=0.0)", "v = tl.load(v_tile, mask=readable, other=float(\"nan\"))")],
+    [("v = tl.load(v_tile, mask=readable, other=0.0)", 'v = tl.load(v_tile, mask=readable, other=float("nan"))')],
     witness=case(1, 1),
 )
 
@@ -107,8 +113,12 @@ edit(
     "hd-not-x16-silent",
     "https://github.com/flashinfer-ai/flashinfer/issues/4299",
     "The products of Q and K go in steps of 16 channels: the last d % 16 are left out.",
-    [("q = tl.load(q_tile_ptr, mask=in_q, other=0.0)",
-      "q = tl.load(q_tile_ptr, mask=in_q & ((offs_d < d // 16 * 16) | (d < 16))[None, :], other=0.0)")],
+    [
+        (
+            "q = tl.load(q_tile_ptr, mask=in_q, other=0.0)",
+            "q = tl.load(q_tile_ptr, mask=in_q & ((offs_d < d // 16 * 16) | (d < 16))[None, :], other=0.0)",
+        )
+    ],
     witness=case(1, 2, 17),
 )
 
@@ -117,7 +127,12 @@ edit(
     "padded-channels-of-k",
     None,
     "Channels from d to the tile's width of K are read in the last tile: 0 times what stands between the rows.",
-    [("k = tl.load(k_tile, mask=readable, other=0.0)", "k = tl.load(k_tile, mask=columns[:, None] < visible, other=0.0)")],
+    [
+        (
+            "k = tl.load(k_tile, mask=readable, other=0.0)",
+            "k = tl.load(k_tile, mask=columns[:, None] < visible, other=0.0)",
+        )
+    ],
     witness=case(1, 1, 3),
     slack=True,
 )
@@ -137,8 +152,12 @@ edit(
     "empty-row-lse-finite",
     None,
     "The guard of the running max is kept for LSE: a row that saw no key has LSE = 0.",
-    [("lse = (m + tl.math.log2(l)) * 0.6931471805599453",
-      "lse = (tl.where(m == -float(\"inf\"), 0.0, m) + tl.math.log2(l)) * 0.6931471805599453")],
+    [
+        (
+            "lse = (m + tl.math.log2(l)) * 0.6931471805599453",
+            'lse = (tl.where(m == -float("inf"), 0.0, m) + tl.math.log2(l)) * 0.6931471805599453',
+        )
+    ],
     witness=case(1, 1, seqlens_k=(0,), return_lse=True),
     expects=LSE,
 )
@@ -150,8 +169,10 @@ edit(
     "With seqlens_k the last tile is masked at the padded length: keys past the end in the same tile are seen.",
     [
         ("    row_limit = kv_len\n", "    row_limit = Nk\n"),
-        ("row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]",
-         "row_limit = tl.minimum(first_limit + offs_m, Nk)[:, None]"),
+        (
+            "row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]",
+            "row_limit = tl.minimum(first_limit + offs_m, Nk)[:, None]",
+        ),
     ],
     witness=case(1, 2, seqlens_k=(1,)),
     expects=NUMBERS,

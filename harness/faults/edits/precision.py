@@ -17,7 +17,12 @@ edit(
     "fp16-score-overflow",
     "https://github.com/microsoft/onnxruntime/pull/28198",
     "fp16 inputs have fp16 scores: products above 65504 overflow before they are scaled.",
-    [(_SCORES, _SCORES + "\n        if io_dtype == tl.float16:\n            scores = scores.to(tl.float16).to(tl.float32)")],
+    [
+        (
+            _SCORES,
+            _SCORES + "\n        if io_dtype == tl.float16:\n            scores = scores.to(tl.float16).to(tl.float32)",
+        )
+    ],
     witness=case(4, 8, 64, dtype="fp16", values=("large", "large", "normal")),
 )
 
@@ -39,7 +44,8 @@ edit(
         (
             _SCORES,
             "if k.dtype == tl.float32:\n"
-            "            k = (k.to(tl.uint32, bitcast=True) & 0xFFFFE000).to(tl.float32, bitcast=True)\n        " + _SCORES,
+            "            k = (k.to(tl.uint32, bitcast=True) & 0xFFFFE000).to(tl.float32, bitcast=True)\n        "
+            + _SCORES,
         )
     ],
     witness=case(1, 2),
@@ -123,8 +129,12 @@ edit(
     "p-sum-after-cast",
     None,
     "P unnormalised meets V in fp16 and the product leaves in fp16: large values overflow.",
-    [("acc = tl.dot(p, v, acc, input_precision=\"ieee\")",
-      "acc += tl.dot(p, v, input_precision=\"ieee\").to(tl.float16).to(tl.float32)")],
+    [
+        (
+            'acc = tl.dot(p, v, acc, input_precision="ieee")',
+            'acc += tl.dot(p, v, input_precision="ieee").to(tl.float16).to(tl.float32)',
+        )
+    ],
     witness=case(1, 2),
 )
 
@@ -133,7 +143,11 @@ edit(
     "chained-dot-small-block",
     "https://github.com/triton-lang/triton/issues/1162",
     "With 16 x 16 tiles the fragment of P between the two products is transposed (a stand-in for a miscompile).",
-    [("acc = tl.dot(p, v, acc, input_precision=\"ieee\")",
-      "if BLOCK_N == 16:\n            p = tl.trans(p)\n        acc = tl.dot(p, v, acc, input_precision=\"ieee\")")],
+    [
+        (
+            'acc = tl.dot(p, v, acc, input_precision="ieee")',
+            'if BLOCK_N == 16:\n            p = tl.trans(p)\n        acc = tl.dot(p, v, acc, input_precision="ieee")',
+        )
+    ],
     witness=case(2, 2, config="16x16x4x1"),
 )

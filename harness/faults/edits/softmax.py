@@ -55,9 +55,7 @@ edit(
         (_MAX, _MAX + "\n        m_new = tl.where(m_new - m < 20.0, m, m_new)"),
         ("p = p.to(io_dtype)", "p = tl.minimum(p, 65504.0).to(io_dtype)"),
     ],
-    witness=case(
-        4, 64, dtype="fp16", values=("positive", "rising", "normal"), scale=0.2, config=_TILES_OF_16
-    ),
+    witness=case(4, 64, dtype="fp16", values=("positive", "rising", "normal"), scale=0.2, config=_TILES_OF_16),
 )
 
 edit(
@@ -74,7 +72,7 @@ edit(
     "max-starts-at-zero",
     None,
     "The running max starts at 0 and not at -inf: a row whose scores are all far below 0 vanishes.",
-    [("m = tl.full([BLOCK_M], -float(\"inf\"), tl.float32)", "m = tl.full([BLOCK_M], 0.0, tl.float32)")],
+    [('m = tl.full([BLOCK_M], -float("inf"), tl.float32)', "m = tl.full([BLOCK_M], 0.0, tl.float32)")],
     witness=case(1, 1, 64, values=("positive", "negative", "normal"), scale=1.0),
     expects=NUMBERS | LSE,
 )
@@ -155,7 +153,7 @@ edit(
     "lse-plus-inf-empty",
     "https://github.com/Dao-AILab/flash-attention/pull/978",
     "A row that sees no key has LSE = +inf.",
-    [(_LSE, _LSE.replace("(m +", "(tl.where(m == -float(\"inf\"), float(\"inf\"), m) +"))],
+    [(_LSE, _LSE.replace("(m +", '(tl.where(m == -float("inf"), float("inf"), m) +'))],
     witness=case(1, 1, seqlens_k=(0,), return_lse=True),
     expects=LSE,
 )

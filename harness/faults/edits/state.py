@@ -65,7 +65,10 @@ edit(
     "O is a buffer that the next call of the same shape and dtype writes again.",
     [
         (_ANCHOR, _KEEP),
-        (_O, "o = _kept.setdefault((q.shape, q.dtype, q.device), torch.empty(q.shape, dtype=q.dtype, device=q.device))"),
+        (
+            _O,
+            "o = _kept.setdefault((q.shape, q.dtype, q.device), torch.empty(q.shape, dtype=q.dtype, device=q.device))",
+        ),
     ],
     witness=case(1, 1),
     expects=frozenset({"output_aliased"}),

@@ -1,5 +1,7 @@
 """Strides, alignment, head groups, and the form of what comes back."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 import torch
@@ -19,7 +21,7 @@ from harness.faults.witness import case
 class SwappedStrides(Tiled):
     """K is addressed with V's strides."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return q, reread(k, v.stride()), v
 
 
@@ -27,7 +29,7 @@ class SwappedStrides(Tiled):
 class ContiguousV(Tiled):
     """V is read as if it were contiguous."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return q, k, reread(v, dense_strides(v))
 
 
@@ -40,7 +42,7 @@ class ContiguousV(Tiled):
 class OutputLikeQ(Tiled):
     """O is written contiguously into memory that has Q's strides."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         like_q = torch.empty_like(q)
         return O.to(q.dtype).contiguous().as_strided(like_q.shape, like_q.stride())
 
@@ -49,7 +51,7 @@ class OutputLikeQ(Tiled):
 class HeadsAndRows(Tiled):
     """A transposed view of Q is told by its strides and given back without being transposed."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         is_bshd = q.stride(1) < q.stride(2) and q.shape[1] > 1
         return (O.transpose(1, 2).reshape(O.shape) if is_bshd else O).to(q.dtype)
 
@@ -63,7 +65,7 @@ class HeadsAndRows(Tiled):
 class AlignedDown(Tiled):
     """Where Nk is a multiple of 8, K is read from the 16-byte boundary before it."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if k.shape[2] % 8 or not k.shape[2]:
             return q, k, v
         unit = 16 // k.element_size()
@@ -74,7 +76,7 @@ class AlignedDown(Tiled):
 class Interleaved(Tiled):
     """Query head h reads KV head h % Hk."""
 
-    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:  # noqa: D102
+    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:
         return x.repeat(1, Hq // x.shape[1], 1, 1)
 
 
@@ -87,7 +89,7 @@ class Interleaved(Tiled):
 class OffsetByQueryHeads(Tiled):
     """Batch entries of K and V are found at a pitch of Hq heads: the first is right, and the others wrap around."""
 
-    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:  # noqa: D102
+    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:
         B, Hk = x.shape[:2]
         heads = torch.arange(Hq, device=x.device) // (Hq // Hk)
         places = (torch.arange(B, device=x.device)[:, None] * Hq + heads) % (B * Hk)
@@ -98,7 +100,7 @@ class OffsetByQueryHeads(Tiled):
 class FirstKVHead(Tiled):
     """Any group of more than one query head reads KV head 0."""
 
-    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:  # noqa: D102
+    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:
         return super().per_query_head(x if x.shape[1] == Hq else x[:, :1], Hq)
 
 
@@ -117,7 +119,7 @@ class TransposedLSE(Tiled):
 class Squeezed(Tiled):
     """A single query of a single batch entry comes back without the dimension of the batch."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         stored = super().store(O, q)
         return stored.squeeze(0) if q.shape[2] == 1 else stored
 
@@ -137,7 +139,7 @@ class LSEInHalf(Tiled):
 class RaisesOffAlignment(Tiled):
     """A row that is no multiple of 16 bytes fails in a view of it as whole words."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if q.shape[3] % 2 and q.dtype is torch.float16:
             q.contiguous().view(torch.int32)
         return q, k, v
@@ -153,6 +155,6 @@ class RaisesOffAlignment(Tiled):
 class LoudHeads(Tiled):
     """Where a head's keys pass 64 in size, all heads read the first one's: randn never gets there."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         is_loud = k.numel() > 0 and bool((k.float().abs() > 64).any())
         return q, k[:, :1].expand_as(k) if is_loud else k, v

@@ -1,5 +1,7 @@
 """Empty rows, alignment, tails, head dimension, loop bounds."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from harness.faults.witness import case
 class EmptyRowNaN(Tiled):
     """A row without keys computes -inf - -inf."""
 
-    def floor(self, m: Tensor) -> Tensor:  # noqa: D102
+    def floor(self, m: Tensor) -> Tensor:
         return m
 
 
@@ -29,10 +31,10 @@ class EmptyRowNaN(Tiled):
 class EmptyRowUniform(OneTile):
     """Hidden keys score the smallest finite number, so a row without keys weighs all of them alike."""
 
-    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:  # noqa: D102
+    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:
         return s.masked_fill(task.columns(keys) >= task.limit, torch.finfo(torch.float32).min)
 
-    def values(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def values(self, task: Task, keys: slice) -> Tensor:
         return task.v[:, :, keys].float().nan_to_num(0.0, 0.0, 0.0)
 
 
@@ -44,7 +46,7 @@ class EmptyRowUniform(OneTile):
 class FiniteSentinel(Tiled):
     """The mask adds -10,000, which scores outgrow; rows without keys are set to 0 afterwards."""
 
-    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:  # noqa: D102
+    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:
         columns = task.columns(keys)
         masked = s.masked_fill(columns >= task.lengths, -torch.inf)
         return torch.where((columns >= task.limit) & (task.limit > 0), masked - 1e4, masked).masked_fill(
@@ -61,7 +63,7 @@ class FiniteSentinel(Tiled):
 class TopLeft(Tiled):
     """Every diagonal is aligned upper-left."""
 
-    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:  # noqa: D102
+    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:
         return super().limit(q, k, lengths, bool(causal))
 
 
@@ -69,7 +71,7 @@ class TopLeft(Tiled):
 class LowerRightOfLongest(Tiled):
     """A lower-right diagonal ends at the longest sequence of the batch in every entry."""
 
-    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:  # noqa: D102
+    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:
         if causal != "lower_right":
             return super().limit(q, k, lengths, causal)
         return torch.minimum(super().limit(q, k, lengths.amax(0, keepdim=True), causal), lengths)
@@ -79,7 +81,7 @@ class LowerRightOfLongest(Tiled):
 class LowerRightWhereShorter(Tiled):
     """With more queries than keys an upper-left diagonal is moved so that the last query sees the last key."""
 
-    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:  # noqa: D102
+    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:
         moved = causal is True and q.shape[2] > k.shape[2]
         return super().limit(q, k, lengths, "lower_right" if moved else causal)
 
@@ -105,7 +107,7 @@ class _Padded(Tiled):
 class TailDenominator(_Padded):
     """The end of the keys is masked under a diagonal alone: elsewhere lanes past it, score 0, enter the row sum."""
 
-    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:  # noqa: D102
+    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:
         columns = keys.start + torch.arange(self.tile, device=s.device)
         limit = task.limit if task.causal else torch.where(task.lengths == task.Nk, keys.stop + self.tile, task.limit)
         return s.masked_fill(columns >= limit, -torch.inf)
@@ -115,7 +117,7 @@ class TailDenominator(_Padded):
 class TailReadsNeighbour(Tiled):
     """The last tile has no mask of its own: it is moved back to be whole, and counts some keys twice."""
 
-    def tiles(self, task: Task) -> Iterator[slice]:  # noqa: D102
+    def tiles(self, task: Task) -> Iterator[slice]:
         for keys in super().tiles(task):
             yield slice(max(0, keys.stop - self.tile), keys.stop)
 
@@ -124,7 +126,7 @@ class TailReadsNeighbour(Tiled):
 class TailOfOneDropped(Tiled):
     """The number of tiles is (Nk + tile - 2) // tile: a last tile of one key is left out."""
 
-    def tiles(self, task: Task) -> Iterator[slice]:  # noqa: D102
+    def tiles(self, task: Task) -> Iterator[slice]:
         return (keys for keys in super().tiles(task) if keys.start == 0 or keys.stop - keys.start > 1)
 
 
@@ -137,7 +139,7 @@ class TailOfOneDropped(Tiled):
 class HeadDimBySixteens(Tiled):
     """Products of Q and K go over whole steps of 16 channels."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         d = q.shape[3]
         left_out = torch.arange(d, device=q.device) >= (d // 16 * 16 or d)
         return q.masked_fill(left_out, 0.0), k, v
@@ -152,7 +154,7 @@ class HeadDimBySixteens(Tiled):
 class ScaleOfPaddedDim(Tiled):
     """The default scale is that of d rounded up to a multiple of 8."""
 
-    def scale(self, q: Tensor, scale: float | None) -> float:  # noqa: D102
+    def scale(self, q: Tensor, scale: float | None) -> float:
         return float((-(-q.shape[3] // 8) * 8) ** -0.5) if scale is None else scale
 
 
@@ -165,7 +167,7 @@ class ScaleOfPaddedDim(Tiled):
 class SingleKeyShortcut(Tiled):
     """A single visible key has weight 1, and for LSE the score is forgotten with it."""
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         single = (task.limit == 1).expand_as(m)
         return super().lse(task, m.masked_fill(single, 0.0), l)
 
@@ -180,7 +182,7 @@ class SingleKeyShortcut(Tiled):
 class EarlyExitSlot(Tiled):
     """The early exit of an entry without keys counts slots from the end: -inf goes to another entry."""
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         LSE = super().lse(task, m, l)
         empty = (task.lengths[:, :, :, 0] == 0).expand_as(LSE)
         return LSE.masked_fill(empty, 0.0).masked_fill(empty.flip(0), -torch.inf)
@@ -195,7 +197,7 @@ class EarlyExitSlot(Tiled):
 class BoundOfTallTile(Tiled):
     """Query tiles of 64 rows end at the key tile of 32 that holds the diagonal of their first row."""
 
-    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:  # noqa: D102
+    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:
         limit = super().limit(q, k, lengths, causal)
         if not causal:
             return limit
@@ -213,7 +215,7 @@ class BoundOfTallTile(Tiled):
 class SingleQuery(Tiled):
     """The path of a single query has no diagonal."""
 
-    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:  # noqa: D102
+    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:
         return super().limit(q, k, lengths, causal and q.shape[2] > 1)
 
 
@@ -221,7 +223,7 @@ class SingleQuery(Tiled):
 class StopsForAll(Tiled):
     """The loop ends at the first tile that batch entry 0 does not see, for all entries."""
 
-    def tiles(self, task: Task) -> Iterator[slice]:  # noqa: D102
+    def tiles(self, task: Task) -> Iterator[slice]:
         last = int(task.limit[:1].max()) if task.limit.numel() else 0
         return (keys for keys in super().tiles(task) if keys.start < last)
 
@@ -230,13 +232,13 @@ class StopsForAll(Tiled):
 class ZeroLengthLeft(Tiled):
     """Batch entries without keys are not written."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         written = torch.empty(O.shape, dtype=q.dtype, device=q.device)
         rows = self._has_keys.nonzero()[:, 0]
         written[rows] = O[rows].to(q.dtype)
         return written
 
-    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:  # noqa: D102
+    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:
         lengths = super().lengths(q, k, seqlens_k)
         self._has_keys = lengths[:, 0, 0, 0] > 0
         return lengths
@@ -251,7 +253,7 @@ class ZeroLengthLeft(Tiled):
 class MaskOffset(OneTile):
     """Row i's offset in the mask, i·Nk, wraps at 2^16 (a stand-in for 2^32): rows past it see the first rows' keys."""
 
-    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:  # noqa: D102
+    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:
         limit = super().limit(q, k, lengths, causal)
         if not causal:
             return limit
@@ -264,7 +266,7 @@ class MaskOffset(OneTile):
 class GridEnds(Tiled):
     """Heads past the 128th of the whole batch are not written: the grid's axis ended, a stand-in for 65,535."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         B, H, N, d = O.shape
         written = torch.empty((B * H, N, d), dtype=q.dtype, device=q.device)
         written[:128] = O.to(q.dtype).reshape(B * H, N, d)[:128]
@@ -280,6 +282,6 @@ class GridEnds(Tiled):
 class MaskByFirstLength(Tiled):
     """Whether a batch needs a length mask is decided by its first entry."""
 
-    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:  # noqa: D102
+    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:
         needed = seqlens_k is not None and int(seqlens_k[0]) < k.shape[2]
         return super().lengths(q, k, seqlens_k if needed else None)

@@ -1,5 +1,7 @@
 """Precision, and what a compiler may do."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 import torch
@@ -24,7 +26,7 @@ def _cut(x: Tensor, bits: int) -> Tensor:
 class TF32(Tiled):
     """fp32 inputs lose 13 bits on their way into the product of Q and K."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         q, k = (_cut(x.float(), 13) for x in (task.q, task.k[:, :, keys]))
         return q @ k.mT * task.scale
 
@@ -33,11 +35,11 @@ class TF32(Tiled):
 class LowAccumulator(Tiled):
     """The accumulator is kept in the dtype of the inputs."""
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         self._dtype = task.q.dtype
         return super().attend(task)
 
-    def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:  # noqa: D102
+    def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:
         return super().accumulate(acc, alpha, p, v).to(self._dtype).float()
 
 
@@ -45,7 +47,7 @@ class LowAccumulator(Tiled):
 class CutP(Tiled):
     """P is cut to the 8 bits of bf16 toward zero, whatever the inputs."""
 
-    def cast(self, p: Tensor, task: Task) -> Tensor:  # noqa: D102
+    def cast(self, p: Tensor, task: Task) -> Tensor:
         return _cut(p, 16)
 
 
@@ -53,7 +55,7 @@ class CutP(Tiled):
 class CoarseExp(Tiled):
     """exp is 2^n (1 + f + 0.35 f (f - 1)), right to three digits."""
 
-    def exp(self, x: Tensor) -> Tensor:  # noqa: D102
+    def exp(self, x: Tensor) -> Tensor:
         log2 = x * 1.4426950408889634
         n = log2.floor().clamp(min=-200.0)
         f = (log2 - n).clamp(0.0, 1.0)
@@ -64,7 +66,7 @@ class CoarseExp(Tiled):
 class LowSoftmax(OneTile):
     """Scores are kept in the dtype of the inputs."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         return super().scores(task, keys).to(task.q.dtype).float()
 
 
@@ -74,7 +76,7 @@ class LowRowSum(Tiled):
 
     tile = 1
 
-    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:  # noqa: D102
+    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:
         return super().row_sum(l, alpha, p).bfloat16().float()
 
 
@@ -82,7 +84,7 @@ class LowRowSum(Tiled):
 class RoundedTwice(Tiled):
     """O passes through bf16."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         return O.bfloat16().to(q.dtype)
 
 
@@ -95,7 +97,7 @@ class RoundedTwice(Tiled):
 class SplitHeadDim(Tiled):
     """Above d = 128 the first of two products is lost where a query tile is 64 rows tall (stands for a miscompile)."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if q.shape[3] <= 128 or q.shape[2] < 64:
             return q, k, v
         return q.masked_fill(torch.arange(q.shape[3], device=q.device) < 128, 0.0), k, v
@@ -110,7 +112,7 @@ class SplitHeadDim(Tiled):
 class SwappedFragment(Tiled):
     """Between the two products the halves of P are swapped in tiles of exactly 16 keys (stands for a miscompile)."""
 
-    def cast(self, p: Tensor, task: Task) -> Tensor:  # noqa: D102
+    def cast(self, p: Tensor, task: Task) -> Tensor:
         return p.roll(8, -1) if p.shape[-1] == 16 else p
 
 
@@ -124,7 +126,7 @@ class SwappedFragment(Tiled):
 class HalfTheLanes(Tiled):
     """The row sum is twice that of every second lane."""
 
-    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:  # noqa: D102
+    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:
         half = p[..., ::2].sum(-1, keepdim=True) * (p.shape[-1] / ((p.shape[-1] + 1) // 2))
         return l * alpha + half
 
@@ -138,7 +140,7 @@ class HalfTheLanes(Tiled):
 class MeanOfBlockZero(Tiled):
     """K is centred tile by tile, and the product with its mean is that of the first tile for all."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         k = task.k.float().masked_fill(task.columns(slice(0, task.Nk))[:, None] >= task.lengths, 0.0)
         own, first = k[:, :, keys].mean(2, keepdim=True), k[:, :, : self.tile].mean(2, keepdim=True)
         return task.q.float() @ (k[:, :, keys] - own + first).mT * task.scale
@@ -154,8 +156,8 @@ class MeanOfBlockZero(Tiled):
 class LevelOfBatchZero(OneTile):
     """The max of batch entry 0 is subtracted in all: right while they are near, 0 / 0 or inf / inf where they are not."""
 
-    def floor(self, m: Tensor) -> Tensor:  # noqa: D102
+    def floor(self, m: Tensor) -> Tensor:
         return super().floor(m)[:1].expand_as(m)
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         return super().lse(task, self.floor(m), l)

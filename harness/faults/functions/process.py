@@ -1,5 +1,7 @@
 """Faults that take the process with them."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 import ctypes
@@ -36,10 +38,10 @@ class _Trips(Tiled):
 class Exits(_Trips):
     """A tail of one key ends the process with status 3."""
 
-    def trips(self, q: Tensor, k: Tensor) -> bool:  # noqa: D102
+    def trips(self, q: Tensor, k: Tensor) -> bool:
         return k.shape[2] % 16 == 1 and k.shape[2] > 1
 
-    def fall(self) -> None:  # noqa: D102
+    def fall(self) -> None:
         os._exit(3)
 
 
@@ -47,10 +49,10 @@ class Exits(_Trips):
 class Aborts(_Trips):
     """A group of query heads aborts, as a failed device assertion does."""
 
-    def trips(self, q: Tensor, k: Tensor) -> bool:  # noqa: D102
+    def trips(self, q: Tensor, k: Tensor) -> bool:
         return q.shape[1] > k.shape[1]
 
-    def fall(self) -> None:  # noqa: D102
+    def fall(self) -> None:
         os.abort()
 
 
@@ -58,10 +60,10 @@ class Aborts(_Trips):
 class Segfaults(_Trips):
     """bf16 reads address 0."""
 
-    def trips(self, q: Tensor, k: Tensor) -> bool:  # noqa: D102
+    def trips(self, q: Tensor, k: Tensor) -> bool:
         return q.dtype is torch.bfloat16
 
-    def fall(self) -> None:  # noqa: D102
+    def fall(self) -> None:
         ctypes.string_at(0)
 
 
@@ -69,10 +71,10 @@ class Segfaults(_Trips):
 class Killed(_Trips):
     """A head dimension past 128 gets the process killed, as running out of memory does."""
 
-    def trips(self, q: Tensor, k: Tensor) -> bool:  # noqa: D102
+    def trips(self, q: Tensor, k: Tensor) -> bool:
         return q.shape[3] > 128
 
-    def fall(self) -> None:  # noqa: D102
+    def fall(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -80,9 +82,9 @@ class Killed(_Trips):
 class Hangs(_Trips):
     """No key at all: a loop waits for a first tile that never comes."""
 
-    def trips(self, q: Tensor, k: Tensor) -> bool:  # noqa: D102
+    def trips(self, q: Tensor, k: Tensor) -> bool:
         return k.shape[2] == 0
 
-    def fall(self) -> None:  # noqa: D102
+    def fall(self) -> None:
         while True:
             time.sleep(0.1)

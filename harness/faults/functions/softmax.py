@@ -1,5 +1,7 @@
 """The running max, the row sum, the scale, overflow, LSE."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 import math
@@ -23,7 +25,7 @@ _RISING = ("positive", "rising", "normal")
 class TileMaxAlone(Tiled):
     """The running max is that of the tile alone: exp overflows where an earlier tile held the maximum."""
 
-    def new_max(self, m: Tensor, s: Tensor) -> Tensor:  # noqa: D102
+    def new_max(self, m: Tensor, s: Tensor) -> Tensor:
         return s.amax(-1, keepdim=True)
 
 
@@ -38,11 +40,11 @@ class LazyRescaleCut(Tiled):
 
     tile = 16
 
-    def new_max(self, m: Tensor, s: Tensor) -> Tensor:  # noqa: D102
+    def new_max(self, m: Tensor, s: Tensor) -> Tensor:
         found = super().new_max(m, s)
         return torch.where(found - m < 14.0, m, found)
 
-    def cast(self, p: Tensor, task: Task) -> Tensor:  # noqa: D102
+    def cast(self, p: Tensor, task: Task) -> Tensor:
         return p.clamp(max=65504.0)
 
 
@@ -50,7 +52,7 @@ class LazyRescaleCut(Tiled):
 class RowSumOldMax(Tiled):
     """The row sum is not rescaled when the max moves."""
 
-    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:  # noqa: D102
+    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:
         return l + p.sum(-1, keepdim=True)
 
 
@@ -58,11 +60,11 @@ class RowSumOldMax(Tiled):
 class RescaleLags(Tiled):
     """The accumulator is rescaled by the factor of the tile before."""
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         self._before: Tensor | None = None
         return super().attend(task)
 
-    def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:  # noqa: D102
+    def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:
         before, self._before = self._before, alpha
         return super().accumulate(acc, alpha if before is None else before, p, v)
 
@@ -71,7 +73,7 @@ class RescaleLags(Tiled):
 class MaxOfAllRows(Tiled):
     """All rows of a head share one running max, so a row far below the others vanishes."""
 
-    def new_max(self, m: Tensor, s: Tensor) -> Tensor:  # noqa: D102
+    def new_max(self, m: Tensor, s: Tensor) -> Tensor:
         found = super().new_max(m, s)
         return found.amax(2, keepdim=True).expand_as(found) if found.numel() else found
 
@@ -85,10 +87,10 @@ class MaxOfAllRows(Tiled):
 class MaxFromZero(Tiled):
     """The running max starts at 0: a row whose scores are all far below 0 vanishes."""
 
-    def first_max(self, task: Task) -> Tensor:  # noqa: D102
+    def first_max(self, task: Task) -> Tensor:
         return torch.zeros((*task.q.shape[:3], 1), device=task.q.device)
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         return super().lse(task, m, l)
 
 
@@ -96,7 +98,7 @@ class MaxFromZero(Tiled):
 class NoMax(Tiled):
     """No max is subtracted: scores above 88 overflow."""
 
-    def new_max(self, m: Tensor, s: Tensor) -> Tensor:  # noqa: D102
+    def new_max(self, m: Tensor, s: Tensor) -> Tensor:
         return torch.zeros_like(m)
 
 
@@ -109,7 +111,7 @@ class NoMax(Tiled):
 class ScaleBySquareRoots(Tiled):
     """The scale goes half to Q and half to K, by square roots: NaN where it is negative."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         root = math.sqrt(task.scale) if task.scale >= 0 else math.nan
         return (task.q.float() * root) @ (task.k[:, :, keys].float() * root).mT
 
@@ -118,7 +120,7 @@ class ScaleBySquareRoots(Tiled):
 class ScaleOrDefault(Tiled):
     """`scale or default`: a scale of 0 counts as none."""
 
-    def scale(self, q: Tensor, scale: float | None) -> float:  # noqa: D102
+    def scale(self, q: Tensor, scale: float | None) -> float:
         return scale or float(q.shape[3] ** -0.5)
 
 
@@ -126,10 +128,10 @@ class ScaleOrDefault(Tiled):
 class ScaleAfterMask(OneTile):
     """Scores are scaled after the mask: -inf times a negative scale is +inf, times 0 it is NaN."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         return task.q.float() @ task.k[:, :, keys].float().mT
 
-    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:  # noqa: D102
+    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:
         return super().hide(task, s, keys) * task.scale
 
 
@@ -142,7 +144,7 @@ class ScaleAfterMask(OneTile):
 class RawScoresInHalf(Tiled):
     """fp16 inputs have fp16 scores before the scale: above 65504 they are inf."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         raw = task.q.float() @ task.k[:, :, keys].float().mT
         return (raw.half().float() if task.q.dtype is torch.float16 else raw) * task.scale
 
@@ -156,7 +158,7 @@ class RawScoresInHalf(Tiled):
 class AdditiveMask(Tiled):
     """The mask is added: a hidden NaN stays one."""
 
-    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:  # noqa: D102
+    def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:
         return s + torch.where(task.columns(keys) >= task.limit, -torch.inf, 0.0)
 
 
@@ -169,7 +171,7 @@ class AdditiveMask(Tiled):
 class PaddingValues(Tiled):
     """V is read past the lengths: weight 0 times NaN."""
 
-    def values(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def values(self, task: Task, keys: slice) -> Tensor:
         return task.v[:, :, keys].float()
 
 
@@ -177,7 +179,7 @@ class PaddingValues(Tiled):
 class PVOverflows(Tiled):
     """Unnormalised P·V is kept in fp16, which overflows for long rows of large values."""
 
-    def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:  # noqa: D102
+    def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:
         return super().accumulate(acc, alpha, p, v).half().float()
 
 
@@ -191,9 +193,9 @@ class PVOverflows(Tiled):
 class PlusInf(Tiled):
     """A row without keys has LSE = +inf."""
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         LSE = super().lse(task, m, l)
-        return LSE.masked_fill(LSE == -torch.inf, torch.inf)
+        return LSE.masked_fill(LSE.isneginf(), torch.inf)
 
 
 @fault(
@@ -206,7 +208,7 @@ class PlusInf(Tiled):
 class BaseTwo(Tiled):
     """LSE is in base 2."""
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         return super().lse(task, m, l) / math.log(2)
 
 
@@ -214,7 +216,7 @@ class BaseTwo(Tiled):
 class UnscaledLSE(Tiled):
     """The max goes into LSE without the scale."""
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         return super().lse(task, m / task.scale if task.scale else m, l)
 
 
@@ -222,7 +224,7 @@ class UnscaledLSE(Tiled):
 class LowLSE(Tiled):
     """LSE passes through the dtype of q."""
 
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:  # noqa: D102
+    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
         return super().lse(task, m, l).to(task.q.dtype).float()
 
 
@@ -236,5 +238,5 @@ class LowLSE(Tiled):
 class ConstantShift(Tiled):
     """A bias of 1/8 for every key of a row: O is what it was, LSE is not."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         return super().scores(task, keys) + 0.125

@@ -1,5 +1,7 @@
 """What a call keeps for later calls, and what it does to its inputs."""
 
+# ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
+
 from __future__ import annotations
 
 from typing import Any
@@ -26,7 +28,7 @@ class _Keeps(Tiled):
 class AnswerKept(_Keeps):
     """The answer is kept by shape and dtype, and not by values."""
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         key = (task.q.shape, task.k.shape, task.q.dtype)
         return self._kept.setdefault(key, super().attend(task))  # type: ignore[no-any-return]
 
@@ -41,7 +43,7 @@ class AnswerKept(_Keeps):
 class MaskKept(_Keeps):
     """The mask is kept by shape, and not by `causal`."""
 
-    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:  # noqa: D102
+    def limit(self, q: Tensor, k: Tensor, lengths: Tensor, causal: Causal) -> Tensor:
         found = super().limit(q, k, lengths, causal)
         return torch.minimum(lengths, self._kept.setdefault((q.shape, k.shape), found))
 
@@ -50,7 +52,7 @@ class MaskKept(_Keeps):
 class ScaleKept(_Keeps):
     """The scale is kept by head dimension."""
 
-    def scale(self, q: Tensor, scale: float | None) -> float:  # noqa: D102
+    def scale(self, q: Tensor, scale: float | None) -> float:
         return float(self._kept.setdefault(q.shape[3], super().scale(q, scale)))
 
 
@@ -58,7 +60,7 @@ class ScaleKept(_Keeps):
 class LengthsKept(_Keeps):
     """The lengths are kept by batch size and Nk."""
 
-    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:  # noqa: D102
+    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:
         found = super().lengths(q, k, seqlens_k)
         if seqlens_k is None:
             return found
@@ -69,7 +71,7 @@ class LengthsKept(_Keeps):
 class RoundingKept(_Keeps):
     """Scores are rounded to the dtype of the first call with the same shapes."""
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         dtype = self._kept.setdefault((task.q.shape, task.k.shape), task.q.dtype)
         scores = super().scores(task, keys)
         return scores if dtype is task.q.dtype else scores.to(dtype).float()
@@ -84,7 +86,7 @@ class RoundingKept(_Keeps):
 class StaleAfterResize(_Keeps):
     """The first call after Nk has shrunk still has the scratch of the longer one: its row sums."""
 
-    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:  # noqa: D102
+    def row_sum(self, l: Tensor, alpha: Tensor, p: Tensor) -> Tensor:
         before = self._kept.get("keys", 0)
         self._kept["keys"] = p.shape[-1]
         found = super().row_sum(l, alpha, p)
@@ -101,7 +103,7 @@ class StaleAfterResize(_Keeps):
 class TunesInPlace(_Keeps):
     """The first call with a shape is run twice into the same output, as a tuner does: O is twice as large."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         is_new = self._kept.setdefault(O.shape, id(O)) == id(O)
         self._kept[O.shape] = None
         return super().store(O + O if is_new else O, q)
@@ -117,7 +119,7 @@ class TunesInPlace(_Keeps):
 class OutputReused(_Keeps):
     """O is a buffer that the next call with the same shape writes again."""
 
-    def store(self, O: Tensor, q: Tensor) -> Tensor:  # noqa: D102
+    def store(self, O: Tensor, q: Tensor) -> Tensor:
         buffer = self._kept.setdefault((O.shape, q.dtype), torch.zeros_like(O, dtype=q.dtype))
         return buffer.copy_(O)  # type: ignore[no-any-return]
 
@@ -149,7 +151,7 @@ class OutputInInput(OneTile):
 class EveryThirdCall(_Keeps):
     """Every third call loses its first key: a counter that is reset too late."""
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         calls = self._kept["calls"] = self._kept.get("calls", 0) + 1
         return super().attend(task.part(slice(1, task.Nk)) if calls % 3 == 0 and task.Nk > 1 else task)
 
@@ -165,7 +167,7 @@ class EveryThirdCall(_Keeps):
 class OrderVaries(_Keeps):
     """Tiles are taken in another order in every second call: right, and not the same bits."""
 
-    def tiles(self, task: Task) -> Any:  # noqa: D102
+    def tiles(self, task: Task) -> Any:
         self._kept["calls"] = self._kept.get("calls", 0) + 1
         tiles = list(super().tiles(task))
         return tiles if self._kept["calls"] % 2 else tiles[::-1]
@@ -175,14 +177,14 @@ class OrderVaries(_Keeps):
 class ScaledInPlace(Tiled):
     """q is scaled where it lies and scaled back afterwards, which does not always give the same bits."""
 
-    def attend(self, task: Task) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         scale = task.scale or 1.0
         task.q.mul_(scale)
         found = super().attend(task)
         task.q.div_(scale)
         return found
 
-    def scores(self, task: Task, keys: slice) -> Tensor:  # noqa: D102
+    def scores(self, task: Task, keys: slice) -> Tensor:
         return super().scores(task, keys) / (task.scale or 1.0)
 
 
@@ -203,7 +205,7 @@ class PaddingZeroed(Tiled):
 class LengthsClamped(Tiled):
     """seqlens_k is clamped to 1 where it lies, so that no row is empty, and empty rows are zeroed from a copy."""
 
-    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:  # noqa: D102
+    def lengths(self, q: Tensor, k: Tensor, seqlens_k: Tensor | None) -> Tensor:
         found = super().lengths(q, k, seqlens_k).clone()
         if seqlens_k is not None:
             seqlens_k.clamp_(min=1)
@@ -219,7 +221,7 @@ class LengthsClamped(Tiled):
 class GapWritten(Tiled):
     """The padding between the rows of K is set to 0, so that rows may be read in whole words."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         d, pitch = k.shape[3], k.stride(2)
         if k.numel() and d < pitch < 2 * d + 4 and k.stride(3) == 1:
             gap = (*k.shape[:3], 1)
@@ -237,7 +239,7 @@ class GapWritten(Tiled):
 class WritesPastEnd(Tiled):
     """Q is padded to whole rows of 16 bytes where it lies: the element after its last one is set to 0."""
 
-    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: D102
+    def inputs(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if q.numel() and q.is_contiguous():
             q.as_strided((1,), (1,), q.storage_offset() + q.numel()).zero_()
         return q, k, v

@@ -1,0 +1,37 @@
+"""The same cases on every run, and what the checks say of one."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from harness.attempt import attempt
+from harness.checks import judge
+from harness.devices import choose
+from harness.run import Refused
+from harness.subject import Subject
+from harness.verdict import Verdict
+from strategies import AttentionCase
+
+DEVICE = choose()
+
+
+def cases(subject: Subject, count: int, **narrower: object) -> list[AttentionCase]:
+    """Cases that the subject can take."""
+    drawn: list[AttentionCase] = []
+
+    @settings(max_examples=count, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @seed(20)
+    @given(case=subject.cases(**narrower))
+    def keep(case):
+        drawn.append(case)
+
+    keep()
+    return drawn
+
+
+def verdicts(subject: Subject, case: AttentionCase) -> list[Verdict]:
+    """What the checks say; nothing where the subject refuses the case."""
+    try:
+        return judge(attempt(subject, case, DEVICE))
+    except Refused:
+        return []

@@ -14,9 +14,10 @@ from strategies import AttentionCase
 Where = Literal["kernel", "torch", "process"]
 ALIGNMENTS = ("upper_left", "lower_right")
 
-NUMBERS = frozenset({"wrong_values", "not_finite"})
-"""How a fault of the values shows: a NaN or inf is as good a sign as a wrong number."""
+NUMBERS = frozenset({"wrong_values", "not_finite", "wrong_lse"})
+"""How wrong numbers show: as NaN or inf too, and wrong scores in LSE, which may be looked at first or alone."""
 LSE = frozenset({"wrong_lse"})
+"""How a fault of LSE alone shows."""
 HISTORY = frozenset({"history_dependent", "not_repeatable"})
 """How a fault shows that makes a call's result depend on the calls before it, to the relations about that."""
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.faults.blocks import Causal, OneTile, Task, Tiled
-from harness.faults.registry import LSE, NUMBERS, fault
+from harness.faults.registry import LSE, fault
 from harness.faults.witness import case
 
 
@@ -77,7 +77,7 @@ class LowerRightOfLongest(Tiled):
         return torch.minimum(super().limit(q, k, lengths.amax(0, keepdim=True), causal), lengths)
 
 
-@fault("B", "upper-left-only-when-longer", witness=case(3, 2, causal=True))
+@fault("B", "upper-left-moved-where-longer", witness=case(3, 2, causal=True))
 class LowerRightWhereShorter(Tiled):
     """With more queries than keys an upper-left diagonal is moved so that the last query sees the last key."""
 
@@ -113,7 +113,7 @@ class TailDenominator(_Padded):
         return s.masked_fill(columns >= limit, -torch.inf)
 
 
-@fault("C", "pallas-tail-nondet", "https://github.com/jax-ml/jax/issues/23819", witness=case(1, 33, Hq=2, Hk=2))
+@fault("C", "tail-tile-moved-back", "https://github.com/jax-ml/jax/issues/23819", witness=case(1, 33, Hq=2, Hk=2))
 class TailReadsNeighbour(Tiled):
     """The last tile has no mask of its own: it is moved back to be whole, and counts some keys twice."""
 
@@ -276,7 +276,6 @@ class GridEnds(Tiled):
 @fault(
     "E",
     "mask-kind-by-first-length",
-    expects=NUMBERS,
     witness=case(1, 2, B=2, seqlens_k=(2, 1)),
 )
 class MaskByFirstLength(Tiled):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.faults.blocks import OneTile, Task, Tiled
-from harness.faults.registry import LSE, NUMBERS, fault
+from harness.faults.registry import LSE, fault
 from harness.faults.witness import case
 
 _RISING = ("positive", "rising", "normal")
@@ -81,7 +81,6 @@ class MaxOfAllRows(Tiled):
 @fault(
     "G",
     "max-from-zero",
-    expects=NUMBERS | LSE,
     witness=case(1, 1, 64, values=("positive", "negative", "normal"), scale=1.0),
 )
 class MaxFromZero(Tiled):
@@ -89,9 +88,6 @@ class MaxFromZero(Tiled):
 
     def first_max(self, task: Task) -> Tensor:
         return torch.zeros((*task.q.shape[:3], 1), device=task.q.device)
-
-    def lse(self, task: Task, m: Tensor, l: Tensor) -> Tensor:
-        return super().lse(task, m, l)
 
 
 @fault("G", "no-max-subtracted", witness=case(1, 2, 64, values=("positive", "rising", "normal"), scale=1.0))
@@ -177,10 +173,15 @@ class PaddingValues(Tiled):
 
 @fault("I", "pv-overflows-fp16", witness=case(1, 64, dtype="fp16", values=("constant", "constant", "large"), seed=1))
 class PVOverflows(Tiled):
-    """Unnormalised P·V is kept in fp16, which overflows for long rows of large values."""
+    """Unnormalised P·V saturates at fp16's 65504 in fp16: long rows of large values pass it."""
 
     def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:
-        return super().accumulate(acc, alpha, p, v).half().float()
+        found = super().accumulate(acc, alpha, p, v)
+        return found.clamp(-65504.0, 65504.0) if self._is_half else found
+
+    def cast(self, p: Tensor, task: Task) -> Tensor:
+        self._is_half = task.q.dtype is torch.float16
+        return p
 
 
 @fault(

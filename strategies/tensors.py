@@ -72,7 +72,9 @@ def checksum(problem: Problem) -> str:
     """SHA-256 over the values of q, k and v in (B, H, N, d) order, their layout left out."""
     digest = hashlib.sha256()
     for tensor in (problem.q, problem.k, problem.v):
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        # Not contiguous(): it leaves a last dimension of size 1 its stride, and the view as bytes wants stride 1.
+        dense = tensor.cpu().clone(memory_format=torch.contiguous_format)
+        digest.update(dense.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

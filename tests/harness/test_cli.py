@@ -41,7 +41,17 @@ def test_faulty_subject_exits_1_and_saves(capsys, elsewhere):
     assert fuzz("faulty.py:attention", "--json", "out.json") == 1
     (saved,) = (elsewhere / "regressions").rglob("*.json")
     printed = capsys.readouterr().out
-    for word in ("wrong_values", "AttentionCase(", "where", "got", "wanted", "numpy64", "odd one out", "1 failure", saved.stem):
+    for word in (
+        "wrong_values",
+        "AttentionCase(",
+        "where",
+        "got",
+        "wanted",
+        "numpy64",
+        "odd one out",
+        "1 failure",
+        saved.stem,
+    ):
         assert word in printed
     (failure,) = json.loads((elsewhere / "out.json").read_text())["failures"]
     assert failure["id"] == saved.stem

@@ -5,41 +5,54 @@ from __future__ import annotations
 import pytest
 
 from harness.attempt import attempt
-from harness.checks import judge
 from harness.faults import CONTROLS, EQUIVALENTS, FAULTS
+from strategies import AttentionCase
 from tests.faults.drawn import DEVICE, cases, verdicts
 
+SMALL = {"max_work": 1 << 12, "max_length": 200}
+"""Three key tiles of 64 and a tail, and little time in the interpreter."""
+PROCESS = {id: fault for id, fault in FAULTS.items() if fault.where == "process"}
 CALLABLE = {id: fault for id, fault in FAULTS.items() if fault.where != "process"}
 
 
 @pytest.mark.parametrize("id", CALLABLE)
 def test_a_fault_fires_on_its_witness(id):
     fault = FAULTS[id]
-    found = {verdict.kind for verdict in judge(attempt(fault.subject(), fault.witness, DEVICE))}
+    found = {verdict.kind for verdict in verdicts(fault.subject(), fault.witness)}
     if fault.relation is not None and not found & fault.expects:
         pytest.skip(f"no check yet for the relation: {fault.relation}")
     assert found & fault.expects
 
 
 @pytest.mark.parametrize("id", CALLABLE)
-def test_a_fault_is_its_subject_s_and_not_its_witness_s(id):
-    """The witness is silent on a control that has every feature: what fires is the fault."""
+def test_a_witness_is_silent_on_a_control(id):
     fault = FAULTS[id]
     case = fault.witness.replace(features=fault.witness.features.replace(config=None))
     assert not verdicts(CONTROLS["tiles-of-16"].subject(), case)
 
 
+@pytest.mark.parametrize("id", PROCESS)
+def test_a_process_fault_falls_on_its_witness_and_not_elsewhere(id, monkeypatch):
+    subject = FAULTS[id].subject()
+    falls = []
+    monkeypatch.setattr(subject.function, "fall", lambda: falls.append(id))
+    attempt(subject, AttentionCase(), DEVICE)
+    assert not falls
+    attempt(subject, FAULTS[id].witness, DEVICE)
+    assert falls == [id]
+
+
 @pytest.mark.parametrize("id", CONTROLS)
 def test_a_control_is_silent(id):
     subject = CONTROLS[id].subject()
-    narrower = {"max_work": 1 << 14, "max_length": 300} if id.startswith("kernel") else {}
+    narrower = SMALL if id.startswith("kernel") else {}
     assert not [(case, found) for case in cases(subject, 40, **narrower) for found in verdicts(subject, case)]
 
 
 @pytest.mark.parametrize("id", EQUIVALENTS)
 def test_an_equivalent_is_silent(id):
     subject = EQUIVALENTS[id].subject()
-    drawn = cases(subject, 200, max_work=1 << 14, max_length=300)
+    drawn = cases(subject, 200, **SMALL)
     assert not [(case, found) for case in drawn for found in verdicts(subject, case)]
 
 

@@ -16,6 +16,8 @@ ALIGNMENTS = ("upper_left", "lower_right")
 
 NUMBERS = frozenset({"wrong_values", "not_finite", "wrong_lse"})
 """How wrong numbers show: as NaN or inf too, and wrong scores in LSE, which may be looked at first or alone."""
+READS_OUTSIDE = NUMBERS | {"out_of_bounds"}
+"""How a fault shows that reads beside its tensors: by what it reads, or by that the result hangs on it."""
 LSE = frozenset({"wrong_lse"})
 """How a fault of LSE alone shows."""
 HISTORY = frozenset({"history_dependent", "not_repeatable"})
@@ -58,7 +60,7 @@ class Fault(Planted):
     Y level of the input, Z the process.
     source: URL of a report of such a fault, or None. where: an edit of our Triton kernel, a torch function, or one
     that takes its process down. expects: kinds of verdict that are a detection. witness: a small case that shows it.
-    relation: the relation that it takes to see it, where no check of a single call can.
+    relation: the name of the relation that it takes to see it, where no check of a single call can.
     """
 
     group: str
@@ -128,10 +130,11 @@ def edit(
     """Register an edit of our kernel's source as a fault.
 
     replace: pairs (text that stands once in the file, text in its place). slack: the fault reads past its tensors,
-    which are then copied to where that much memory is there to be read, all NaN.
+    which are then copied to where that much memory is there to be read, all NaN; that counts as a detection too.
     """
     make = _planted(id, file, replace, slack)
-    _add(FAULTS, Fault(id, what, make, group, source, "kernel", expects, witness, relation))
+    kinds = expects | READS_OUTSIDE if slack else expects
+    _add(FAULTS, Fault(id, what, make, group, source, "kernel", kinds, witness, relation))
 
 
 def control(id: str, **declares: Any) -> Callable[[F], F]:

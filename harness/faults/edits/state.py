@@ -72,5 +72,5 @@ edit(
     ],
     witness=case(1, 1),
     expects=frozenset({"output_aliased"}),
-    relation="first output still the same after a second call",
+    relation="first_output_kept",
 )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.faults.blocks import Output, Tiled, dense_strides, reread
-from harness.faults.registry import LSE, fault
+from harness.faults.registry import LSE, READS_OUTSIDE, fault
 from harness.faults.witness import case
 
 
@@ -16,6 +16,7 @@ from harness.faults.witness import case
     "L",
     "k-at-v-strides",
     "https://github.com/flagos-ai/FlagAttention/issues/45",
+    expects=READS_OUTSIDE,
     witness=case(1, 2, layout=("contiguous", "sliced", "contiguous")),
 )
 class SwappedStrides(Tiled):
@@ -25,7 +26,12 @@ class SwappedStrides(Tiled):
         return q, reread(k, v.stride()), v
 
 
-@fault("L", "v-taken-for-contiguous", witness=case(1, 2, layout=("contiguous", "contiguous", "padded_rows")))
+@fault(
+    "L",
+    "v-taken-for-contiguous",
+    expects=READS_OUTSIDE,
+    witness=case(1, 2, layout=("contiguous", "contiguous", "padded_rows")),
+)
 class ContiguousV(Tiled):
     """V is read as if it were contiguous."""
 
@@ -60,6 +66,7 @@ class HeadsAndRows(Tiled):
     "M",
     "aligned-down",
     "https://github.com/microsoft/onnxruntime/issues/28376",
+    expects=READS_OUTSIDE,
     witness=case(1, 8, layout=("contiguous", "offset_by_one", "contiguous")),
 )
 class AlignedDown(Tiled):

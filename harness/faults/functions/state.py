@@ -113,7 +113,7 @@ class TunesInPlace(_Keeps):
     "R",
     "output-reused",
     expects=frozenset({"output_aliased"}),
-    relation="first output still the same after a second call",
+    relation="first_output_kept",
     witness=case(1, 1),
 )
 class OutputReused(_Keeps):
@@ -128,7 +128,7 @@ class OutputReused(_Keeps):
     "R",
     "output-in-the-input",
     expects=frozenset({"output_aliased", "input_mutated"}),
-    relation="output shares no memory with an input",
+    relation="output_apart_from_inputs",
     witness=case(1, 1),
 )
 class OutputInInput(OneTile):
@@ -161,7 +161,7 @@ class EveryThirdCall(_Keeps):
     "sum-order-varies",
     "https://github.com/Dao-AILab/flash-attention/pull/2481",
     expects=frozenset({"not_repeatable"}),
-    relation="same call twice",
+    relation="same_call_twice",
     witness=case(1, 64),
 )
 class OrderVaries(_Keeps):

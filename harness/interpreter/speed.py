@@ -67,6 +67,9 @@ def dtype_table(patches: Patches) -> None:
     patches.wrap(patches.interpreter, "_get_np_dtype", get_np_dtype)
 
 
+# More pairs of shapes than any kernel has; past it, nothing new is remembered.
+_MOST_SHAPES = 1000
+
 # What it takes to patch for the length of a launch.
 _LAUNCH = ("_patch_lang", "_LangPatchScope.restore", "InterpretedFunction.__call__", "GridExecutor")
 
@@ -102,7 +105,7 @@ def shapes_made_once(patches: Patches) -> None:
         if found is not None:
             self.element_ty = element_ty
             self.shape, self.numel, text = found
-            self.name = f"<{text}, {element_ty}>"
+            self.name = f"<{text}, {element_ty.name}>"
             return
         stock_block_type(self, element_ty, shape)
         sizes = tuple(self.shape.values)
@@ -144,7 +147,6 @@ def _all_int(sizes: tuple[Any, ...]) -> bool:
         *_LAUNCH,
         "tl.core.dtype.__eq__",
         "tl.core.tuple.__eq__",
-        "TritonSemantic.broadcast_impl_value",
         "TritonSemantic.binary_op_type_checking_impl",
     ),
 )
@@ -152,10 +154,13 @@ def equal_types(patches: Patches) -> None:
     """Stock compares types by name and shapes by element, also where both are one object; here that comes first."""
     core, semantic = patches.tl.core, patches.interpreter.TritonSemantic
     stock_dtype_eq, stock_tuple_eq = core.dtype.__eq__, core.tuple.__eq__
-    stock_broadcast, stock_check = semantic.broadcast_impl_value, semantic.binary_op_type_checking_impl
+    stock_check = semantic.binary_op_type_checking_impl
     true, tensor, dtype = core.constexpr(True), core.tensor, core.dtype
-    # Of these two operands give their own type, whatever the operation.
-    plain = frozenset(map(id, (core.float32, core.int32, core.int64, core.int1)))
+    # Of these, two operands give their own type, whatever the operation; so do one and a number in its range.
+    integers = [getattr(core, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
+    plain = frozenset(map(id, (core.float32, core.float64, core.int1, *integers)))
+    ranges = {id(each): (each.get_int_min_value(), each.get_int_max_value()) for each in integers}
+    ranges[id(core.float32)] = (-(2**63), 2**64 - 1)
 
     def dtype_eq(self: Any, other: Any) -> Any:
         if self is other:
@@ -165,22 +170,88 @@ def equal_types(patches: Patches) -> None:
     def tuple_eq(self: Any, other: Any) -> Any:
         return true if self is other else stock_tuple_eq(self, other)
 
-    def broadcast(self: Any, lhs: Any, rhs: Any) -> Any:
-        return (lhs, rhs) if lhs.shape is rhs.shape else stock_broadcast(self, lhs, rhs)
+    def keeps_type(number: Any, element: Any) -> bool:
+        if type(number) is float:
+            return element is core.float32
+        low, high = ranges.get(id(element), (0, -1))
+        return type(number) is int and low <= number <= high
 
-    def check(self: Any, lhs: Any, rhs: Any, *how: Any, **named: Any) -> Any:
-        if type(lhs) is tensor and type(rhs) is tensor and lhs.shape is rhs.shape:
-            element = lhs.type.scalar
-            if element is rhs.type.scalar and id(element) in plain:
-                return lhs, rhs
-        return stock_check(self, lhs, rhs, *how, **named)
+    def agree(self: Any, lhs: Any, rhs: Any) -> tuple[Any, Any] | None:
+        """The operands in one type, not yet in one shape; None where it takes more than a glance to find the type."""
+        if type(lhs) is tensor:
+            if type(rhs) is tensor:
+                return (lhs, rhs) if lhs.dtype is rhs.dtype and id(lhs.dtype) in plain else None
+            return (lhs, self.scalar_constant(rhs, lhs.dtype)) if keeps_type(rhs, lhs.dtype) else None
+        if type(rhs) is tensor and keeps_type(lhs, rhs.dtype):
+            return self.scalar_constant(lhs, rhs.dtype), rhs
+        return None
+
+    def check(
+        self: Any,
+        lhs: Any,
+        rhs: Any,
+        allow_lhs_ptr: bool = False,
+        allow_rhs_ptr: bool = False,
+        arithmetic_check: bool = True,
+        div_or_mod: bool = False,
+    ) -> Any:
+        agreed = agree(self, lhs, rhs) if arithmetic_check else None
+        if agreed:
+            return self.broadcast_impl_value(*agreed)
+        return stock_check(self, lhs, rhs, allow_lhs_ptr, allow_rhs_ptr, arithmetic_check, div_or_mod)
 
     patches.per_launch += [
         (core.dtype, "__eq__", dtype_eq),
         (core.tuple, "__eq__", tuple_eq),
-        (semantic, "broadcast_impl_value", broadcast),
         (semantic, "binary_op_type_checking_impl", check),
     ]
+
+
+@mend_of("shapes matched once", "speed", (*_LAUNCH, "TritonSemantic.broadcast_impl_value"))
+def shapes_matched_once(patches: Patches) -> None:
+    """Stock works out anew, dimension by dimension, what each pair of shapes is broadcast to."""
+    core, semantic = patches.tl.core, patches.interpreter.TritonSemantic
+    stock_broadcast, tensor, block_type = semantic.broadcast_impl_value, core.tensor, core.block_type
+    # By the ids of two shapes; the shapes themselves are kept, so that an id stays theirs.
+    known: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
+
+    def stretch(self: Any, operand: Any, shape: Any) -> Any:
+        stretched = block_type(operand.dtype, shape)
+        if not operand.type.is_block():
+            return tensor(self.builder.create_splat(stretched, operand.handle), stretched)
+        if operand.type.shape is shape:
+            return operand
+        return tensor(self.builder.create_broadcast(operand.handle, shape.values), stretched)
+
+    def broadcast(self: Any, lhs: Any, rhs: Any) -> Any:
+        if lhs.shape is rhs.shape:
+            return lhs, rhs
+        ends = (id(lhs.shape), id(rhs.shape))
+        if ends in known:
+            shape = known[ends][2]
+            return stretch(self, lhs, shape), stretch(self, rhs, shape)
+        left, right = stock_broadcast(self, lhs, rhs)
+        if left.type.is_block() and len(known) < _MOST_SHAPES:
+            known[ends] = (lhs.shape, rhs.shape, left.type.shape)
+        return left, right
+
+    patches.per_launch.append((semantic, "broadcast_impl_value", broadcast))
+
+
+@mend_of("tensors taken as they are", "speed", (*_LAUNCH, "TritonSemantic.to_tensor", "tl.core._unwrap_if_constexpr"))
+def tensors_as_they_are(patches: Patches) -> None:
+    """Stock asks of each operand and each assigned value whether it is anything else before it sees a tensor."""
+    core, semantic = patches.tl.core, patches.interpreter.TritonSemantic
+    stock_to_tensor, stock_unwrap, tensor = semantic.to_tensor, core._unwrap_if_constexpr, core.tensor
+    never_wrapped = frozenset((tensor, core.dtype, int, bool, float, str, slice, type(None)))
+
+    def to_tensor(self: Any, x: Any, *how: Any, **named: Any) -> Any:
+        return x if type(x) is tensor else stock_to_tensor(self, x, *how, **named)
+
+    def unwrap(x: Any) -> Any:
+        return x if type(x) in never_wrapped else stock_unwrap(x)
+
+    patches.per_launch += [(semantic, "to_tensor", to_tensor), (core, "_unwrap_if_constexpr", unwrap)]
 
 
 class _Nothing:
@@ -218,9 +289,11 @@ class _Launches:
         language = self._patches.tl
         sees_all = types.SimpleNamespace(__globals__={"tl": language, "core": language.core})
         scope = self._stock(sees_all)
-        changed = dict.fromkeys((owner, name) for owner, name, _ in scope._changes)
-        recipe = [(owner, name, self._direct(vars(owner)[name])) for owner, name in changed]
-        scope.restore()
+        try:
+            changed = dict.fromkeys((owner, name) for owner, name, _ in scope._changes)
+            recipe = [(owner, name, self._direct(vars(owner)[name])) for owner, name in changed]
+        finally:
+            scope.restore()
         return recipe + self._patches.per_launch
 
     def _direct(self, patched: Any) -> Any:
@@ -231,13 +304,25 @@ class _Launches:
         only_asks_for_semantic = self._patches.tl.core.builtin(print).__code__
         if getattr(member, "__code__", None) is only_asks_for_semantic:
             member = member.__wrapped__
-        semantic = self._patches.interpreter.interpreter_semantic
+        return _given(member, "_semantic", self._patches.interpreter.interpreter_semantic)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            kwargs["_semantic"] = semantic
-            return member(*args, **kwargs)
 
-        return call
+def _given(function: Any, name: str, value: Any) -> Any:
+    """`function` with `value` for its argument `name`: as the argument's default, where it has one, to save a call."""
+    if isinstance(function, types.FunctionType):
+        code, defaults = function.__code__, function.__defaults__ or ()
+        optional = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+        if name in optional:
+            given = tuple(value if each == name else default for each, default in zip(optional, defaults, strict=True))
+            copy = types.FunctionType(code, function.__globals__, function.__name__, given, function.__closure__)
+            copy.__kwdefaults__ = function.__kwdefaults__
+            return copy
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        kwargs[name] = value
+        return function(*args, **kwargs)
+
+    return call
 
 
 @mend_of("patched once a launch", "speed", _LAUNCH)

@@ -67,7 +67,9 @@ def sdpa_flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: flo
     """torch SDPA, flash backend, for positive scales: it scales after it has masked."""
     if scale is not None and scale <= 0:
         raise NotImplementedError("the scale must be positive")
-    return _sdpa(SDPBackend.FLASH_ATTENTION, q.contiguous(), k.contiguous(), v.contiguous(), causal, scale)
+    # contiguous() keeps the odd strides of dimensions of size 1, which the backend does not take.
+    q, k, v = (x.clone(memory_format=torch.contiguous_format) for x in (q, k, v))
+    return _sdpa(SDPBackend.FLASH_ATTENTION, q, k, v, causal, scale)
 
 
 @control("torch-softmax")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from harness.memory import zero_beside
 from harness.run import Result, call
 from harness.subject import Subject
 from oracles import Budget, Comparison, Truth, compare, float64, forward_budget
@@ -34,10 +35,7 @@ class Attempt:
     @cached_property
     def compared(self) -> dict[str, Comparison]:
         """O, and LSE where it came back, held against the truth: for results of the right form."""
-        compared = {"O": compare(self.result.output, self.truth.O, self.budget.O)}
-        if self.result.lse is not None:
-            compared["LSE"] = compare(self.result.lse, self.truth.LSE, self.budget.LSE)
-        return compared
+        return self._compare(self.result)
 
     @cached_property
     def pristine(self) -> Problem:
@@ -45,6 +43,23 @@ class Attempt:
         if not (self.result.mutated or self.result.overrun):
             return self.problem
         return build(self.case, self.problem.q.device.type)
+
+    @cached_property
+    def is_right_among_zeros(self) -> bool:
+        """Whether the call's numbers are right once 0, and no NaN, stands beside and between the tensors' rows.
+
+        What is wrong otherwise then comes of a read outside a tensor.
+        """
+        before = self.pristine
+        q, k, v = (zero_beside(tensor) for tensor in (before.q, before.k, before.v))
+        result = call(self.subject, self.case, replace(before, q=q, k=k, v=v), band=0)
+        return result.raised is None and all(found.ok for found in self._compare(result).values())
+
+    def _compare(self, result: Result) -> dict[str, Comparison]:
+        compared = {"O": compare(result.output, self.truth.O, self.budget.O)}
+        if result.lse is not None:
+            compared["LSE"] = compare(result.lse, self.truth.LSE, self.budget.LSE)
+        return compared
 
 
 def attempt(subject: Subject, case: AttentionCase, device: str) -> Attempt:

@@ -6,9 +6,10 @@ at its end; later rounds pass over what is already known, so that one fault does
 
 from __future__ import annotations
 
+import functools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -17,13 +18,16 @@ from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import Flaky
 
 from harness.attempt import Attempt, attempt
-from harness.checks import judge
+from harness.fresh import Fresh, can_fork
+from harness.judge import judge
+from harness.relations import BITS, RELATIONS
 from harness.run import Refused
 from harness.subject import Subject
 from harness.tally import Tally
 from harness.verdict import FAILURES, Failure, Verdict
 from harness.votes import with_votes
 from strategies import AttentionCase
+from strategies.case import VARIATIONS
 
 CASES_A_ROUND = 200
 SHRINK_SECONDS = 30.0
@@ -79,18 +83,24 @@ class Campaign:
     tally: Tally = field(default_factory=Tally)
     findings: dict[Fault, Finding] = field(default_factory=dict)
     _trails: dict[Fault, _Trail] = field(default_factory=dict)
+    _told: set[Fault] = field(default_factory=set)
     _failed: dict[AttentionCase, Failure] = field(default_factory=dict)
     _shrink_until: float | None = None
+    _fresh: Fresh[tuple[AttentionCase, str], bool] | None = None
 
     def run(self) -> Campaign:
         """Run to the end, or to Ctrl-C, which ends the campaign and loses nothing."""
         number = 0
+        self._fresh = Fresh(self._fails) if can_fork(self.device) else None
         try:
             while not self._is_over():
                 self._round(number)
                 number += 1
         except KeyboardInterrupt:
             self._settle()
+        finally:
+            if self._fresh is not None:
+                self._fresh.close()
         return self
 
     @property
@@ -148,7 +158,7 @@ class Campaign:
         verdict = self._unknown(case)
         self.watch(self)
         if verdict is not None:
-            self._failed[case] = FAILURES[verdict.kind](verdict, case, verdict.sentence)
+            self._failed[case] = _exception(verdict.kind, verdict.check)(verdict, case, verdict.sentence)
             raise self._failed[case]
 
     def _unknown(self, case: AttentionCase) -> Verdict | None:
@@ -158,15 +168,24 @@ class Campaign:
         except Refused as refusal:
             self.tally.refuse(str(refusal))
             return None
-        verdicts = judge(tried)
+        verdicts = judge(tried, also=self._checks_in_sight())
         self._count(tried, verdicts)
-        fresh = [verdict for verdict in verdicts if (verdict.kind, verdict.check) not in self.findings]
+        fresh = [verdict for verdict in verdicts if not self._is_known(verdict)]
         return next((verdict for verdict in fresh if self._follow(case, verdict)), None)
+
+    def _checks_in_sight(self) -> set[str]:
+        """Checks whose failures are being shrunk: their relations are asked of every candidate."""
+        return {check for _, check in self._trails}
 
     def _count(self, tried: Attempt, verdicts: list[Verdict]) -> None:
         if self._shrink_until is None:
             is_formed = not any(verdict.tensor is None for verdict in verdicts)
             self.tally.add(tried.case, tried.compared if is_formed else {})
+
+    def _is_known(self, verdict: Verdict) -> bool:
+        if (verdict.kind, verdict.check) in self._told:
+            return True
+        return _is_told_by((*self._told, *self._trails), verdict)
 
     def _follow(self, case: AttentionCase, verdict: Verdict) -> bool:
         """Note a failing case on its fault's trail, unless it is too near the budget to be worth shrinking to."""
@@ -185,9 +204,13 @@ class Campaign:
         return True
 
     def _settle(self) -> None:
-        """Turn the round's trails into findings: the last failing case of each fault is the smallest."""
-        for fault, trail in self._trails.items():
-            self.findings[fault] = self._finding(trail)
+        """Turn trails into findings, relations last; the last failing case of each fault is the smallest."""
+        for fault, trail in sorted(self._trails.items(), key=lambda pair: pair[0][1] in RELATIONS):
+            finding = self._finding(trail)
+            final = (finding.verdict.kind, finding.verdict.check)
+            if final not in self._told and not _is_told_by(self._told, finding.verdict):
+                self.findings[fault] = finding
+            self._told |= {fault, final}
         self._trails, self._failed, self._shrink_until = {}, {}, None
 
     def _finding(self, trail: _Trail) -> Finding:
@@ -195,9 +218,11 @@ class Campaign:
         failures = [self._again(case, verdict) for _ in range(RERUNS)]
         told = next((failure for failure in failures if failure is not None), verdict)
         rate = sum(failure is not None for failure in failures) / RERUNS
-        if rate < 1:
+        if 0 < rate < 1:
             sentence = f"{told.sentence} It failed in {rate:.0%} of {RERUNS} reruns."
             told = replace(told, kind="not_repeatable", sentence=sentence)
+        else:
+            case, told = self._with_its_calls(trail, told, rate)
         return Finding(told, case, trail.first, trail.worst[1], trail.worst[0], trail.cases, trail.seconds, rate)
 
     def _again(self, case: AttentionCase, verdict: Verdict) -> Verdict | None:
@@ -206,8 +231,74 @@ class Campaign:
             tried = attempt(self.subject, case, self.device)
         except Refused:
             return None
-        same = (v for v in judge(tried) if (v.kind, v.check) == (verdict.kind, verdict.check))
+        found = judge(tried, also=[verdict.check])
+        same = (v for v in found if (v.kind, v.check) == (verdict.kind, verdict.check))
         return next((with_votes(tried, v) for v in same), None)
+
+    def _with_its_calls(self, trail: _Trail, told: Verdict, rate: float) -> tuple[AttentionCase, Verdict]:
+        """The case with the calls that it takes to fail in a process that has seen no other case.
+
+        What fails there by itself hangs on no call before it. What does not has met something that the subject kept
+        of the campaign's earlier calls; one of the known variations, called before it, may leave the same behind.
+        """
+        case = trail.latest[0]
+        if self._fresh is None or self._fails_freshly(case.replace(history=()), told.check):
+            return case, told if rate else _never_again(told)
+        for tried in (case, *_with_one_call(case), *_with_one_call(trail.first)):
+            if tried.history and self._fails_freshly(tried, told.check):
+                calls = ", ".join(tried.history)
+                return tried, _as_history(told, f"It takes these calls before it in the same process: {calls}.")
+        if not rate:
+            return case, _never_again(told)
+        return case, _as_history(told, "It takes calls before it that this campaign made: a new process passes it.")
+
+    def _fails_freshly(self, case: AttentionCase, check: str) -> bool:
+        """Whether a check finds the case wrong in a new process; yes where that cannot be told."""
+        answer = None if self._fresh is None else self._fresh.ask((case, check))
+        return answer is None or answer
+
+    def _fails(self, question: tuple[AttentionCase, str]) -> bool:
+        case, check = question
+        try:
+            tried = attempt(self.subject, case, self.device)
+        except Refused:
+            return False
+        return any(verdict.check == check for verdict in judge(tried, also=[check]))
+
+
+def _is_told_by(faults: Iterable[Fault], verdict: Verdict) -> bool:
+    """Whether a relation says no more than that numbers are wrong, which one of the faults has said before.
+
+    What is within the budget and yet not what it was is a fault of its own, whatever else is wrong.
+    """
+    if verdict.check not in RELATIONS or BITS in verdict.parts:
+        return False
+    return any(_sort(kind) == _sort(verdict.kind) and check != verdict.check for kind, check in faults)
+
+
+def _sort(kind: str) -> str:
+    return "wrong_values" if kind == "not_finite" else kind
+
+
+def _with_one_call(case: AttentionCase) -> list[AttentionCase]:
+    return [case.replace(history=(name,)) for name in sorted(VARIATIONS)]
+
+
+def _as_history(verdict: Verdict, sentence: str) -> Verdict:
+    if verdict.kind == "history_dependent":
+        return verdict
+    return replace(verdict, kind="history_dependent", sentence=f"{verdict.sentence} {sentence}")
+
+
+def _never_again(verdict: Verdict) -> Verdict:
+    sentence = f"{verdict.sentence} It failed in 0% of {RERUNS} reruns."
+    return replace(verdict, kind="not_repeatable", sentence=sentence)
+
+
+@functools.cache
+def _exception(kind: str, check: str) -> type[Failure]:
+    """A class for each fault: Hypothesis tells bugs apart by it, and shrinks each by itself."""
+    return type(f"{FAILURES[kind].__name__}By{check.title().replace('_', '')}", (FAILURES[kind],), {})
 
 
 def shared_database(directory: str) -> ExampleDatabase:

@@ -8,9 +8,9 @@ from typing import Literal
 
 from harness import corpus
 from harness.attempt import attempt
-from harness.checks import judge
 from harness.corpus import Entry
 from harness.devices import choose, prepare
+from harness.judge import judge
 from harness.run import Refused
 from harness.show import story
 from harness.subject import Subject

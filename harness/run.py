@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.memory import PoisonedAllocations, Snapshot
+from harness.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject import Subject
 from strategies import AttentionCase, Problem, build, calls_before
 
@@ -20,13 +20,15 @@ class Refused(Exception):
 class Result:
     """What a call returned (`returned`, anything at all) or raised, and what it did to its inputs.
 
-    mutated, overrun: names of the inputs whose elements, or whose surroundings, changed.
+    mutated, overrun: names of the inputs whose elements, or whose surroundings, changed. overrun_own: the tensors
+    that the call made itself and wrote beside, each described.
     """
 
     returned: object = None
     raised: Exception | None = None
     mutated: tuple[str, ...] = ()
     overrun: tuple[str, ...] = ()
+    overrun_own: tuple[str, ...] = ()
 
     @property
     def output(self) -> Tensor:
@@ -41,34 +43,35 @@ class Result:
         return self.returned[1] if isinstance(self.returned, tuple) else None
 
 
-def call(subject: Subject, case: AttentionCase, problem: Problem) -> Result:
+def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE) -> Result:
     """Run the calls of the case's history, then the case, on tensors that `build` made.
 
-    Raises Refused where the subject refuses the case, or lacks a keyword that the case asks for.
+    band: the byte that stands beside the tensors that the call makes. Raises Refused where the subject refuses the
+    case, or lacks a keyword that the case asks for.
     """
     if missing := subject.lacks(case):
         raise Refused(f"{subject.name} has no keyword {missing!r}")
     for earlier in calls_before(case):
-        _call_and_forget(subject, earlier, problem.q.device.type)
-    return _call(subject, case, problem)
+        call_and_forget(subject, earlier, problem.q.device.type)
+    return _call(subject, case, problem, band)
 
 
-def _call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
+def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
     """An earlier call: it may do what it likes, only what it leaves behind counts."""
     try:
-        _call(subject, case, build(case, device))
+        _call(subject, case, build(case, device), NAN_BYTE)
     except Refused:
         return
 
 
-def _call(subject: Subject, case: AttentionCase, problem: Problem) -> Result:
+def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) -> Result:
     inputs = {"q": problem.q, "k": problem.k, "v": problem.v}
     lengths = {} if problem.seqlens_k is None else {"seqlens_k": problem.seqlens_k}
     names = [*inputs, *lengths]
-    snapshot = Snapshot([*inputs.values(), *lengths.values()])
+    snapshot, allocations = Snapshot([*inputs.values(), *lengths.values()]), GuardedAllocations(band)
     returned, raised = None, None
     try:
-        with torch.no_grad(), PoisonedAllocations():
+        with torch.no_grad(), allocations:
             returned = subject.function(*inputs.values(), **lengths, **subject.arguments(case))
         if problem.q.is_cuda:
             torch.cuda.synchronize()
@@ -76,6 +79,10 @@ def _call(subject: Subject, case: AttentionCase, problem: Problem) -> Result:
         if subject.is_refusal(error):
             raise Refused(f"{type(error).__name__}: {error}".splitlines()[0]) from error
         raised = error
-    mutated = tuple(names[i] for i in snapshot.changed())
-    overrun = tuple(names[i] for i in snapshot.changed_outside())
-    return Result(returned, raised, mutated, overrun)
+    return Result(
+        returned,
+        raised,
+        mutated=tuple(names[i] for i in snapshot.changed()),
+        overrun=tuple(names[i] for i in snapshot.changed_outside()),
+        overrun_own=tuple(allocations.written_beside()),
+    )

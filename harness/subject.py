@@ -27,6 +27,17 @@ DECLARATION = "__flashattest__"
 
 DEFAULT = "kernel:flash_attention"
 
+EXACT = (
+    "deterministic",
+    "batch_invariant",
+    "gqa_invariant",
+    "layout_invariant",
+    "mask_invariant",
+    "scale_invariant",
+    "unit_weight",
+)
+"""What a subject may promise bit for bit: `harness.relations` says what each means."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -34,7 +45,8 @@ class Subject:
 
     keywords: the feature keywords in its signature. The rest is declared in a dict `__flashattest__` on the function,
     under the same names: alignments of causal ("upper_left", "lower_right"), dtypes, head_dims (a collection) or
-    max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of `config=`).
+    max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of `config=`),
+    exact (what it promises bit for bit, of EXACT).
     refuses: a regular expression; an exception whose text it matches is a refusal, as NotImplementedError always is.
     """
 
@@ -49,6 +61,7 @@ class Subject:
     devices: tuple[str, ...] = ("cpu", "cuda")
     p_dtype: str | None = None
     configs: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
     refuses: str | None = field(default=None, compare=False)
 
     def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
@@ -97,11 +110,14 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
     declared = dict(getattr(function, DECLARATION, {}))
     if "max_head_dim" in declared:
         declared["head_dims"] = range(1, declared.pop("max_head_dim") + 1)
-    known = ("alignments", "dtypes", "head_dims", "gqa", "layouts", "devices", "p_dtype", "configs")
+    known = ("alignments", "dtypes", "head_dims", "gqa", "layouts", "devices", "p_dtype", "configs", "exact")
     for key, value in declared.items():
         if key not in known:
             raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {', '.join(known)} and max_head_dim.")
         declared[key] = tuple(value) if isinstance(value, list | range) else value
+    for promise in declared.get("exact", ()):
+        if promise not in EXACT:
+            raise CannotRun(f"{DECLARATION} promises {promise!r} under 'exact'; it may promise {', '.join(EXACT)}.")
     own_name = name or f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
     return replace(Subject(own_name, function, _keywords(function), refuses=refuses), **declared)
 

@@ -3,9 +3,9 @@
 import importlib
 import pkgutil
 
-from harness.checks.registry import CHECKS, Check, Stage, check, judge
+from harness.checks.registry import CHECKS, Check, Stage, check, look
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["CHECKS", "Check", "Stage", "check", "judge"]
+__all__ = ["CHECKS", "Check", "Stage", "check", "look"]

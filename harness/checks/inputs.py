@@ -1,4 +1,4 @@
-"""The call leaves its inputs and what lies around them alone."""
+"""The call leaves its inputs alone, and what lies around them and around the tensors that it makes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def inputs_unchanged(attempt: Attempt) -> Iterator[Verdict]:
 
 @check(Stage.CALL)
 def surroundings_unchanged(attempt: Attempt) -> Iterator[Verdict]:
-    """The guard bands around every input, and the gaps between its rows, hold the same bits as before."""
-    if names := attempt.result.overrun:
-        sentence = f"The call wrote outside its input {' and '.join(names)}."
+    """Guard bands around every input and fresh tensor, and the gaps between an input's rows, hold what they held."""
+    names = [f"its input {name}" for name in attempt.result.overrun] + list(attempt.result.overrun_own)
+    if names:
+        sentence = f"The call wrote outside {' and '.join(names)}."
         yield Verdict("out_of_bounds", "surroundings_unchanged", sentence)

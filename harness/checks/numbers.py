@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.attempt import Attempt
 from harness.checks.registry import Stage, check
@@ -12,10 +13,18 @@ from oracles import Comparison
 
 @check(Stage.NUMBERS)
 def values(attempt: Attempt) -> Iterator[Verdict]:
-    """O is within its budget; NaN and inf stand only where float64 has them too."""
+    """O is within its budget; NaN and inf stand only where float64 has them too.
+
+    A NaN that is gone once the memory beside the tensors holds 0 was read there.
+    """
     found = attempt.compared["O"]
-    if not found.ok:
-        yield _verdict("wrong_values" if found.is_finite else "not_finite", "values", "O", found, attempt)
+    if found.ok:
+        return
+    verdict = _verdict("wrong_values" if found.is_finite else "not_finite", "values", "O", found, attempt)
+    if not found.is_finite and attempt.is_right_among_zeros:
+        sentence = f"{verdict.sentence} It is right where the memory beside the tensors holds 0: that memory was read."
+        verdict = replace(verdict, kind="out_of_bounds", sentence=sentence)
+    yield verdict
 
 
 @check(Stage.NUMBERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -44,16 +44,9 @@ def check(stage: Stage, operations: tuple[str, ...] = ("forward",)) -> Callable[
     return register
 
 
-def judge(attempt: Attempt) -> list[Verdict]:
-    """Every failure that the checks see in an attempt; no check looks past a stage that failed, save mutation's."""
-    verdicts: list[Verdict] = []
-    for stage in Stage:
+def look(attempt: Attempt, stages: Iterable[Stage]) -> Iterator[Verdict]:
+    """What the checks of these stages see."""
+    for stage in stages:
         for each in CHECKS.values():
             if each.stage is stage and attempt.case.operation in each.operations:
-                verdicts.extend(each.look(attempt))
-        if any(verdict.kind in _NOTHING_TO_SEE for verdict in verdicts):
-            break
-    return verdicts
-
-
-_NOTHING_TO_SEE = frozenset({"raised", "wrong_shape_or_dtype"})
+                yield from each.look(attempt)

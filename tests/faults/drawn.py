@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from harness.attempt import attempt
-from harness.checks import judge
+from harness.judge import judge
 from harness.devices import choose
 from harness.run import Refused
 from harness.subject import Subject

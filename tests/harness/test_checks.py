@@ -3,7 +3,8 @@
 import pytest
 
 from harness.attempt import attempt
-from harness.checks import CHECKS, judge
+from harness.checks import CHECKS
+from harness.judge import judge
 from harness.run import Refused
 from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry, TensorSpec

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.memory import PoisonedAllocations, Snapshot
+from harness.memory import GuardedAllocations, Snapshot
 
 ALLOCATIONS = {
     "empty": lambda: torch.empty(3),
@@ -17,12 +17,12 @@ ALLOCATIONS = {
 
 @pytest.mark.parametrize("allocate", ALLOCATIONS.values(), ids=ALLOCATIONS)
 def test_fresh_memory_is_nan(allocate):
-    with PoisonedAllocations():
+    with GuardedAllocations():
         assert allocate().isnan().all()
 
 
 def test_other_functions_are_left_alone():
-    with PoisonedAllocations():
+    with GuardedAllocations():
         assert torch.equal(torch.zeros(3), torch.ones(3) - 1)
         assert torch.empty(3, dtype=torch.int32).dtype is torch.int32
 

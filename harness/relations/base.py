@@ -1,0 +1,193 @@
+"""What a relation works with: a right result, ways to call the subject again, and the claims it makes of them."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from harness.attempt import Attempt
+from harness.checks.registry import Stage, look
+from harness.run import call
+from harness.verdict import Verdict
+from oracles import Budget, forward_budget
+from strategies import Geometry, Problem
+from strategies.layouts import LAYOUTS
+from strategies.tensors import GUARD
+
+T = TypeVar("T")
+EVERYWHERE = (slice(None), slice(None), slice(None))
+
+
+class Broken(Exception):
+    """A further call did not come as far as numbers: it raised, or wrote where it must not."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.sentence)
+        self.verdict = verdict
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That one output must equal another: bit for bit where `exact` says so and the subject declares it.
+
+    tensor: "O" or "LSE". budget: float64, the difference allowed where bits are not compared. what: the difference
+    between the two calls, as the start of a sentence. kind: of the verdict, where the numbers alone do not tell.
+    exact: False where the two calls differ in more than the declared property covers, or where it holds, as bools.
+    """
+
+    tensor: str
+    got: Tensor
+    wanted: Tensor
+    budget: Tensor
+    what: str
+    kind: str | None = None
+    exact: bool | Tensor = True
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A tensor that lies in memory as it is meant to: it is handed on as it is."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Again(Attempt):
+    """A further call on a changed problem. relaid: a changed tensor could not keep the layout of the case."""
+
+    relaid: bool = False
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The budget of the changed problem, whose values no longer count as drawn independently."""
+        return forward_budget(self.pristine, self.truth, p_dtype=self.subject.torch_p_dtype(), independent=False)
+
+    @property
+    def O(self) -> Tensor:  # noqa: E743
+        """O of this call."""
+        return self.result.output
+
+    @property
+    def LSE(self) -> Tensor | None:
+        """LSE of this call, where it came back."""
+        return self.result.lse
+
+
+@dataclass
+class Base:
+    """A right result (O and LSE are copies of it) from which a relation starts.
+
+    thorough: take every choice that the relation has, not one that follows from the case's seed.
+    """
+
+    attempt: Attempt
+    thorough: bool = False
+    O: Tensor = field(init=False)
+    LSE: Tensor | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.O = self.attempt.result.output.clone()
+        lse = self.attempt.result.lse
+        self.LSE = None if lse is None else lse.clone()
+
+    @property
+    def problem(self) -> Problem:
+        """The tensors of the base result."""
+        return self.attempt.problem
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of the base result."""
+        return self.attempt.budget
+
+    def choices(self, options: Sequence[T]) -> Sequence[T]:
+        """One of the options, by the seed of the case, or all where thorough."""
+        return options if self.thorough else [options[self.pick(len(options))]]
+
+    def pick(self, n: int) -> int:
+        """A number from 0 to n - 1 that follows from the seed of the case."""
+        return zlib.crc32(str(self.attempt.case.q.seed).encode()) % n
+
+    def again(
+        self,
+        *,
+        q: Tensor | Laid | None = None,
+        k: Tensor | Laid | None = None,
+        v: Tensor | Laid | None = None,
+        layouts: Sequence[str] | None = None,
+        **features: Any,
+    ) -> Again:
+        """Call the subject with some tensors or features changed; what is not named stays as it is.
+
+        A new tensor is laid out as the case's own was, contiguous where that was expanded, or as `layouts` says.
+        Raises Refused where the subject refuses, Broken where the call fails before its numbers can be looked at.
+        """
+        case, old = self.attempt.case, self.problem
+        q, k, v = (
+            self._laid(role, new, layout)
+            for role, new, layout in zip("qkv", (q, k, v), layouts or (None, None, None), strict=True)
+        )
+        asked = case.features.replace(**features)
+        B, Hq, Nq, d = q.shape
+        _, Hk, Nk, _ = k.shape
+        changed = case.replace(geometry=Geometry(B, Hq, Hk, Nq, Nk, d), features=asked, history=())
+        lengths = None if asked.seqlens_k is None else torch.tensor(asked.seqlens_k, dtype=torch.int32, device=q.device)
+        problem = Problem(q, k, v, asked.causal, changed.scale, lengths)
+        relaid = any(
+            new.stride() != was.stride() and 0 in was.stride()
+            for new, was in zip((q, k, v), (old.q, old.k, old.v), strict=True)
+        )
+        again = Again(self.attempt.subject, changed, problem, call(self.attempt.subject, changed, problem), relaid)
+        for verdict in look(again, (Stage.CALL, Stage.FORM)):
+            raise Broken(verdict)
+        return again
+
+    def mapped(self, role: str, change: Callable[[Tensor], Tensor]) -> Laid:
+        """A tensor of the problem with a function applied to every element of its memory, NaN bands included."""
+        tensor: Tensor = getattr(self.problem, role)
+        memory = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+        return Laid(change(memory).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
+
+    def same(
+        self,
+        other: Again,
+        what: str,
+        *,
+        here: tuple[slice, ...] = EVERYWHERE,
+        there: tuple[slice, ...] = EVERYWHERE,
+        kind: str | None = None,
+    ) -> Iterator[Claim]:
+        """Claim that `there` in the other call's O and LSE stands what stands `here` in the base's.
+
+        Allowed are twice the base's budget: for relations that leave the truth, and so its budget, as it is.
+        """
+        exact = not other.relaid or "layout_invariant" in self.attempt.subject.exact
+        yield Claim("O", other.O[there], self.O[here], 2 * self.budget.O[here], what, kind, exact)
+        if self.LSE is not None and other.LSE is not None:
+            yield Claim("LSE", other.LSE[there], self.LSE[here], 2 * self.budget.LSE[here], what, kind, exact)
+
+    def _laid(self, role: str, new: Tensor | Laid | None, layout: str | None) -> Tensor:
+        """A tensor of the next call in memory: the old one, a new one as the old one was laid out, or as asked."""
+        if isinstance(new, Laid):
+            return new.tensor
+        if new is None and layout is None:
+            return getattr(self.problem, role)  # type: ignore[no-any-return]
+        own: str = getattr(self.attempt.case, role).layout
+        named = layout or ("contiguous" if own.startswith("expanded") else own)
+        return place(getattr(self.problem, role) if new is None else new, named)
+
+
+def place(tensor: Tensor, layout: str) -> Tensor:
+    """A copy of a (B, H, N, d) tensor in the layout of that name, which expands nothing, between bands of NaN."""
+    B, H, N, d = tensor.shape
+    placement = LAYOUTS[layout]((B, H, N, d))
+    reach = placement.offset + sum((n - 1) * s for n, s in zip(tensor.shape, placement.strides, strict=True)) + 1
+    size = -(-max(reach, 0) // 4) * 4 + 2 * GUARD
+    memory = torch.full((size,), float("nan"), dtype=tensor.dtype, device=tensor.device)
+    return memory.as_strided(tensor.shape, placement.strides, placement.offset + GUARD).copy_(tensor)

@@ -1,0 +1,22 @@
+"""What a call returned stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from harness.relations.base import Base, Claim
+from harness.relations.registry import ALWAYS, relation
+
+WHAT = "After a second call with other values, the output of the first changed"
+
+
+@relation(exact=ALWAYS)
+def first_output_kept(base: Base) -> Iterator[Claim]:
+    """A call with -q and -v leaves the tensors that the first call returned alone: they are the caller's."""
+    base.again(q=base.mapped("q", torch.neg), v=base.mapped("v", torch.neg))
+    first = base.attempt.result
+    yield Claim("O", first.output, base.O, base.budget.O, WHAT, kind="output_aliased")
+    if first.lse is not None and base.LSE is not None:
+        yield Claim("LSE", first.lse, base.LSE, base.budget.LSE, WHAT, kind="output_aliased")

@@ -1,0 +1,135 @@
+"""The relations by name, which of them a case is put to, and what comes of it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.attempt import Attempt
+from harness.relations.base import Base, Broken, Claim
+from harness.run import Refused
+from harness.subject import EXACT
+from harness.verdict import Verdict
+from oracles import Comparison, compare
+
+ALWAYS = "always"
+"""In the place of a property: exact for every subject that is right."""
+
+BITS = "bit for bit"
+"""The part that a budget of 0 is made of where a result is near enough, and not what was promised."""
+
+Claims = Callable[[Base], Iterator[Claim]]
+When = Callable[[Attempt], bool]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A relation: the property that makes it bit-exact (None: none does), its price, when it says anything, its claims.
+
+    price: 1 for a call on a small problem, 2 for two, or for one and a truth in float64.
+    """
+
+    name: str
+    exact: str | None
+    price: int
+    when: When
+    claims: Claims
+
+
+RELATIONS: dict[str, Relation] = {}
+
+
+def _always(attempt: Attempt) -> bool:
+    return True
+
+
+def relation(*, exact: str | None, price: int = 1, when: When = _always) -> Callable[[Claims], Claims]:
+    """Register a relation under its function's name; the function yields the claims that must hold."""
+    if exact is not None and exact != ALWAYS and exact not in EXACT:
+        raise ValueError(f"exact must be one of {', '.join(EXACT)}, ALWAYS or None, not {exact!r}.")
+
+    def register(claims: Claims) -> Claims:
+        name = claims.__name__
+        RELATIONS[name] = Relation(name, exact, price, when, claims)
+        return claims
+
+    return register
+
+
+def chosen(attempt: Attempt) -> list[Relation]:
+    """The few relations that a case is put to: they follow from the case alone, and cost less the larger it is."""
+    digest = zlib.crc32(repr(attempt.case).encode())
+    left = _allowance(attempt, digest)
+    found = []
+    for each in sorted(RELATIONS.values(), key=lambda r: zlib.crc32(r.name.encode(), digest)):
+        if left == 0:
+            break
+        if each.price <= left and each.when(attempt):
+            found.append(each)
+            left -= each.price
+    return found
+
+
+def _allowance(attempt: Attempt, digest: int) -> int:
+    """What the relations of a case may cost: a problem of no size has room for two truths, a large one for a call."""
+    g = attempt.case.geometry
+    size = attempt.case.work + g.B * g.d * (g.Hq * g.Nq + 2 * g.Hk * g.Nk)
+    if size <= 1 << 11:
+        return 4 if digest % 4 == 0 else 2
+    if size <= 1 << 14:
+        return 4 if digest % 8 == 0 else 1
+    return 1 if digest % 4 == 0 else 0
+
+
+def hold(attempt: Attempt, also: Collection[str] = ()) -> Iterator[Verdict]:
+    """Hold a right result against the relations chosen for its case, and thoroughly against those named in `also`."""
+    named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].when(attempt)]
+    for each in [*named, *(r for r in chosen(attempt) if r.name not in also)]:
+        verdict = _held(each, Base(attempt, thorough=each.name in also))
+        if verdict is not None:
+            yield verdict
+
+
+def _held(relation: Relation, base: Base) -> Verdict | None:
+    """What is wrong with the first claim that does not hold; a subject that refuses a further call is let off."""
+    try:
+        for claim in relation.claims(base):
+            found = compare(claim.got, claim.wanted, claim.budget)
+            if not found.ok:
+                return _verdict(relation, claim, found)
+            if relation.exact == ALWAYS or relation.exact in base.attempt.subject.exact:
+                found = compare(claim.got, claim.wanted, _exactly(claim))
+                if not found.ok:
+                    return replace(_verdict(relation, claim, found), parts={BITS: 0.0})
+    except Refused:
+        return None
+    except Broken as broken:
+        said = broken.verdict
+        return Verdict(said.kind, relation.name, f"In a further call that {relation.name} makes: {said.sentence}")
+    return None
+
+
+def _exactly(claim: Claim) -> Tensor:
+    """The budget of a claim with nothing allowed where its bits must agree."""
+    return claim.budget.masked_fill(torch.as_tensor(claim.exact, device=claim.budget.device), 0.0)
+
+
+def _verdict(relation: Relation, claim: Claim, found: Comparison) -> Verdict:
+    of_numbers = "wrong_lse" if claim.tensor == "LSE" else "wrong_values" if found.is_finite else "not_finite"
+    place = f"{claim.tensor}{list(found.index)}"
+    return Verdict(
+        claim.kind or of_numbers,
+        relation.name,
+        f"{claim.what}: {place} is {found.got:.9g} and should be {found.wanted:.9g}.",
+        ratio=found.ratio,
+        tensor=claim.tensor,
+        where=found.index,
+        got=found.got,
+        wanted=found.wanted,
+        error=found.error,
+        budget=found.budget,
+    )

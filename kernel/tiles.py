@@ -78,7 +78,7 @@ _TENSOR_CORE_SPACE = _tiles(
     *("128x128x8x4", "128x128x8x2", "128x64x4x3", "128x64x8x3", "128x64x8x2"),
     *("64x64x4x3", "64x64x4x2", "64x64x8x2", "64x64x8x1", "64x32x8x2", "32x32x4x2"),
 )
-_FMA_SPACE = _tiles("64x32x8x1", "32x32x8x2", "32x32x8x1", "32x32x4x1", "16x32x8x1", "16x32x4x1")
+_FMA_SPACE = _tiles("64x32x8x1", "32x32x8x2", "32x32x8x1", "32x32x4x1", "16x32x8x1", "16x32x4x1", "16x16x8x1")
 
 # Defaults by (lowest architecture, widest head-dim tile); the first row that holds wins. The fp16 and bf16 rows of
 # sm_90 follow timings of such loops on an H100, all others only what compiles without spilling.
@@ -92,6 +92,8 @@ _TENSOR_CORE_DEFAULTS = (
 _FMA_DEFAULTS = (
     (0, 64, TileConfig(32, 32, 4, 1)),
     (0, 128, TileConfig(32, 32, 8, 1)),
+    (90, 256, TileConfig(16, 32, 8, 1)),
+    (89, 256, TileConfig(16, 16, 8, 1)),  # one key tile twice as long spills 32 bytes with triton 3.7.1
     (0, 256, TileConfig(16, 32, 8, 1)),
 )
 

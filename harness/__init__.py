@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.attest import attest
+    from harness.attesting import attest
     from harness.verdict import Failure
 
 __all__ = ["Failure", "attest"]
@@ -16,7 +16,7 @@ __all__ = ["Failure", "attest"]
 
 def __getattr__(name: str) -> Any:
     if name == "attest":
-        from harness.attest import attest
+        from harness.attesting import attest
 
         return attest
     if name == "Failure":

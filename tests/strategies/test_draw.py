@@ -34,6 +34,10 @@ def share(cases, predicate):
     return sum(map(predicate, cases)) / len(cases)
 
 
+def test_hardly_a_case_is_drawn_twice(drawn):
+    assert len(set(drawn)) > 0.99 * DRAWS
+
+
 # --- every axis occurs
 
 
@@ -56,7 +60,7 @@ def test_every_family_and_layout_occurs_in_every_tensor(drawn, role):
 def test_queries_outnumber_keys_as_often_as_the_other_way(drawn):
     more = sum(case.geometry.Nq > case.geometry.Nk for case in drawn)
     fewer = sum(case.geometry.Nq < case.geometry.Nk for case in drawn)
-    assert min(more, fewer) > 0.1 * DRAWS
+    assert min(more, fewer) > 0.3 * DRAWS
     assert 2 / 3 < more / fewer < 3 / 2
 
 
@@ -110,7 +114,7 @@ NARROW = [
     ({"layouts": ("bshd",)}, lambda case: {case.q.layout, case.k.layout, case.v.layout} == {"bshd"}),
     ({"families": ("tiny",)}, lambda case: {case.q.values, case.k.values, case.v.values} == {"tiny"}),
     ({"max_length": 20}, lambda case: max(case.geometry.Nq, case.geometry.Nk) <= 20),
-    ({"max_work": 5000}, lambda case: case.work <= 5000),
+    ({"max_work": 300}, lambda case: case.work <= 300),
     ({"max_length": 1, "max_work": 1}, lambda case: case.work <= 1),
 ]
 
@@ -163,6 +167,7 @@ MINIMAL = [
     (lambda case: case.geometry.B >= 2, AttentionCase(Geometry(B=2))),
     (lambda case: case.geometry.d > 16, AttentionCase(Geometry(d=17))),
     (lambda case: case.dtype == "bf16", AttentionCase(dtype="bf16")),
+    (lambda case: case.k.layout == "bshd", AttentionCase(k=TensorSpec(layout="bshd"))),
     (lambda case: case.v.values == "one_hot", AttentionCase(v=TensorSpec("one_hot"))),
     (lambda case: 0 in case.lengths and case.geometry.Nk, AttentionCase(features=Features(seqlens_k=(0,)))),
     (lambda case: case.past_end == "nan", AttentionCase(features=Features(seqlens_k=(1,)), past_end="nan")),

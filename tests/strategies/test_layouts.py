@@ -57,6 +57,12 @@ def test_values_are_the_same_in_every_layout(layout):
     assert checksum(build(laid_out(layout))) == checksum(build(CASE))
 
 
+@pytest.mark.parametrize("layout", sorted(set(LAYOUTS) - set(EXPANDED)))
+@pytest.mark.parametrize("geometry", [Geometry(), Geometry(Nq=2, Nk=3), Geometry(Hq=2, Hk=2, d=2), Geometry(Nq=0)])
+def test_sizes_of_1_have_a_checksum_in_every_layout(layout, geometry):
+    assert checksum(build(laid_out(layout, AttentionCase(geometry)))) == checksum(build(AttentionCase(geometry)))
+
+
 @pytest.mark.parametrize(("layout", "dim"), EXPANDED.items())
 def test_an_expanded_tensor_repeats_its_first_part(layout, dim):
     dense, expanded = build(CASE).q, build(laid_out(layout)).q

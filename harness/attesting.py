@@ -5,8 +5,8 @@ from __future__ import annotations
 import hypothesis
 
 from harness.attempt import attempt
-from harness.checks import judge
 from harness.devices import choose
+from harness.judge import judge
 from harness.run import Refused
 from harness.show import story
 from harness.subject import Attention, Subject, describe

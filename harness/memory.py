@@ -70,7 +70,8 @@ class GuardedAllocations(TorchFunctionMode):
     ) -> Any:
         """Call through, and guard what an allocator returned."""
         result = func(*args, **(kwargs or {}))
-        if func in _UNFILLED or func in _FILLED:
+        is_fresh = func in _UNFILLED or func in _FILLED
+        if is_fresh and not (kwargs and kwargs.get("out") is not None):
             return self._guarded(func, result, keeps=func in _FILLED)
         return result
 

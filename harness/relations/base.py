@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -79,22 +79,23 @@ class Again(Attempt):
         return self.result.lse
 
 
-@dataclass
+@dataclass(frozen=True)
 class Base:
-    """A right result (O and LSE are copies of it) from which a relation starts.
+    """A right result from which a relation starts. O, LSE: copies of it, made before any further call.
 
     thorough: take every choice that the relation has, not one that follows from the case's seed.
     """
 
     attempt: Attempt
+    O: Tensor
+    LSE: Tensor | None
     thorough: bool = False
-    O: Tensor = field(init=False)
-    LSE: Tensor | None = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.O = self.attempt.result.output.clone()
-        lse = self.attempt.result.lse
-        self.LSE = None if lse is None else lse.clone()
+    @classmethod
+    def of(cls, attempt: Attempt) -> Base:
+        """Start from an attempt that the checks have found right."""
+        lse = attempt.result.lse
+        return cls(attempt, attempt.result.output.clone(), None if lse is None else lse.clone())
 
     @property
     def problem(self) -> Problem:
@@ -146,7 +147,9 @@ class Base:
         again = Again(self.attempt.subject, changed, problem, call(self.attempt.subject, changed, problem), relaid)
         for verdict in look(again, (Stage.CALL, Stage.FORM)):
             raise Broken(verdict)
-        return again
+        # The next call may write to what this one returned: that is for first_output_kept alone to say.
+        returned = again.O.clone() if again.LSE is None else (again.O.clone(), again.LSE.clone())
+        return replace(again, result=replace(again.result, returned=returned))
 
     def mapped(self, role: str, change: Callable[[Tensor], Tensor]) -> Laid:
         """A tensor of the problem with a function applied to every element of its memory, NaN bands included."""

@@ -88,8 +88,9 @@ def _allowance(attempt: Attempt, digest: int) -> int:
 def hold(attempt: Attempt, also: Collection[str] = ()) -> Iterator[Verdict]:
     """Hold a right result against the relations chosen for its case, and thoroughly against those named in `also`."""
     named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].when(attempt)]
+    base = Base.of(attempt)
     for each in [*named, *(r for r in chosen(attempt) if r.name not in also)]:
-        verdict = _held(each, Base(attempt, thorough=each.name in also))
+        verdict = _held(each, replace(base, thorough=each.name in also))
         if verdict is not None:
             yield verdict
 

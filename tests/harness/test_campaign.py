@@ -2,6 +2,9 @@
 
 import itertools
 
+import pytest
+import torch
+
 from harness.campaign import Campaign
 from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry
@@ -91,3 +94,57 @@ def test_ctrl_c_loses_nothing():
         return toys.right(q, k, v)
 
     assert campaign(interrupted, cases=100).tally.cases > 0
+
+
+def remembering(key):
+    """A right function that keeps, for each key, whether the first call was causal."""
+    kept = {}
+
+    def attention(q, k, v, causal=False):
+        return toys.right(q, k, v, kept.setdefault(key(q, k), causal))
+
+    return attention
+
+
+@pytest.mark.parametrize("key", [lambda q, k: (q.shape, k.shape), lambda q, k: q.shape[3]], ids=["shapes", "d"])
+def test_what_a_subject_keeps_of_earlier_calls_is_history_dependent(key):
+    found = only(remembering(key), cases=300)
+    assert found.verdict.kind == "history_dependent"
+    assert found.shrunk.history == ("other_causal",)
+    assert "other_causal" in found.verdict.sentence
+
+
+def test_a_wrong_call_after_another_shrinks_with_its_call():
+    last = []
+
+    def leaves_traces(q, k, v):
+        follows, last[:] = bool(last) and last[0] > k.shape[2], [k.shape[2]]
+        return toys.right(q, k, v) + follows
+
+    kinds = {finding.verdict.kind for finding in campaign(leaves_traces, cases=300).findings.values()}
+    assert "history_dependent" in kinds
+
+
+def test_a_fault_that_only_a_relation_sees_is_shrunk_under_its_name():
+    def last_key_lost_where_many(q, k, v):
+        return toys.right(q, k[:, :, :64], v[:, :, :64])
+
+    found = campaign(last_key_lost_where_many, cases=300).findings
+    assert ("wrong_values", "values") in found
+    assert not [check for kind, check in found if kind == "wrong_values" and check != "values"]
+
+
+def test_a_kept_output_buffer_is_found():
+    kept = {}
+
+    def one_buffer(q, k, v):
+        return kept.setdefault((q.shape, q.dtype), torch.empty_like(q)).copy_(toys.right(q, k, v))
+
+    found = only(one_buffer, cases=200)
+    assert (found.verdict.kind, found.verdict.check) == ("output_aliased", "first_output_kept")
+    assert found.shrunk == AttentionCase()
+
+
+def test_new_processes_are_ended():
+    before = campaign(toys.right, cases=1)
+    assert before._fresh._process is None

@@ -1,6 +1,7 @@
 """Every check fires on what it is for, and is silent on a right subject."""
 
 import pytest
+import torch
 
 from harness.attempt import attempt
 from harness.checks import CHECKS
@@ -18,10 +19,41 @@ WITH_LSE = SQUARE.replace(features=Features(return_lse=True))
 LONG = AttentionCase(Geometry(Nk=65))
 EMPTY_WITH_LSE = EMPTY.replace(features=EMPTY.features.replace(return_lse=True))
 
+
+def writes_past_output(q, k, v):
+    """One element past the end of O is written."""
+    O = torch.empty(q.shape, dtype=q.dtype)
+    O.as_strided((1,), (1,), O.storage_offset() + O.numel()).zero_()
+    return O.copy_(toys.right(q, k, v))
+
+
+def writes_past_scratch(q, k, v):
+    """One element before the start of a tensor that is not returned is written."""
+    scratch = torch.zeros(7)
+    scratch.as_strided((1,), (1,), scratch.storage_offset() - 1).fill_(1)
+    return toys.right(q, k, v)
+
+
+def reads_past_v(q, k, v):
+    """What stands behind V is added with weight 0."""
+    beyond = v.storage_offset() + sum((n - 1) * s for n, s in zip(v.shape, v.stride(), strict=True)) + 1
+    return toys.right(q, k, v) + 0 * v.as_strided((1,), (1,), beyond)
+
+
+def reads_past_scratch(q, k, v):
+    """What stands behind a fresh tensor is added with weight 0."""
+    scratch = torch.zeros(7)
+    return toys.right(q, k, v) + 0 * scratch.as_strided((1,), (1,), scratch.storage_offset() + 7).to(q.dtype)
+
+
 FIRES = [
     (toys.raises_on_long_keys, LONG, "raised", "returns"),
     (toys.scales_in_place, SQUARE, "input_mutated", "inputs_unchanged"),
     (toys.writes_past_q, SQUARE, "out_of_bounds", "surroundings_unchanged"),
+    (writes_past_output, SQUARE, "out_of_bounds", "surroundings_unchanged"),
+    (writes_past_scratch, SQUARE, "out_of_bounds", "surroundings_unchanged"),
+    (reads_past_v, SQUARE, "out_of_bounds", "values"),
+    (reads_past_scratch, SQUARE, "out_of_bounds", "values"),
     (toys.returns_fp32, SQUARE, "wrong_shape_or_dtype", "form"),
     (toys.returns_extra_row, SQUARE, "wrong_shape_or_dtype", "form"),
     (toys.ignores_causal, CAUSAL, "wrong_values", "values"),
@@ -73,3 +105,41 @@ def test_verdict_describes_the_worst_element():
     assert verdict.error == pytest.approx(abs(verdict.got - verdict.wanted))
     assert verdict.ratio == pytest.approx(verdict.error / verdict.budget)
     assert sum(verdict.parts.values()) == pytest.approx(verdict.budget)
+
+
+def test_a_write_names_the_tensor_that_it_passes():
+    (verdict,) = verdicts(writes_past_scratch, SQUARE)
+    assert verdict.sentence == (
+        "The call wrote outside the float32 tensor of shape (7,) that it made with torch.zeros."
+    )
+
+
+def test_a_read_outside_is_told_from_memory_never_written():
+    (read,) = verdicts(reads_past_v, SQUARE)
+    (unwritten,) = verdicts(toys.leaves_last_row, SQUARE)
+    assert "that memory was read" in read.sentence
+    assert unwritten.kind == "not_finite"
+
+
+def right_once():
+    """Right at first, and wrong in any call that follows one of another size."""
+    last = []
+
+    def attention(q, k, v):
+        follows, last[:] = bool(last) and last != [k.shape], [k.shape]
+        return toys.right(q, k, v) + follows
+
+    return attention
+
+
+def test_wrong_only_after_its_calls_is_history_dependent():
+    attention = right_once()
+    assert not {verdict.check for verdict in verdicts(attention, LONG)} & set(CHECKS)
+    (verdict,) = verdicts(attention, LONG.replace(history=("more_keys",)))
+    assert (verdict.kind, verdict.check) == ("history_dependent", "values")
+    assert "After the calls more_keys, and not without them" in verdict.sentence
+
+
+def test_wrong_without_its_calls_too_is_no_matter_of_history():
+    (verdict,) = verdicts(toys.raises_on_long_keys, LONG.replace(history=("other_values",)))
+    assert verdict.kind == "raised"

@@ -304,25 +304,13 @@ class _Launches:
         only_asks_for_semantic = self._patches.tl.core.builtin(print).__code__
         if getattr(member, "__code__", None) is only_asks_for_semantic:
             member = member.__wrapped__
-        return _given(member, "_semantic", self._patches.interpreter.interpreter_semantic)
+        semantic = self._patches.interpreter.interpreter_semantic
 
+        def call(*args: Any, **kwargs: Any) -> Any:
+            kwargs["_semantic"] = semantic
+            return member(*args, **kwargs)
 
-def _given(function: Any, name: str, value: Any) -> Any:
-    """`function` with `value` for its argument `name`: as the argument's default, where it has one, to save a call."""
-    if isinstance(function, types.FunctionType):
-        code, defaults = function.__code__, function.__defaults__ or ()
-        optional = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
-        if name in optional:
-            given = tuple(value if each == name else default for each, default in zip(optional, defaults, strict=True))
-            copy = types.FunctionType(code, function.__globals__, function.__name__, given, function.__closure__)
-            copy.__kwdefaults__ = function.__kwdefaults__
-            return copy
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        kwargs[name] = value
-        return function(*args, **kwargs)
-
-    return call
+        return call
 
 
 @mend_of("patched once a launch", "speed", _LAUNCH)

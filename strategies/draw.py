@@ -33,11 +33,13 @@ from strategies.values import FAMILIES
 T = TypeVar("T")
 
 TILES = (16, 32, 64, 128)
+FIRST_EDGES = (16, 17, 32, 33, 64, 65)
+"""A tile filled to its end, and one key more: the two tails that most kernels get wrong."""
 TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1025, 1537, 2047, 2048, 2049, 3001, 4095)
 COMMON_HEAD_DIMS = (16, 32, 64, 128)
 OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256)
 BATCHES = (1,) * 16 + (2,) * 8 + (3,) * 3 + (5,)
-HEADS = (1,) * 60 + (2,) * 24 + (3,) * 10 + (65,)
+HEADS = (1,) * 60 + (2,) * 24 + (3,) * 10 + (65, 129)
 GROUPS = (1,) * 60 + (2,) * 24 + (3,) * 12 + (4,) * 6 + (8,) * 3 + (65,)
 MAX_HEADS = 160
 """B·Hq at most, of queries that fit one tile: enough for a kernel that folds 128 heads into one."""
@@ -58,6 +60,7 @@ TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
     ("normal", "common_mean", "positive"),
     ("levels", "levels", "levels"),
     ("large", "large", "normal"),
+    ("constant", "constant", "large"),
     None,
     None,
     None,
@@ -211,6 +214,8 @@ def _weight(n: int) -> int:
     """Small lengths most often, then those around the edges of tiles."""
     if n <= 4:
         return 40
+    if n in FIRST_EDGES:
+        return 24
     is_edge = any(n % tile in (0, 1, tile - 1) and n // tile <= 2 for tile in TILES)
     if n <= 2 * TILES[2] + 1:
         return 12 if is_edge else 8 if n <= 17 else 2

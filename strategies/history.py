@@ -79,6 +79,22 @@ def more_keys(case: AttentionCase) -> AttentionCase:
 
 
 @variation
+def other_head_dim(case: AttentionCase) -> AttentionCase:
+    """Twice the head dim, or half of one past 64: what was compiled or cached for one does not fit the other."""
+    d = case.geometry.d
+    return case.replace(geometry=case.geometry.replace(d=2 * d if d <= 64 else d // 2))
+
+
+@variation
+def one_more_in_the_batch(case: AttentionCase) -> AttentionCase:
+    """One batch entry more, as long as the last one."""
+    lengths = case.features.seqlens_k
+    more = None if lengths is None else (*lengths, lengths[-1])
+    geometry = case.geometry.replace(B=case.geometry.B + 1)
+    return case.replace(geometry=geometry, features=case.features.replace(seqlens_k=more))
+
+
+@variation
 def fewer_keys(case: AttentionCase) -> AttentionCase:
     """Half the keys, so that a buffer sized by the first call is too small for the second."""
     Nk = case.geometry.Nk // 2

@@ -16,6 +16,8 @@ CHANGES = {
     "other_lengths": {"features": Features(True, 0.5, (39, 6))},
     "other_layout": {role: TensorSpec(layout="bshd") for role in "qkv"},
     "more_keys": {"geometry": Geometry(B=2, Nq=3, Nk=57)},
+    "other_head_dim": {"geometry": Geometry(B=2, Nq=3, Nk=40, d=2)},
+    "one_more_in_the_batch": {"geometry": Geometry(B=3, Nq=3, Nk=40), "features": Features(True, 0.5, (40, 7, 7))},
     "fewer_keys": {"geometry": Geometry(B=2, Nq=3, Nk=20), "features": Features(True, 0.5, (20, 7))},
 }
 

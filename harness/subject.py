@@ -19,6 +19,7 @@ from hypothesis.strategies import SearchStrategy
 
 from harness.verdict import CannotRun
 from strategies import AttentionCase, attention_cases
+from strategies.case import Causal
 from strategies.tensors import TORCH_DTYPES
 
 Attention = Callable[..., Any]
@@ -66,14 +67,18 @@ class Subject:
 
     def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
         """Draw the cases that this subject says it can take; keywords narrow further, as in `attention_cases`."""
-        causal: list[Any] = [False]
-        if "causal" in self.keywords:
-            causal += [kind for name, kind in _ALIGNMENTS.items() if name in self.alignments]
         drawn: dict[str, Any] = {name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts")}
-        drawn["causal"] = causal
+        drawn["causal"] = self.causal_kinds()
         drawn |= {name: name in self.keywords for name in ("seqlens_k", "scale", "return_lse")}
         drawn["configs"] = self.configs if "config" in self.keywords else ()
         return attention_cases(**(drawn | narrower))
+
+    def causal_kinds(self) -> list[Causal]:
+        """The values that the subject takes for causal."""
+        kinds: list[Causal] = [False]
+        if "causal" in self.keywords:
+            kinds += [kind for name, kind in _ALIGNMENTS.items() if name in self.alignments]
+        return kinds
 
     def arguments(self, case: AttentionCase) -> dict[str, Any]:
         """The keyword arguments of the call, seqlens_k aside: what the case leaves at its default is left out."""
@@ -98,7 +103,7 @@ class Subject:
         return None if self.p_dtype is None else TORCH_DTYPES[self.p_dtype]
 
 
-_ALIGNMENTS = {"upper_left": True, "lower_right": "lower_right"}
+_ALIGNMENTS: dict[str, Causal] = {"upper_left": True, "lower_right": "lower_right"}
 _FEATURES = ("causal", "scale", "seqlens_k", "return_lse", "config")
 
 
@@ -151,7 +156,8 @@ def load(name: str, refuses: str | None = None) -> Subject:
 
 def shipped() -> tuple[str, ...]:
     """Names of the subjects that ship: the modules of `harness.subjects`, each with a function `attention`."""
-    return tuple(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "subjects")]))
+    modules = pkgutil.iter_modules([str(Path(__file__).parent / "subjects")])
+    return tuple(module.name for module in modules if not module.name.startswith("_"))
 
 
 def _module(name: str) -> ModuleType:

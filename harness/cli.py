@@ -43,9 +43,20 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("entries", nargs="*", help="an id or a path (default: the whole corpus)", metavar="ID|PATH")
     replay.add_argument("--subject", help="run them on this subject, not on their own", metavar="NAME")
 
+    recall = _command(commands, "recall", _recall, "plant every known fault and say which are found")
+    recall.add_argument("--time", type=float, default=60.0, help="seconds for each fault (default 60)", metavar="S")
+    recall.add_argument("--faults", nargs="+", default=[], help="these alone (default: all)", metavar="ID")
+    recall.add_argument("--where", choices=("torch", "kernel"), help="those built so alone")
+    recall.add_argument("--seed", type=int, default=0, help="draw other cases (default 0)", metavar="N")
+    recall.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
+    recall.add_argument("--markdown", type=Path, help="write the tables there", metavar="FILE")
+    recall.add_argument("--baselines", action="store_true", help="what the usual checks would find, too")
+    recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
+
     _command(commands, "doctor", _doctor, "say what is installed here and what would run")
-    for command in (fuzz, replay):
+    for command in (fuzz, replay, recall):
         command.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    for command in (fuzz, replay):
         command.add_argument("--corpus", type=Path, default=Path("regressions"), metavar="DIR")
     return parser
 
@@ -106,6 +117,12 @@ def _replay(asked: argparse.Namespace, console: Console) -> int:
     if any(each.status == "FAILED" for each in told):
         return 1
     return 2 if any(each.status == "ERROR" for each in told) else 0
+
+
+def _recall(asked: argparse.Namespace, console: Console) -> int:
+    from harness.recall.command import run
+
+    return run(asked, console)
 
 
 def _doctor(asked: argparse.Namespace, console: Console) -> int:

@@ -1,0 +1,116 @@
+"""A campaign with a part of the harness left out: what that part is worth is what is then no longer found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from hypothesis.strategies import SearchStrategy
+
+import harness.attempt as attempts
+import harness.relations.base as relation_base
+from harness.checks import CHECKS
+from harness.relations import RELATIONS
+from harness.subject import Subject
+from harness.verdict import CannotRun
+from oracles import Budget, Truth
+from strategies import AttentionCase, Problem
+
+NUMBERS = frozenset({"returns", "form", "values", "lse"})
+"""The checks that hold a single call against float64, and what they take for granted."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A part left out. draws: what narrows the cases. left_out: checks and relations that are not asked.
+
+    tolerance: in place of the budget, what `allclose` would be given as atol and rtol.
+    """
+
+    name: str
+    draws: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Callable[[], Collection[str]] = frozenset
+    tolerance: float | None = None
+
+    def subject(self, subject: Subject) -> Subject:
+        """The subject, asked for fewer cases."""
+        own = {each.name: getattr(subject, each.name) for each in fields(subject)}
+        return _Narrowed(**own, narrower=self.draws)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Judge without the part while this lasts."""
+        names = set(self.left_out())
+        with ExitStack() as stack:
+            for register in (CHECKS, RELATIONS):
+                stack.enter_context(_without(register, names))
+            if self.tolerance is not None:
+                stack.enter_context(_fixed_budget(self.tolerance))
+            yield
+
+
+@dataclass(frozen=True)
+class _Narrowed(Subject):
+    narrower: Mapping[str, Any] = field(default_factory=dict)
+
+    def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
+        return super().cases(**{**self.narrower, **narrower})
+
+
+@contextmanager
+def _without(register: dict[str, Any], names: Collection[str]) -> Iterator[None]:
+    whole = dict(register)
+    for name in names:
+        register.pop(name, None)
+    try:
+        yield
+    finally:
+        register.clear()
+        register.update(whole)
+
+
+@contextmanager
+def _fixed_budget(tolerance: float) -> Iterator[None]:
+    """Every attempt has atol + rtol·|truth| for a budget; relations, which go by twice the budget, by twice that."""
+
+    def fixed(problem: Problem, truth: Truth, **arguments: Any) -> Budget:
+        lse = torch.nan_to_num(truth.LSE, neginf=0.0).abs()
+        return Budget(tolerance + tolerance * truth.O.abs(), tolerance + tolerance * lse)
+
+    places: tuple[Any, ...] = (attempts, relation_base)
+    whole = places[0].forward_budget
+    for place in places:
+        place.forward_budget = fixed
+    try:
+        yield
+    finally:
+        for place in places:
+            place.forward_budget = whole
+
+
+ABLATIONS = {
+    ablation.name: ablation
+    for ablation in (
+        Ablation("whole"),
+        Ablation("without relations", left_out=lambda: RELATIONS.keys()),
+        Ablation("fixed 1e-2 for a budget", tolerance=1e-2),
+        Ablation("normal values alone", draws={"families": ("normal",)}),
+        Ablation("contiguous layouts alone", draws={"layouts": ("contiguous",)}),
+        Ablation("without earlier calls", draws={"history": False}),
+        Ablation("float64 alone", left_out=lambda: (CHECKS.keys() | RELATIONS.keys()) - NUMBERS),
+    )
+}
+WITHOUT = "without "
+
+
+def ablation(name: str) -> Ablation:
+    """The ablation of that name: one of ABLATIONS, or "without " and the name of a check or relation."""
+    if name in ABLATIONS:
+        return ABLATIONS[name]
+    left_out = name.removeprefix(WITHOUT)
+    if left_out not in CHECKS.keys() | RELATIONS.keys():
+        raise CannotRun(f"An ablation is one of {', '.join(ABLATIONS)}, or 'without' and a check, not {name!r}.")
+    return Ablation(name, left_out=lambda: {left_out})

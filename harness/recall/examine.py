@@ -1,0 +1,97 @@
+"""What one process does: one planted function, hunted and put to the baselines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+
+import torch
+
+from harness.baselines import BASELINES
+from harness.devices import prepare
+from harness.faults import CONTROLS, FAULTS
+from harness.recall.ablation import ablation
+from harness.recall.hunt import Hunt, Limits, Watch, hunt
+from harness.verdict import KINDS, CannotRun
+
+
+@dataclass(frozen=True)
+class Task:
+    """A planted function, by its id, and what is to be done with it: a hunt with a part left out, and the baselines."""
+
+    id: str
+    limits: Limits
+    ablation: str = "whole"
+    baselines: bool = False
+
+
+@dataclass(frozen=True)
+class Fired:
+    """Whether a baseline failed the function, and the seconds that it took to say so."""
+
+    fired: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What came of a task."""
+
+    id: str
+    hunt: Hunt
+    baselines: dict[str, Fired]
+
+
+def examine(task: Task, watch: Watch = lambda campaign: None) -> Examined:
+    """Hunt a fault for what it is expected to show, a control for anything."""
+    is_fault = task.id in FAULTS
+    planted = FAULTS[task.id] if is_fault else CONTROLS[task.id]
+    wanted = FAULTS[task.id].expects if is_fault else KINDS
+    part = ablation(task.ablation)
+    limits = task.limits
+    began = time.monotonic()
+    subject = part.subject(planted.subject())
+    planting = time.monotonic() - began
+    with part.applied():
+        found = hunt(subject, wanted, limits, watch)
+    found = replace(found, seconds=found.seconds + planting)
+    return Examined(task.id, found, _put_to_baselines(task) if task.baselines else {})
+
+
+def _put_to_baselines(task: Task) -> dict[str, Fired]:
+    return {name: _timed(task, name) for name in BASELINES}
+
+
+def _timed(task: Task, name: str) -> Fired:
+    planted = FAULTS.get(task.id) or CONTROLS[task.id]
+    began = time.monotonic()
+    fired = BASELINES[name].fires(planted.subject(), task.limits.device)
+    return Fired(fired, time.monotonic() - began)
+
+
+def examine_all(tasks: Sequence[Task], jobs: int, watch: Watch) -> Iterator[Examined]:
+    """What comes of each task, as it ends. With more than one job each process has one thread, and `watch` is idle.
+
+    Raises CannotRun where a planted function ended its process.
+    """
+    if jobs == 1:
+        for task in tasks:
+            yield examine(task, watch)
+        return
+    device = tasks[0].limits.device if tasks else "cpu"
+    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin, initargs=(device,)) as pool:
+        futures = {pool.submit(examine, task): task.id for task in tasks}
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                raise CannotRun(f"A planted function ended its process, perhaps {futures[future]}.") from None
+
+
+def _begin(device: str) -> None:
+    prepare(device)
+    torch.set_num_threads(1)

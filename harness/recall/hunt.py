@@ -1,0 +1,120 @@
+"""A campaign that ends at its first detection: how many cases and seconds it takes to find a planted fault."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from harness.campaign import Campaign, Fault, Finding
+from harness.subject import Subject
+from strategies import AttentionCase
+
+SHRINK_SECONDS = 5.0
+"""How long a failure is shrunk: enough for nearly all, and not what recall measures."""
+
+Watch = Callable[[Campaign], None]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A failure that a campaign saw: its kind, the check, and how many cases and seconds after the start."""
+
+    kind: str
+    check: str
+    sentence: str
+    cases: int
+    seconds: float
+    first: AttentionCase
+    shrunk: AttentionCase
+
+
+@dataclass(frozen=True)
+class Hunt:
+    """A hunt: the cases and seconds until the first failure of a wanted kind, or in all; every failure, in order."""
+
+    cases: int
+    seconds: float
+    seen: tuple[Seen, ...]
+
+    def of(self, kinds: Collection[str]) -> tuple[Seen, ...]:
+        """The failures of some kinds, the earliest first."""
+        return tuple(each for each in self.seen if each.kind in kinds)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a hunt runs, from which seed, and when it gives up: after so many seconds, or cases (None: no limit)."""
+
+    device: str
+    seed: int
+    seconds: float
+    cases: int | None = None
+
+    def less(self, cases: int, seconds: float) -> Limits:
+        """What is left of them."""
+        left = None if self.cases is None else self.cases - cases
+        return replace(self, seconds=self.seconds - seconds, cases=left)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left."""
+        return self.seconds <= 0 or (self.cases is not None and self.cases <= 0)
+
+
+def hunt(subject: Subject, wanted: Collection[str], limits: Limits, watch: Watch = lambda campaign: None) -> Hunt:
+    """Run cases until a failure of a wanted kind is shrunk, or a limit is reached; `watch` is called after every case.
+
+    Failures of other kinds are noted, and passed over from then on. Raises KeyboardInterrupt on Ctrl-C.
+    """
+    cases, seconds, number, seen = 0, 0.0, 0, list[Seen]()
+    known: dict[Fault, Finding] = {}
+    while True:
+        until, left = _Until(wanted, watch), limits.less(cases, seconds)
+        seed = limits.seed + (number << 32)
+        campaign = Campaign(subject, limits.device, seed, left.seconds, left.cases, watch=until, findings=dict(known))
+        campaign.run()
+        fresh = [campaign.findings[fault] for fault in campaign.findings if fault not in known]
+        seen += sorted((_seen(finding, cases, seconds) for finding in fresh), key=lambda each: each.seconds)
+        known |= campaign.findings
+        found = next((each for each in seen if each.kind in wanted), None)
+        if found is not None:
+            return Hunt(found.cases, found.seconds, tuple(seen))
+        cases, seconds, number = cases + campaign.tally.cases, seconds + campaign.tally.seconds, number + 1
+        if limits.less(cases, seconds).is_over:
+            return Hunt(cases, seconds, tuple(seen))
+        if not until.is_enough:
+            raise KeyboardInterrupt
+
+
+def _seen(finding: Finding, cases: int, seconds: float) -> Seen:
+    """A finding of a campaign that began after so many cases and seconds."""
+    told = finding.verdict
+    when = (cases + finding.cases_to_first, seconds + finding.seconds_to_first)
+    return Seen(told.kind, told.check, told.sentence, *when, finding.first, finding.shrunk)
+
+
+class _Until:
+    """Ends a campaign, as Ctrl-C does, once a wanted kind is known, or a failure has been shrunk for long enough."""
+
+    def __init__(self, wanted: Collection[str], watch: Watch) -> None:
+        self._wanted, self._watch = wanted, watch
+        self._shrinking_since: float | None = None
+        self.is_enough = False
+
+    def __call__(self, campaign: Campaign) -> None:
+        self._watch(campaign)
+        self.is_enough = self._is_found(campaign) or self._is_shrunk(campaign)
+        if self.is_enough:
+            raise KeyboardInterrupt
+
+    def _is_found(self, campaign: Campaign) -> bool:
+        return any(finding.verdict.kind in self._wanted for finding in campaign.findings.values())
+
+    def _is_shrunk(self, campaign: Campaign) -> bool:
+        if not campaign.is_shrinking:
+            self._shrinking_since = None
+            return False
+        if self._shrinking_since is None:
+            self._shrinking_since = time.monotonic()
+        return time.monotonic() - self._shrinking_since > SHRINK_SECONDS

@@ -1,0 +1,160 @@
+"""The outcome of a recall: what was planted and what was found, for people (a summary) and for programs (JSON)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from harness.faults import CONTROLS, EQUIVALENTS, FAULTS, Fault
+from harness.recall.examine import Examined
+from harness.recall.hunt import Seen
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What came of every fault and control. not_run: ids of those that were asked for and not run, and why."""
+
+    seed: int
+    device: str
+    seconds: float
+    ablation: str = "whole"
+    examined: dict[str, Examined] = field(default_factory=dict)
+    not_run: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """Those that were run."""
+        return [fault for id, fault in FAULTS.items() if id in self.examined]
+
+    @property
+    def controls(self) -> list[str]:
+        """Ids of those that were run."""
+        return [id for id in CONTROLS if id in self.examined]
+
+    def detections(self, fault: Fault) -> tuple[Seen, ...]:
+        """Failures of the kinds by which the fault is known, the earliest first."""
+        return self.examined[fault.id].hunt.of(fault.expects)
+
+    @property
+    def found(self) -> list[Fault]:
+        """Faults that showed a failure of a kind that they are known by."""
+        return [fault for fault in self.faults if self.detections(fault)]
+
+    @property
+    def missed(self) -> list[Fault]:
+        """The others."""
+        return [fault for fault in self.faults if not self.detections(fault)]
+
+    @property
+    def alarms(self) -> dict[str, Seen]:
+        """The first failure seen on each control that drew one."""
+        return {id: self.examined[id].hunt.seen[0] for id in self.controls if self.examined[id].hunt.seen}
+
+    @property
+    def is_perfect(self) -> bool:
+        """Whether every fault was found, and no control drew an alarm."""
+        return not self.missed and not self.alarms and "interrupted" not in self.not_run.values()
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the baselines that were run."""
+        return list(dict.fromkeys(name for each in self.examined.values() for name in each.baselines))
+
+    def fired(self, baseline: str, ids: Iterable[str]) -> list[str]:
+        """The planted functions, of these, that a baseline fails."""
+        return [id for id in ids if self.examined[id].baselines[baseline].fired]
+
+    def first_checks(self) -> Counter[str]:
+        """How many faults each check was the first to see."""
+        return Counter(self.detections(fault)[0].check for fault in self.found)
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of some faults were found, and the cases and seconds that the first failure took."""
+
+    found: int
+    total: int
+    cases: tuple[float, int] | None
+    seconds: tuple[float, float] | None
+    slowest: str | None
+
+    @classmethod
+    def of(cls, recall: Recall, faults: Iterable[Fault]) -> Share:
+        """The share of these faults; medians and maxima are of those found, None where there is none."""
+        asked = list(faults)
+        hunts = {fault.id: recall.examined[fault.id].hunt for fault in asked if recall.detections(fault)}
+        if not hunts:
+            return cls(0, len(asked), None, None, None)
+        cases, seconds = ([getattr(hunt, name) for hunt in hunts.values()] for name in ("cases", "seconds"))
+        slowest = max(hunts, key=lambda id: hunts[id].seconds)
+        return cls(len(hunts), len(asked), (median(cases), max(cases)), (median(seconds), max(seconds)), slowest)
+
+
+def shares(recall: Recall, by: str) -> dict[str, Share]:
+    """The share of each class of faults: `by` is "where" or "group"."""
+    classes = sorted({getattr(fault, by) for fault in recall.faults})
+    return {name: Share.of(recall, (f for f in recall.faults if getattr(f, by) == name)) for name in classes}
+
+
+def to_json(recall: Recall) -> dict[str, Any]:
+    """What `--json` holds."""
+    return {
+        "seed": recall.seed,
+        "device": recall.device,
+        "seconds": recall.seconds,
+        "ablation": recall.ablation,
+        "found": len(recall.found),
+        "total": len(recall.faults),
+        "missed": [fault.id for fault in recall.missed],
+        "false_alarms": list(recall.alarms),
+        "faults": [_fault(recall, fault) for fault in recall.faults],
+        "controls": [_control(recall, id) for id in recall.controls],
+        "not_run": recall.not_run,
+        "equivalents": {id: each.proof for id, each in EQUIVALENTS.items()},
+        "first_checks": dict(recall.first_checks().most_common()),
+    }
+
+
+def _fault(recall: Recall, fault: Fault) -> dict[str, Any]:
+    said = _examined(recall, fault.id)
+    told = {"id": fault.id, "group": fault.group, "where": fault.where, "what": fault.what, "source": fault.source}
+    detections = [_seen(each) for each in recall.detections(fault)]
+    others = [_seen(each) for each in recall.examined[fault.id].hunt.seen if each.kind not in fault.expects]
+    return {**told, "found": bool(detections), **said, "detections": detections, "other_failures": others}
+
+
+def _control(recall: Recall, id: str) -> dict[str, Any]:
+    alarms = [_seen(each) for each in recall.examined[id].hunt.seen]
+    return {"id": id, **_examined(recall, id), "alarms": alarms}
+
+
+def _examined(recall: Recall, id: str) -> dict[str, Any]:
+    examined = recall.examined[id]
+    fired: Mapping[str, Any] = {
+        name: {"fired": each.fired, "seconds": round(each.seconds, 3)} for name, each in examined.baselines.items()
+    }
+    return {"cases": examined.hunt.cases, "seconds": round(examined.hunt.seconds, 3), "baselines": fired}
+
+
+def _seen(seen: Seen) -> dict[str, Any]:
+    return {
+        "kind": seen.kind,
+        "check": seen.check,
+        "sentence": seen.sentence,
+        "cases": seen.cases,
+        "seconds": round(seen.seconds, 3),
+        "case": seen.first.to_json(),
+        "shrunk": seen.shrunk.to_json(),
+    }
+
+
+def size(seen: Collection[Seen]) -> str:
+    """The sizes of the smallest shrunk case, ones of B and H left out: "B2 H4/2 3x5 d16" has 3 queries, 5 keys."""
+    g = min((each.shrunk.geometry for each in seen), key=lambda g: g.B * (g.Hq * g.Nq + g.Hk * g.Nk) * g.d)
+    batch = [f"B{g.B}"] if g.B > 1 else []
+    heads = [f"H{g.Hq}/{g.Hk}"] if g.Hq > g.Hk else [f"H{g.Hq}"] if g.Hq > 1 else []
+    return " ".join([*batch, *heads, f"{g.Nq}x{g.Nk}", f"d{g.d}"])

@@ -1,0 +1,52 @@
+"""Few controls and few cases on each, little time to shrink, and a way to plant a function of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.faults import CONTROLS, FAULTS, Control, Fault
+from harness.recall import hunt, run
+from strategies import AttentionCase
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    for id in set(CONTROLS) - {"naive-fp32"}:
+        monkeypatch.delitem(CONTROLS, id)
+    monkeypatch.setattr(run, "FEWEST_CASES", 30)
+    monkeypatch.setattr(hunt, "SHRINK_SECONDS", 1.0)
+
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Plants a function as a fault that shows as these kinds; returns its id."""
+
+    def planted(attention, *expects):
+        id = attention.__name__
+        kinds = frozenset(expects)
+        fault = Fault(id, "A test's own.", lambda: attention, "A", None, "torch", kinds, AttentionCase())
+        monkeypatch.setitem(FAULTS, id, fault)
+        return id
+
+    return planted
+
+
+@pytest.fixture
+def as_control(monkeypatch):
+    """Plants a function as a control."""
+
+    def planted(attention):
+        monkeypatch.setitem(
+            CONTROLS, attention.__name__, Control(attention.__name__, "A test's own.", lambda: attention)
+        )
+
+    return planted

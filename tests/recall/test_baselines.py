@@ -1,0 +1,84 @@
+"""Each baseline fails a function that is grossly wrong, and no right one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.baselines import BASELINES, assert_close, flash_attn, tutorial
+from harness.baselines.registry import Inputs
+from harness.cli import main
+from harness.faults import CONTROLS, FAULTS
+from harness.subject import describe
+from tests.harness import toys
+
+
+@pytest.fixture(autouse=True)
+def _short_grids(monkeypatch):
+    """Grids with one length or two."""
+    monkeypatch.setattr(flash_attn, "LENGTHS", ((40, 70), (70, 40)))
+    monkeypatch.setattr(tutorial, "LENGTHS", (128,))
+    monkeypatch.setattr(assert_close, "LENGTHS", (64,))
+
+
+def zeros(q, k, v, causal=False):
+    """O is 0."""
+    return torch.zeros_like(q)
+
+
+def raises(q, k, v):
+    """No call returns."""
+    raise RuntimeError("no")
+
+
+def refuses(q, k, v):
+    """No call is supported."""
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("wrong", [zeros, raises])
+def test_fires_on_a_gross_fault(name, wrong):
+    assert BASELINES[name].fires(describe(wrong), "cpu")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("right", [toys.right, toys.plain, refuses])
+def test_is_silent_on_what_is_right(name, right):
+    assert not BASELINES[name].fires(describe(right), "cpu")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_is_silent_on_a_control(name):
+    assert not BASELINES[name].fires(CONTROLS["naive-fp32"].subject(), "cpu")
+
+
+@pytest.mark.parametrize("name", ["flash-attn grid", "plain Hypothesis"])
+def test_groups_of_heads_are_asked_for(name):
+    assert BASELINES[name].fires(FAULTS["gqa-interleaved"].subject(), "cpu")
+
+
+def test_round_shapes_have_no_groups():
+    assert not BASELINES["assert_close"].fires(FAULTS["gqa-interleaved"].subject(), "cpu")
+
+
+@pytest.mark.parametrize("causal", [False, True, "lower_right"])
+def test_the_reference_is_right(causal):
+    inputs = Inputs.randn(0, "cpu", torch.float32, B=2, H=(4, 2), N=(5, 3), d=8, causal=causal, scale=0.3)
+    wanted = CONTROLS["naive-fp32"].subject().function(inputs.q, inputs.k, inputs.v, causal=causal, scale=0.3)
+    torch.testing.assert_close(inputs.reference(), wanted)
+
+
+def test_each_says_what_it_does():
+    assert all(len(baseline.rule) > 60 for baseline in BASELINES.values())
+
+
+def test_recall_tells_what_they_found(tmp_path, capsys):
+    table = tmp_path / "recall.md"
+    chosen = ["--faults", "gqa-interleaved", "--time", "20", "--device", "cpu"]
+    assert main(["recall", *chosen, "--baselines", "--markdown", str(table)]) == 0
+    assert "flash-attn grid: 1 of 1, no false alarm" in capsys.readouterr().out
+    header, _, ours, *_ = table.read_text().splitlines()
+    assert header == "| checker | found | torch | false alarms |"
+    assert ours == "| **flashattest** | 1 of 1 | 1 of 1 | 0 of 1 |"
+    assert "| assert_close | 0 of 1 | 0 of 1 | 0 of 1 |" in table.read_text()

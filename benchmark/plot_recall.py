@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 OURS = "flashattest"
-COLOURS = ("#0b5cad", "#d1495b", "#edae49", "#66a182", "#8d6a9f", "#6b705c", "#00798c")
+COLOURS = ("#0b5cad", "#d1495b", "#b7791f", "#66a182", "#8d6a9f", "#6b705c", "#00798c")
 LEFT = 1e-2
 """Where the axis of seconds begins: nothing worth telling apart takes less."""
 
@@ -69,7 +69,7 @@ def plot(faults: list[dict], out: Path) -> None:
     axes.grid(axis="both", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, pad=7)
     figure.tight_layout()
     figure.savefig(out, bbox_inches="tight")
 

@@ -24,6 +24,9 @@ from harness.recall.outcome import Recall, shares, to_json
 from harness.recall.run import Plan, chosen, recall
 from harness.recall.show import lines, print_summary
 
+SHRINK_SECONDS = 0.5
+"""How small a case becomes is of no interest here."""
+
 
 def main() -> int:
     asked = arguments()
@@ -32,7 +35,7 @@ def main() -> int:
     torch.set_num_threads(1)
     console = Console(highlight=False)
     ids = chosen(asked.faults, asked.where)
-    plan = Plan(Limits(device, asked.seed, asked.time), jobs=asked.jobs)
+    plan = Plan(Limits(device, asked.seed, asked.time, shrink=SHRINK_SECONDS), jobs=asked.jobs)
     outcomes = {}
     for name in asked.parts:
         outcomes[name] = measure(console, ids, replace(plan, ablation=name))

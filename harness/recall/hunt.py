@@ -10,9 +10,6 @@ from harness.campaign import Campaign, Fault, Finding
 from harness.subject import Subject
 from strategies import AttentionCase
 
-SHRINK_SECONDS = 5.0
-"""How long a failure is shrunk: enough for nearly all, and not what recall measures."""
-
 Watch = Callable[[Campaign], None]
 
 
@@ -44,12 +41,16 @@ class Hunt:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a hunt runs, from which seed, and when it gives up: after so many seconds, or cases (None: no limit)."""
+    """Where a hunt runs, from which seed, and when it gives up: after so many seconds, or cases (None: no limit).
+
+    shrink: how many seconds a failure is shrunk at most; enough for nearly all, and not what recall measures.
+    """
 
     device: str
     seed: int
     seconds: float
     cases: int | None = None
+    shrink: float = 5.0
 
     def less(self, cases: int, seconds: float) -> Limits:
         """What is left of them."""
@@ -70,7 +71,7 @@ def hunt(subject: Subject, wanted: Collection[str], limits: Limits, watch: Watch
     cases, seconds, number, seen = 0, 0.0, 0, list[Seen]()
     known: dict[Fault, Finding] = {}
     while True:
-        until, left = _Until(wanted, watch), limits.less(cases, seconds)
+        until, left = _Until(wanted, limits.shrink, watch), limits.less(cases, seconds)
         seed = limits.seed + (number << 32)
         campaign = Campaign(subject, limits.device, seed, left.seconds, left.cases, watch=until, findings=dict(known))
         campaign.run()
@@ -97,8 +98,8 @@ def _seen(finding: Finding, cases: int, seconds: float) -> Seen:
 class _Until:
     """Ends a campaign, as Ctrl-C does, once a wanted kind is known, or a failure has been shrunk for long enough."""
 
-    def __init__(self, wanted: Collection[str], watch: Watch) -> None:
-        self._wanted, self._watch = wanted, watch
+    def __init__(self, wanted: Collection[str], shrink: float, watch: Watch) -> None:
+        self._wanted, self._shrink, self._watch = wanted, shrink, watch
         self._shrinking_since: float | None = None
         self.is_enough = False
 
@@ -117,4 +118,4 @@ class _Until:
             return False
         if self._shrinking_since is None:
             self._shrinking_since = time.monotonic()
-        return time.monotonic() - self._shrinking_since > SHRINK_SECONDS
+        return time.monotonic() - self._shrinking_since > self._shrink

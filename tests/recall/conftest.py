@@ -1,4 +1,4 @@
-"""Few controls and few cases on each, little time to shrink, and a way to plant a function of the test's own."""
+"""Few controls and few cases on each, and a way to plant a function of the test's own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.faults import CONTROLS, FAULTS, Control, Fault
-from harness.recall import hunt, run
+from harness.recall import run
 from strategies import AttentionCase
 
 
@@ -19,11 +19,10 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
+def _one_control(monkeypatch):
     for id in set(CONTROLS) - {"naive-fp32"}:
         monkeypatch.delitem(CONTROLS, id)
     monkeypatch.setattr(run, "FEWEST_CASES", 30)
-    monkeypatch.setattr(hunt, "SHRINK_SECONDS", 1.0)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from harness.verdict import CannotRun
 from tests.harness import toys
 
 HANDFUL = ["gqa-interleaved", "lse-in-base-2", "padding-zeroed"]
-LIMITS = Limits("cpu", seed=0, seconds=20.0)
+LIMITS = Limits("cpu", seed=0, seconds=20.0, shrink=1.0)
 
 
 class Quiet:
@@ -66,7 +66,7 @@ def test_a_right_function_is_missed(plant, capsys):
 
 def test_a_failure_of_another_kind_is_no_detection(plant):
     plant(toys.ignores_causal, "input_mutated")
-    outcome = recall(["ignores_causal"], Plan(Limits("cpu", 0, 2.0)), Quiet())
+    outcome = recall(["ignores_causal"], Plan(Limits("cpu", 0, 2.0, shrink=1.0)), Quiet())
     assert [fault.id for fault in outcome.missed] == ["ignores_causal"]
     assert {seen.kind for seen in outcome.examined["ignores_causal"].hunt.seen} == {"wrong_values"}
 

@@ -7,13 +7,14 @@ at its end; later rounds pass over what is already known, so that one fault does
 from __future__ import annotations
 
 import functools
+import math
 import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import Flaky
 
@@ -32,6 +33,9 @@ from strategies.case import VARIATIONS
 CASES_A_ROUND = 200
 SHRINK_SECONDS = 30.0
 RERUNS = 5
+LEAST_RATIO = 2.0**-20
+ROUNDS_TO_AIM = 4
+"""One round in so many climbs toward a larger error/budget: that finds what is imprecise, and misses what is rare."""
 
 Fault = tuple[str, str]
 """A fault as a campaign tells faults apart: its kind and the check that saw it."""
@@ -71,6 +75,7 @@ class Campaign:
     """Runs cases against a subject; `tally` and `findings` are its outcome, and stand at any moment.
 
     seconds, cases: whichever is used up first ends it (None: no limit). watch: called after every case.
+    before: cases to run before any is drawn, smallest first, since they are not shrunk (`harness.small_box`).
     """
 
     subject: Subject
@@ -80,12 +85,14 @@ class Campaign:
     cases: int | None = None
     database: ExampleDatabase | None = None
     watch: Callable[[Campaign], None] = lambda campaign: None
+    before: Iterable[AttentionCase] = ()
     tally: Tally = field(default_factory=Tally)
     findings: dict[Fault, Finding] = field(default_factory=dict)
     _trails: dict[Fault, _Trail] = field(default_factory=dict)
     _told: set[Fault] = field(default_factory=set)
     _failed: dict[AttentionCase, Failure] = field(default_factory=dict)
     _shrink_until: float | None = None
+    _is_aiming: bool = False
     _fresh: Fresh[tuple[AttentionCase, str], bool] | None = None
 
     def run(self) -> Campaign:
@@ -93,6 +100,7 @@ class Campaign:
         number = 0
         self._fresh = Fresh(self._fails) if can_fork(self.device) else None
         try:
+            self._run_given()
             while not self._is_over():
                 self._round(number)
                 number += 1
@@ -117,7 +125,14 @@ class Campaign:
         out_of_time = self.seconds is not None and self.tally.seconds >= self.seconds
         return out_of_time or (self.cases is not None and self.tally.cases >= self.cases)
 
+    def _run_given(self) -> None:
+        for case in self.before:
+            with suppress(Failure):
+                self._try(case)
+            self._settle()
+
     def _round(self, number: int) -> None:
+        self._is_aiming = number % ROUNDS_TO_AIM == ROUNDS_TO_AIM - 1
         test = given(case=self.subject.cases())(self._examine())
         test = seed(hash((self.seed, number)))(self._settings(is_first=number == 0)(test))
         with suppress(Failure, ExceptionGroup, Flaky):  # what failed is in the trails
@@ -132,7 +147,12 @@ class Campaign:
             deadline=None,
             database=self.database,
             verbosity=Verbosity.quiet,
-            phases=(*([Phase.reuse] if is_first else []), Phase.generate, Phase.shrink),
+            phases=(
+                *([Phase.reuse] if is_first else []),
+                Phase.generate,
+                *([Phase.target] if self._is_aiming else []),
+                Phase.shrink,
+            ),
             suppress_health_check=list(HealthCheck),
             report_multiple_bugs=True,
             print_blob=False,
@@ -180,7 +200,9 @@ class Campaign:
     def _count(self, tried: Attempt, verdicts: list[Verdict]) -> None:
         if self._shrink_until is None:
             is_formed = not any(verdict.tensor is None for verdict in verdicts)
-            self.tally.add(tried.case, tried.compared if is_formed else {})
+            self.tally.add(tried.case, *((tried.compared, tried.truth) if is_formed else ({},)))
+            if is_formed and self._is_aiming:
+                _aim(max(found.ratio for found in tried.compared.values()))
 
     def _is_known(self, verdict: Verdict) -> bool:
         if (verdict.kind, verdict.check) in self._told:
@@ -231,7 +253,7 @@ class Campaign:
             tried = attempt(self.subject, case, self.device)
         except Refused:
             return None
-        found = judge(tried, also=[verdict.check])
+        found = judge(tried, also=[verdict.check], others=False)
         same = (v for v in found if (v.kind, v.check) == (verdict.kind, verdict.check))
         return next((with_votes(tried, v) for v in same), None)
 
@@ -263,7 +285,13 @@ class Campaign:
             tried = attempt(self.subject, case, self.device)
         except Refused:
             return False
-        return any(verdict.check == check for verdict in judge(tried, also=[check]))
+        return any(verdict.check == check for verdict in judge(tried, also=[check], others=False))
+
+
+def _aim(ratio: float) -> None:
+    """Tell Hypothesis how near the budget a case came."""
+    if math.isfinite(ratio):
+        target(math.log(max(ratio, LEAST_RATIO)), label="log(error/budget)")
 
 
 def _is_told_by(faults: Iterable[Fault], verdict: Verdict) -> bool:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import torch
+
 from harness.subject import Subject
+from oracles import Truth
 from strategies import AttentionCase
-from strategies.case import PAST_END
+from strategies.case import PAST_END, Causal
 from strategies.layouts import LAYOUTS
 from strategies.values import FAMILIES
 
 EDGE = 64
 """Tail lengths are classed against this tile, as good as any power of two."""
+
+LEAST_TILE = 16
+"""Keys of the smallest tile that tensor cores take: the running max moves at most once in each."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,53 @@ def _empty_rows(case: AttentionCase, length: int) -> int:
     return max(0, case.geometry.Nq - length) if case.features.causal == "lower_right" else 0
 
 
+def _masks(case: AttentionCase) -> set[str]:
+    """What hides keys from the rows of the case, over all its rows."""
+    g, causal = case.geometry, case.features.causal
+    return {kind for length in case.lengths for kind in _masks_of(g.Nq, g.Nk, length, causal)}
+
+
+def _masks_of(Nq: int, Nk: int, length: int, causal: Causal) -> Iterator[str]:
+    shift = length - Nq if causal == "lower_right" else 0
+    first, last = (1 + shift, Nq + shift) if causal else (length, length)
+    if Nq == 0 or Nk == 0:
+        return
+    if length == 0 or first < 1:
+        yield "no key"
+    if length == Nk and last >= length:
+        yield "none"
+    if length < Nk and 0 < length <= last:
+        yield "length"
+    if first < length and last >= 1:
+        yield "diagonal" if length == Nk else "diagonal and length"
+
+
+def _key_tiles(case: AttentionCase) -> set[str]:
+    tiles = {-(-length // EDGE) for length in case.lengths}
+    return {str(n) if n <= 2 else "3 to 8" if n <= 8 else "over 8" for n in tiles}
+
+
+def _specialised(case: AttentionCase) -> list[str]:
+    g = case.geometry
+    return [f"{name} {_kind_of_integer(n)}" for name, n in (("Nq", g.Nq), ("Nk", g.Nk), ("d", g.d), ("Hq", g.Hq))]
+
+
+def _kind_of_integer(n: int) -> str:
+    """How Triton's compiler classes an argument; each class is a kernel of its own."""
+    return "1" if n == 1 else "16·n" if n % 16 == 0 else "other"
+
+
+def _rescales(truth: Truth) -> str:
+    """How often the running max moves after the first tile, in the last row of the first head: an estimate."""
+    W = truth.W[:1, :1, -1:].flatten()
+    tiles = torch.split(W, LEAST_TILE)
+    if len(tiles) < 2 or W.numel() == 0:
+        return "one tile"
+    running = torch.stack([tile.amax() for tile in tiles]).cummax(0).values
+    moves = int((running.diff() > 0).sum())
+    return "none" if moves == 0 else "in every tile" if moves == len(tiles) - 1 else "in some tiles"
+
+
 def _causal_kinds(subject: Subject) -> list[str]:
     if "causal" not in subject.keywords:
         return ["no"]
@@ -90,6 +143,24 @@ def _only(*classes: str) -> Callable[[Subject], Iterable[str]]:
 
 def _where_has(keyword: str, *classes: str) -> Callable[[Subject], Iterable[str]]:
     return lambda subject: classes if keyword in subject.keywords else ()
+
+
+def _possible_masks(subject: Subject) -> list[str]:
+    by_length, by_diagonal = "seqlens_k" in subject.keywords, "causal" in subject.keywords
+    leaves_rows_empty = by_length or (by_diagonal and "lower_right" in subject.alignments)
+    possible = {
+        "none": True,
+        "length": by_length,
+        "diagonal": by_diagonal,
+        "diagonal and length": by_length and by_diagonal,
+        "no key": leaves_rows_empty,
+    }
+    return [kind for kind, is_possible in possible.items() if is_possible]
+
+
+def _possible_specialisations(subject: Subject) -> list[str]:
+    free = [f"{name} {kind}" for name in ("Nq", "Nk", "Hq") for kind in ("1", "16·n", "other")]
+    return free + sorted({f"d {_kind_of_integer(d)}" for d in subject.head_dims})
 
 
 AXES: tuple[Axis, ...] = (
@@ -112,6 +183,11 @@ AXES: tuple[Axis, ...] = (
     Axis("config", lambda s: s.configs, lambda c: [c.features.config] if c.features.config else []),
     Axis("layout", lambda s: s.layouts or LAYOUTS, lambda c: {c.q.layout, c.k.layout, c.v.layout}),
     Axis("values", lambda s: FAMILIES, lambda c: {c.q.values, c.k.values, c.v.values}),
+    Axis("tail of Nq", _only("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nq)]),
+    Axis("key tiles", _only("0", "1", "2", "3 to 8", "over 8"), _key_tiles),
+    Axis("masked rows", _possible_masks, _masks),
+    Axis("specialised", _possible_specialisations, _specialised),
+    Axis("rescales", _only("one tile", "none", "in some tiles", "in every tile"), lambda c: ()),
     Axis("calls before", _only("none", "some"), lambda c: ["some" if c.history else "none"]),
 )
 
@@ -122,10 +198,12 @@ class Coverage:
 
     hits: dict[str, Counter[str]] = field(default_factory=lambda: {axis.name: Counter() for axis in AXES})
 
-    def add(self, case: AttentionCase) -> None:
-        """Count a case under every class that it falls into."""
+    def add(self, case: AttentionCase, truth: Truth | None = None) -> None:
+        """Count a case under every class that it falls into; its truth tells what only the scores tell."""
         for axis in AXES:
             self.hits[axis.name].update(axis.of(case))
+        if truth is not None:
+            self.hits["rescales"][_rescales(truth)] += 1
 
     def missed(self, subject: Subject) -> dict[str, list[str]]:
         """The classes that the subject could have been asked for and was not, by axis."""

@@ -14,15 +14,16 @@ from strategies import AttentionCase
 _NOTHING_TO_SEE = frozenset({"raised", "wrong_shape_or_dtype"})
 
 
-def judge(tried: Attempt, also: Collection[str] = ()) -> list[Verdict]:
+def judge(tried: Attempt, also: Collection[str] = (), others: bool = True) -> list[Verdict]:
     """Every failure that is seen; no check looks past a stage that failed, save mutation's.
 
     Where the checks find nothing, the result is held against the few relations that the case's hash chooses, and
-    against those named in `also` in all their variants (names of other checks may stand there too).
+    against those named in `also` in all their variants (names of checks may stand there too). others: False leaves
+    the chosen ones out.
     """
     verdicts = _checked(tried)
     if not verdicts:
-        return list(hold(tried, also))
+        return list(hold(tried, also, others))
     return _after_its_calls(tried, verdicts) if tried.case.history else verdicts
 
 

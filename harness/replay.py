@@ -11,6 +11,7 @@ from harness.attempt import attempt
 from harness.corpus import Entry
 from harness.devices import choose, prepare
 from harness.judge import judge
+from harness.relations import RELATIONS
 from harness.run import Refused
 from harness.show import story
 from harness.subject import Subject
@@ -22,6 +23,9 @@ from strategies import build, checksum
 Status = Literal["FIXED", "FAILED", "ERROR"]
 
 UNSTEADY = "not_repeatable"
+OF_HISTORY = "history_dependent"
+"""What the calls before left behind may last: then the case fails without them too, and shows another kind."""
+
 RUNS_OF_UNSTEADY = 20
 """A failure that comes and goes is run so often before it counts as fixed."""
 
@@ -109,10 +113,14 @@ def _require_same_tensors(entry: Entry) -> None:
 
 
 def _run(entry: Entry, subject: Subject, device: str) -> tuple[Verdict, ...]:
-    """The verdicts of the first run that fails, with the oracles' votes."""
-    for _ in range(RUNS_OF_UNSTEADY if entry.kind == UNSTEADY else 1):
+    """The verdicts of the first run that fails, with the oracles' votes: of all checks and relations, where it is one.
+
+    A failure that comes and goes is left to its own check: a rate is a share of calls.
+    """
+    is_unsteady = entry.kind == UNSTEADY
+    for _ in range(RUNS_OF_UNSTEADY if is_unsteady else 1):
         tried = attempt(subject, entry.case, device)
-        if verdicts := judge(tried):
+        if verdicts := judge(tried, also=[entry.check] if is_unsteady else RELATIONS, others=False):
             return tuple(with_votes(tried, verdict) for verdict in verdicts)
     return ()
 
@@ -128,4 +136,4 @@ def _sentence(entry: Entry, verdicts: tuple[Verdict, ...], device: str) -> str:
 
 
 def _is_same(entry: Entry, verdict: Verdict) -> bool:
-    return verdict.check == entry.check and (verdict.kind == entry.kind or entry.kind == UNSTEADY)
+    return verdict.check == entry.check and (verdict.kind == entry.kind or entry.kind in (UNSTEADY, OF_HISTORY))

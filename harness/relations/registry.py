@@ -85,11 +85,14 @@ def _allowance(attempt: Attempt, digest: int) -> int:
     return 1 if digest % 4 == 0 else 0
 
 
-def hold(attempt: Attempt, also: Collection[str] = ()) -> Iterator[Verdict]:
-    """Hold a right result against the relations chosen for its case, and thoroughly against those named in `also`."""
+def hold(attempt: Attempt, also: Collection[str] = (), others: bool = True) -> Iterator[Verdict]:
+    """Hold a right result thoroughly against the relations in `also`, and against the others chosen for its case."""
     named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].when(attempt)]
+    unnamed = [relation for relation in chosen(attempt) if relation.name not in also] if others else []
+    if not (named or unnamed):
+        return
     base = Base.of(attempt)
-    for each in [*named, *(r for r in chosen(attempt) if r.name not in also)]:
+    for each in [*named, *unnamed]:
         verdict = _held(each, replace(base, thorough=each.name in also))
         if verdict is not None:
             yield verdict

@@ -12,6 +12,11 @@ from strategies import AttentionCase, Features, Geometry
 from . import toys
 
 
+@pytest.fixture(autouse=True)
+def _short_shrinking(monkeypatch):
+    monkeypatch.setattr("harness.campaign.SHRINK_SECONDS", 3.0)
+
+
 def campaign(function, cases=200, seed=0):
     return Campaign(describe(function), "cpu", seed, seconds=None, cases=cases).run()
 
@@ -125,11 +130,11 @@ def test_a_wrong_call_after_another_shrinks_with_its_call():
     assert "history_dependent" in kinds
 
 
-def test_a_fault_that_only_a_relation_sees_is_shrunk_under_its_name():
-    def last_key_lost_where_many(q, k, v):
+def test_relations_do_not_repeat_what_a_check_has_told():
+    def keys_lost_where_many(q, k, v):
         return toys.right(q, k[:, :, :64], v[:, :, :64])
 
-    found = campaign(last_key_lost_where_many, cases=300).findings
+    found = campaign(keys_lost_where_many, cases=200).findings
     assert ("wrong_values", "values") in found
     assert not [check for kind, check in found if kind == "wrong_values" and check != "values"]
 
@@ -145,6 +150,14 @@ def test_a_kept_output_buffer_is_found():
     assert found.shrunk == AttentionCase()
 
 
-def test_new_processes_are_ended():
-    before = campaign(toys.right, cases=1)
-    assert before._fresh._process is None
+def test_given_cases_come_before_any_drawn_one():
+    seen = []
+
+    def spy(q, k, v):
+        seen.append(k.shape[2])
+        return toys.right(q, k, v)
+
+    given = [AttentionCase(Geometry(Nk=n)) for n in (3, 17, 5)]
+    Campaign(describe(spy), "cpu", 0, seconds=None, cases=3, before=given).run()
+    assert seen[0] == 3
+    assert {17, 5} <= set(seen)

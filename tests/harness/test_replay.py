@@ -103,9 +103,17 @@ def test_an_unsteady_failure_is_tried_many_times(project, wrong_call, status):
     )
 
 
-def test_a_steady_failure_is_tried_once(project):
+def test_a_steady_failure_is_tried_once(project, monkeypatch):
+    monkeypatch.setattr("harness.replay.RELATIONS", {})
     (project / "flickers.py").write_text(FLICKERS.format(wrong_call=2))
     assert replayed(project, entry_for("flickers.py:attention")).status == "FIXED"
+
+
+def test_a_replay_asks_every_relation(project):
+    (project / "no_single.py").write_text(TOY.replace("q.dtype)", "q.dtype) * (k.shape[2] > 1)"))
+    outcome = replayed(project, entry_for("no_single.py:attention"))
+    assert outcome.status == "FAILED"
+    assert "single_key" in [verdict.check for verdict in outcome.verdicts]
 
 
 # --- errors
@@ -147,7 +155,7 @@ def test_other_tensors_than_those_saved_are_an_error(project):
 
 
 def test_a_case_that_breaks_the_harness_is_an_error(project, monkeypatch):
-    def broken(tried):
+    def broken(tried, **asked):
         raise MemoryError("no room\nat all")
 
     monkeypatch.setattr("harness.replay.judge", broken)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Flaky
 
 from harness.baselines.registry import Inputs, baseline, is_far
 from harness.subject import Subject
@@ -22,6 +23,7 @@ def plain_hypothesis(subject: Subject, device: str) -> bool:
         deadline=None,
         database=None,
         verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
@@ -41,6 +43,6 @@ def plain_hypothesis(subject: Subject, device: str) -> bool:
 
     try:
         test()
-    except AssertionError:
+    except (AssertionError, Flaky):
         return True
     return False

@@ -27,7 +27,7 @@ class Baseline:
         """Whether the suite fails this subject; an exception that is no refusal fails any test."""
         try:
             return self.suite(subject, device)
-        except CallRaised:
+        except Unusable:
             return True
 
 
@@ -44,8 +44,8 @@ def baseline(name: str, source: str | None = None) -> Callable[[Suite], Suite]:
     return register
 
 
-class CallRaised(Exception):
-    """The subject raised on legal inputs."""
+class Unusable(Exception):
+    """The subject raised on legal inputs, or returned no tensor of q's shape: no suite passes that."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Inputs:
         return cls(q, k, v, causal, scale)
 
     def ask(self, subject: Subject) -> Tensor | None:
-        """O of the subject, or None where it refuses, or has no such feature. Raises CallRaised."""
+        """O of the subject, or None where it refuses, or has no such feature. Raises Unusable."""
         wanted = {"causal": self.causal or None, "scale": self.scale}
         features = {name: value for name, value in wanted.items() if value is not None}
         if not features.keys() <= subject.keywords or (self.causal == "lower_right") > _has_lower_right(subject):
@@ -90,9 +90,10 @@ class Inputs:
         except Exception as error:
             if subject.is_refusal(error):
                 return None
-            raise CallRaised from error
+            raise Unusable from error
         O = returned[0] if isinstance(returned, tuple) else returned
-        assert isinstance(O, Tensor)
+        if not isinstance(O, Tensor) or O.shape != self.q.shape:
+            raise Unusable
         return O
 
     def reference(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -113,8 +114,7 @@ def is_far(got: Tensor | None, want: Tensor, *, atol: float, rtol: float) -> boo
     """Whether `allclose` says no, NaN among it; an answer that was refused is not far."""
     if got is None:
         return False
-    same = got.shape == want.shape and got.dtype is want.dtype
-    return not (same and torch.allclose(got, want, atol=atol, rtol=rtol))
+    return not (got.dtype is want.dtype and torch.allclose(got, want, atol=atol, rtol=rtol))
 
 
 def diagonal(subject: Subject) -> bool | str:

@@ -31,13 +31,18 @@ def raises(q, k, v):
     raise RuntimeError("no")
 
 
+def squeezes(q, k, v):
+    """O has lost a dimension."""
+    return toys.plain(q, k, v)[0]
+
+
 def refuses(q, k, v):
     """No call is supported."""
     raise NotImplementedError
 
 
 @pytest.mark.parametrize("name", BASELINES)
-@pytest.mark.parametrize("wrong", [zeros, raises])
+@pytest.mark.parametrize("wrong", [zeros, raises, squeezes])
 def test_fires_on_a_gross_fault(name, wrong):
     assert BASELINES[name].fires(describe(wrong), "cpu")
 
@@ -56,6 +61,10 @@ def test_is_silent_on_a_control(name):
 @pytest.mark.parametrize("name", ["flash-attn grid", "plain Hypothesis"])
 def test_groups_of_heads_are_asked_for(name):
     assert BASELINES[name].fires(FAULTS["gqa-interleaved"].subject(), "cpu")
+
+
+def test_what_fails_now_and_then_fails_a_hypothesis_test():
+    assert BASELINES["plain Hypothesis"].fires(FAULTS["autotune-inplace"].subject(), "cpu")
 
 
 def test_round_shapes_have_no_groups():

@@ -21,6 +21,7 @@ from hypothesis.errors import Flaky
 from harness.attempt import Attempt, attempt
 from harness.fresh import Fresh, can_fork
 from harness.judge import judge
+from harness.polish import polish
 from harness.relations import BITS, RELATIONS
 from harness.run import Refused
 from harness.subject import Subject
@@ -236,7 +237,7 @@ class Campaign:
         self._trails, self._failed, self._shrink_until = {}, {}, None
 
     def _finding(self, trail: _Trail) -> Finding:
-        case, verdict = trail.latest
+        case, verdict = trail.latest = self._polished(trail)
         failures = [self._again(case, verdict) for _ in range(RERUNS)]
         told = next((failure for failure in failures if failure is not None), verdict)
         rate = sum(failure is not None for failure in failures) / RERUNS
@@ -246,6 +247,21 @@ class Campaign:
         else:
             case, told = self._with_its_calls(trail, told, rate)
         return Finding(told, case, trail.first, trail.worst[1], trail.worst[0], trail.cases, trail.seconds, rate)
+
+    def _polished(self, trail: _Trail) -> tuple[AttentionCase, Verdict]:
+        """The trail's last case with lengths as short as they can be while it still fails clearly."""
+        latest = trail.latest
+
+        def fails(case: AttentionCase) -> bool:
+            nonlocal latest
+            found = self._again(case, trail.latest[1])
+            if found is not None and found.ratio >= trail.enough:
+                latest = (case, found)
+                return True
+            return False
+
+        polish(trail.latest[0], fails)
+        return latest
 
     def _again(self, case: AttentionCase, verdict: Verdict) -> Verdict | None:
         """Run the case once more: the same fault with the oracles' votes, or None where it passes this time."""
@@ -295,13 +311,20 @@ def _aim(ratio: float) -> None:
 
 
 def _is_told_by(faults: Iterable[Fault], verdict: Verdict) -> bool:
-    """Whether a relation says no more than that numbers are wrong, which one of the faults has said before.
+    """Whether a verdict adds nothing to what the faults have said.
 
-    What is within the budget and yet not what it was is a fault of its own, whatever else is wrong.
+    Of a subject that does not repeat itself, nothing that compares two calls says more. A relation that finds numbers
+    wrong by more than the budget says what a check has said of them; what is within the budget, and yet not the bits
+    that were promised, is a fault of its own.
     """
-    if verdict.check not in RELATIONS or BITS in verdict.parts:
+    own = (verdict.kind, verdict.check)
+    compares_calls = verdict.check in RELATIONS and verdict.kind != "output_aliased"
+    is_of_calls = compares_calls or verdict.kind in ("history_dependent", "not_repeatable")
+    if is_of_calls and any(fault[0] == "not_repeatable" for fault in faults if fault != own):
+        return True
+    if not compares_calls or BITS in verdict.parts:
         return False
-    return any(_sort(kind) == _sort(verdict.kind) and check != verdict.check for kind, check in faults)
+    return any(_sort(kind) == _sort(verdict.kind) for kind, check in faults if check != verdict.check)
 
 
 def _sort(kind: str) -> str:

@@ -78,11 +78,11 @@ def _allowance(attempt: Attempt, digest: int) -> int:
     """What the relations of a case may cost: a problem of no size has room for two truths, a large one for a call."""
     g = attempt.case.geometry
     size = attempt.case.work + g.B * g.d * (g.Hq * g.Nq + 2 * g.Hk * g.Nk)
-    if size <= 1 << 11:
-        return 4 if digest % 4 == 0 else 2
-    if size <= 1 << 14:
-        return 4 if digest % 8 == 0 else 1
-    return 1 if digest % 4 == 0 else 0
+    if size <= 1 << 12:
+        return 4 if digest % 2 == 0 else 2
+    if size <= 1 << 15:
+        return 4 if digest % 8 == 0 else 2
+    return 1 if digest % 2 == 0 else 0
 
 
 def hold(attempt: Attempt, also: Collection[str] = (), others: bool = True) -> Iterator[Verdict]:

@@ -52,6 +52,7 @@ def test_a_campaign_that_begins_with_it_keeps_the_smallest_case():
         return toys.right(q, k[:, :, :2], v[:, :, :2])
 
     subject = describe(last_of_three_lost)
-    done = Campaign(subject, "cpu", seed=0, seconds=None, cases=300, before=itertools.islice(small_box(subject), 300)).run()
+    given = itertools.islice(small_box(subject), 300)
+    done = Campaign(subject, "cpu", seed=0, seconds=None, cases=300, before=given).run()
     (finding,) = done.findings.values()
     assert (finding.shrunk.geometry.Nq, finding.shrunk.geometry.Nk) == (1, 3)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 OURS = "flashattest"
 COLOURS = ("#0b5cad", "#d1495b", "#b7791f", "#66a182", "#8d6a9f", "#6b705c", "#00798c")
-LEFT = 1e-2
+LEFT = 1e-3
 """Where the axis of seconds begins: nothing worth telling apart takes less."""
 
 
@@ -83,8 +83,8 @@ def apart(heights: list[float], least: float) -> list[float]:
 
 
 def ticks(right: float) -> tuple[list[float], list[str]]:
-    marks = {0.01: "10 ms", 0.1: "0.1 s", 1.0: "1 s", 10.0: "10 s", 60.0: "1 min", 600.0: "10 min"}
-    shown = [x for x in marks if x <= right]
+    marks = {0.001: "1 ms", 0.01: "10 ms", 0.1: "0.1 s", 1.0: "1 s", 10.0: "10 s", 60.0: "1 min", 600.0: "10 min"}
+    shown = [x for x in marks if LEFT <= x <= right]
     return shown, [marks[x] for x in shown]
 
 

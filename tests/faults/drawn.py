@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from harness.attempt import attempt
-from harness.judge import judge
 from harness.devices import choose
+from harness.judge import judge
 from harness.run import Refused
 from harness.subject import Subject
 from harness.verdict import Verdict

@@ -46,7 +46,8 @@ def test_the_command_says_what_was_found(capsys):
     printed = capsys.readouterr().out
     for words in (
         "found    torch  N gqa-interleaved",
-        "wrong_values by values; shrunk to ",
+        "wrong_values by values",
+        "; shrunk to ",
         "silent   control  naive-fp32",
         "not run  exits: it takes its process down",
         "mask-applied-twice, which does not count: Masking is idempotent",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from harness.attempt import attempt
@@ -29,9 +31,9 @@ def cases(subject: Subject, count: int, **narrower: object) -> list[AttentionCas
     return drawn
 
 
-def verdicts(subject: Subject, case: AttentionCase) -> list[Verdict]:
-    """What the checks say; nothing where the subject refuses the case."""
+def verdicts(subject: Subject, case: AttentionCase, also: Collection[str] = ()) -> list[Verdict]:
+    """What the checks say, the relations in `also` among them; nothing where the subject refuses the case."""
     try:
-        return judge(attempt(subject, case, DEVICE))
+        return judge(attempt(subject, case, DEVICE), also)
     except Refused:
         return []

@@ -128,7 +128,7 @@ class OutputReused(_Keeps):
     "R",
     "output-in-the-input",
     expects=frozenset({"output_aliased", "input_mutated"}),
-    relation="output_apart_from_inputs",
+    relation="own_memory",
     witness=case(1, 1),
 )
 class OutputInInput(OneTile):
@@ -163,6 +163,7 @@ class EveryThirdCall(_Keeps):
     expects=frozenset({"not_repeatable"}),
     relation="same_call_twice",
     witness=case(1, 64),
+    exact=("deterministic",),
 )
 class OrderVaries(_Keeps):
     """Tiles are taken in another order in every second call: right, and not the same bits."""

@@ -98,9 +98,17 @@ class Subject:
             return True
         return self.refuses is not None and re.search(self.refuses, f"{type(error).__name__}: {error}") is not None
 
+    def card(self) -> Subject:
+        """What the subject says of itself, without its function: it can be sent to another process."""
+        return replace(self, function=_elsewhere)
+
     def torch_p_dtype(self) -> torch.dtype | None:
         """The dtype P is cast to, where the subject declares one."""
         return None if self.p_dtype is None else TORCH_DTYPES[self.p_dtype]
+
+
+def _elsewhere(*arguments: Any, **features: Any) -> Any:
+    raise RuntimeError("This subject's function lives in another process.")
 
 
 _ALIGNMENTS: dict[str, Causal] = {"upper_left": True, "lower_right": "lower_right"}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from harness.coverage import Coverage
-from oracles import Comparison, Truth
+from oracles import Comparison
 from strategies import AttentionCase
 
 
@@ -50,10 +50,10 @@ class Tally:
         """Count a case that the subject refused."""
         self.refused[reason] += 1
 
-    def add(self, case: AttentionCase, compared: Mapping[str, Comparison], truth: Truth | None = None) -> None:
+    def add(self, case: AttentionCase, compared: Mapping[str, Comparison], rescales: str | None = None) -> None:
         """Count a case, with what came of holding its outputs against the truth, where they could be."""
         self.cases += 1
-        self.coverage.add(case, truth)
+        self.coverage.add(case, rescales)
         for tensor, found in compared.items():
             known = self.closest.get(case.dtype)
             if known is None or found.ratio > known.ratio:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,13 +59,15 @@ class Examiner(Protocol):
         """Nothing will be asked any more."""
 
 
-def examine(subject: Subject, question: Question, device: str) -> Examined:
-    """Run a case on a subject in this process, and judge what comes back."""
+def examine(
+    subject: Subject, question: Question, device: str, at: Callable[[str], None] = lambda name: None
+) -> Examined:
+    """Run a case on a subject in this process, and judge what comes back; `at` as in `judge`."""
     try:
         tried = attempt(subject, question.case, device)
     except Refused as refusal:
         return Examined(refused=str(refusal))
-    verdicts = judge(tried, question.also, question.others)
+    verdicts = judge(tried, question.also, question.others, at)
     if question.votes:
         verdicts = [with_votes(tried, verdict) for verdict in verdicts]
     is_formed = not any(verdict.tensor is None for verdict in verdicts)

@@ -85,14 +85,20 @@ def _allowance(attempt: Attempt, digest: int) -> int:
     return 1 if digest % 2 == 0 else 0
 
 
-def hold(attempt: Attempt, also: Collection[str] = (), others: bool = True) -> Iterator[Verdict]:
-    """Hold a right result thoroughly against the relations in `also`, and against the others chosen for its case."""
+def hold(
+    attempt: Attempt, also: Collection[str] = (), others: bool = True, at: Callable[[str], None] = lambda name: None
+) -> Iterator[Verdict]:
+    """Hold a right result thoroughly against the relations in `also`, and against the others chosen for its case.
+
+    at: told the name of each relation before it calls the subject again.
+    """
     named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].when(attempt)]
     unnamed = [relation for relation in chosen(attempt) if relation.name not in also] if others else []
     if not (named or unnamed):
         return
     base = Base.of(attempt)
     for each in [*named, *unnamed]:
+        at(each.name)
         verdict = _held(each, replace(base, thorough=each.name in also))
         if verdict is not None:
             yield verdict

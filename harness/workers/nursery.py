@@ -13,7 +13,7 @@ from harness.examine import Examined, Question
 from harness.subject import Subject
 from harness.verdict import CannotRun, Verdict
 from harness.workers.limits import Limits
-from harness.workers.worker import Make, serve
+from harness.workers.worker import Broken, Make, serve
 from harness.workers.zygote import Child, Lost, Zygote
 
 CHECK = "survives"
@@ -72,6 +72,7 @@ class Worker:
     def __init__(self, zygote: Zygote, child: Child, output: IO[bytes], limits: Limits) -> None:
         self._zygote, self._child, self._output, self._limits = zygote, child, output, limits
         self._printed = _size(output)
+        self._at: str | None = None
         try:
             self.subject: Subject = self._await("ready", limits.compiling)
         except Dead as dead:
@@ -82,6 +83,7 @@ class Worker:
 
     def ask(self, question: Question, seconds: float) -> Examined:
         """Examine a case within some seconds, compilations aside. Raises Dead, and then the worker is let go."""
+        self._at = None
         try:
             self._child.connection.send(question)
         except OSError:
@@ -100,46 +102,53 @@ class Worker:
             try:
                 if not self._child.connection.poll(max(0.0, deadline - time.monotonic())):
                     self.let_go()
-                    raise Dead(_verdict("timed_out", f"The call did not end within {seconds:.3g} s."))
+                    raise Dead(self._verdict("timed_out", f"The call did not end within {seconds:.3g} s."))
                 said, value = self._child.connection.recv()
             except (EOFError, OSError):
                 raise Dead(self._obituary()) from None
             if said == wanted:
                 return value
-            deadline = time.monotonic() + (self._limits.compiling if said == "compiling" else seconds)
+            if said in ("compiling", "compiled"):
+                deadline = time.monotonic() + (self._limits.compiling if said == "compiling" else seconds)
             self._heed(said, value)
 
     def _heed(self, said: str, value: str) -> None:
+        if said == "at":
+            self._at = value
         if said == "cannot":
             raise CannotRun(value)
         if said == "broken":
             self.let_go()
-            raise RuntimeError(f"Examining a case broke in its worker:\n{value}")
+            raise Broken(value)
         if said == "poisoned":
             self.let_go()
-            raise Dead(_verdict("crashed", f"The call left the device unusable: {value}"))
+            raise Dead(self._verdict("crashed", f"The call left the device unusable: {value}"))
 
     def _obituary(self) -> Verdict:
         """How a process ended whose connection is closed, and the last that it printed."""
         try:
             status = self._zygote.status(self._child)
         except Lost:
-            return _verdict("crashed", "The call ended its process.")
+            return self._verdict("crashed", "The call ended its process.")
         finally:
             self._child.connection.close()
         how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
         last = self._last_line()
-        return _verdict("crashed", f"The call ended its process: {how}{f', after it wrote {last!r}' if last else ''}.")
+        return self._verdict(
+            "crashed", f"The call ended its process: {how}{f', after it wrote {last!r}' if last else ''}."
+        )
+
+    def _verdict(self, kind: str, sentence: str) -> Verdict:
+        """Of the case's own call, or of a relation's further one."""
+        if self._at is None:
+            return Verdict(kind, CHECK, sentence)
+        return Verdict(kind, self._at, f"In a further call that {self._at} makes: {sentence}")
 
     def _last_line(self) -> str:
         """The last line that was printed since the worker began, cut to what reads well in a sentence."""
         self._output.seek(self._printed)
         lines = self._output.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip()[:200] if lines else ""
-
-
-def _verdict(kind: str, sentence: str) -> Verdict:
-    return Verdict(kind, CHECK, sentence)
 
 
 def _size(file: IO[bytes]) -> int:

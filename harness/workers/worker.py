@@ -20,14 +20,19 @@ from harness.subject import Subject
 from harness.verdict import CannotRun
 from harness.workers.limits import Limits
 
-Said = Literal["ready", "compiling", "compiled", "examined", "poisoned", "cannot", "broken"]
+Said = Literal["ready", "at", "compiling", "compiled", "examined", "poisoned", "cannot", "broken"]
 """What a worker says, each with a value.
 
-ready: the Subject, without its function. compiling, compiled: None, around a compilation. examined: Examined.
-poisoned: why the device is lost to this process. cannot, broken: why there is no subject, or no answer.
+ready: the Subject, without its function. at: the relation that calls the subject next. compiling, compiled: None,
+around a compilation. examined: Examined. poisoned: why the device is lost to this process. cannot, broken: why there
+is no subject, or no answer.
 """
 
 Make = Callable[[], Subject]
+
+
+class Broken(Exception):
+    """The harness itself broke in a worker: what `first_line` says of it, and its traceback."""
 
 
 def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Limits, output: int) -> None:
@@ -64,10 +69,14 @@ def _print_to(output: int) -> None:
 
 def _answer(connection: Connection[Any, Any], subject: Subject, question: Question, device: str) -> bool:
     """Answer, and say whether this process can go on."""
+
+    def at(relation: str) -> None:
+        connection.send(("at", relation))
+
     try:
-        said: tuple[Said, object] = ("examined", examine(subject, question, device))
-    except Exception:
-        said = ("broken", traceback.format_exc())
+        said: tuple[Said, object] = ("examined", examine(subject, question, device, at))
+    except Exception as error:
+        said = ("broken", f"{first_line(error)}\n{traceback.format_exc()}")
     poison = _poison(device) if _may_be_poisoned(said[1]) else None
     connection.send(said if poison is None else ("poisoned", poison))
     return poison is None
@@ -84,8 +93,14 @@ def _poison(device: str) -> str | None:
     try:
         torch.cuda.synchronize()
     except Exception as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None
+
+
+def first_line(error: Exception) -> str:
+    """The type of an exception and the first line of what it says."""
+    said = (str(error).splitlines() or [""])[0]
+    return said if isinstance(error, Broken) else f"{type(error).__name__}: {said}"
 
 
 @contextmanager

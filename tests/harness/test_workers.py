@@ -119,6 +119,19 @@ def test_a_module_that_ends_its_process_is_said_in_a_sentence():
         Apart(lambda: os._exit(4), "cpu")
 
 
+def test_a_crash_in_a_relations_call_is_laid_on_the_relation():
+    calls = []
+
+    def second_call_ends(q, k, v):
+        calls.append(1)
+        return toys.right(q, k, v) if len(calls) == 1 else os.abort()
+
+    examiner = Apart(lambda: describe(second_call_ends), "cpu")
+    verdict = only(examiner.examine(Question.again(EASY, "same_call_twice")))
+    assert (verdict.kind, verdict.check) == ("crashed", "same_call_twice")
+    examiner.close()
+
+
 def test_a_campaign_shrinks_a_crash():
     def crashes(q, k, v):
         if k.shape[2] > 40 and q.dtype != torch.float32:

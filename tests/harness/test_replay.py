@@ -155,7 +155,7 @@ def test_other_tensors_than_those_saved_are_an_error(project):
 
 
 def test_a_case_that_breaks_the_harness_is_an_error(project, monkeypatch):
-    def broken(tried, **asked):
+    def broken(tried, *asked):
         raise MemoryError("no room\nat all")
 
     monkeypatch.setattr("harness.examine.judge", broken)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.coverage import Coverage
+from harness.distribution import Distribution
 from oracles import Comparison
 from strategies import AttentionCase
 
@@ -30,6 +31,7 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     closest: dict[str, Closest] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    distribution: Distribution = field(default_factory=Distribution)
 
     @property
     def seconds(self) -> float:
@@ -59,6 +61,7 @@ class Tally:
         self.cases += other.cases
         self.refused.update(other.refused)
         self.coverage.take(other.coverage)
+        self.distribution.take(other.distribution)
         for dtype, closest in other.closest.items():
             self._keep_closest(dtype, closest)
 
@@ -75,5 +78,7 @@ class Tally:
         """Count a case, with what came of holding its outputs against the truth, where they could be."""
         self.cases += 1
         self.coverage.add(case, rescales)
+        if compared:
+            self.distribution.add(case, max(found.ratio for found in compared.values()))
         for tensor, found in compared.items():
             self._keep_closest(case.dtype, Closest(found.ratio, f"{tensor}{list(found.index)}", case))

@@ -14,12 +14,13 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.devices import DEVICES
+from harness.reading import Read, an_object, fields, index, mapping, number, text
 from harness.verdict import CannotRun, Verdict, finite_or_text
 from strategies import AttentionCase, TensorSpec, build, checksum
 from strategies.spec import require
@@ -100,7 +101,7 @@ class Entry:
             "device": self.device,
             "repr": repr(self.case),
             "case": self.case.to_json(),
-            "verdict": _verdict_to_json(self.verdict),
+            "verdict": verdict_to_json(self.verdict),
             **({"worst": worst} if worst else {}),
             "checksum": self.checksum,
             "versions": dict(self.versions),
@@ -109,10 +110,10 @@ class Entry:
     @classmethod
     def from_json(cls, data: object) -> Entry:
         """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
-        found = _object("A saved failure", data).get(MARKER)
+        found = an_object("A saved failure", data).get(MARKER)
         require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
         require(found == FORMAT, f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
-        return cls(**_fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
+        return cls(**fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
 
 
 def entry_of(finding: Finding, subject: str, device: str) -> Entry:
@@ -152,10 +153,10 @@ def save(entry: Entry, corpus: Path) -> Path:
     path = place(entry, corpus)
     if _is_readable(path):
         return path
-    text = _render(entry.to_json()) + "\n"
+    content = _render(entry.to_json()) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, text.encode(errors="replace"))
+        _write_whole(path, content.encode(errors="replace"))
     except OSError as error:
         raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
     return path
@@ -272,54 +273,13 @@ def _render(value: Any, indent: int = 0) -> str:
     return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
 
 
-Read = Callable[[Any], Any]
+def verdict_from_json(data: object) -> Verdict:
+    """Read what `verdict_to_json` wrote. Raises ValueError, in one sentence, for anything else."""
+    return Verdict(**fields("verdict", data, _VERDICT, optional=set(_VERDICT) - {"kind", "check", "sentence"}))
 
 
-def _fields(
-    what: str, data: object, readers: Mapping[str, Read], optional: set[str], dropped: set[str] | None = None
-) -> dict[str, Any]:
-    """Read every field with its reader; a field that is missing or not known is a ValueError."""
-    given = _object(what, data)
-    for name in given:
-        require(name in readers or name in (dropped or ()), f"{what} has no field {name!r}.")
-    for name in readers:
-        require(name in given or name in optional, f"{what} must have the field {name!r}.")
-    return {name: read(given[name]) for name, read in readers.items() if name in given}
-
-
-def _object(what: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must be a JSON object, not {type(value).__name__}.")
-    return value
-
-
-def _text(value: object) -> str:
-    require(isinstance(value, str), f"A text was expected, not {value!r}.")
-    return str(value)
-
-
-def _number(value: object) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    require(is_number or value in ("inf", "-inf", "nan"), f"A number was expected, not {value!r}.")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _index(value: object) -> tuple[int, ...]:
-    is_index = isinstance(value, list) and all(type(place) is int for place in value)
-    require(is_index, f"A list of whole numbers was expected, not {value!r}.")
-    return tuple(value)  # type: ignore[arg-type]
-
-
-def _mapping(read: Read) -> Read:
-    return lambda value: {name: read(item) for name, item in _object("A part of a saved failure", value).items()}
-
-
-def _verdict(data: object) -> Verdict:
-    return Verdict(**_fields("verdict", data, _VERDICT, optional=set(_VERDICT) - {"kind", "check", "sentence"}))
-
-
-def _verdict_to_json(verdict: Verdict) -> dict[str, Any]:
-    """What the verdict says; what it leaves at None or empty is left out."""
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """What the verdict says, as plain JSON values; what it leaves at None or empty is left out."""
     said = {name: getattr(verdict, name) for name in _VERDICT}
     return {name: _plain(value) for name, value in said.items() if value not in (None, {})}
 
@@ -333,29 +293,29 @@ def _plain(value: Any) -> Any:
 
 
 def _worst(data: object) -> Worst:
-    return Worst(**_fields("worst", data, {"ratio": _number, "case": AttentionCase.from_json}, optional=set()))
+    return Worst(**fields("worst", data, {"ratio": number, "case": AttentionCase.from_json}, optional=set()))
 
 
 _VERDICT: dict[str, Read] = {
-    "kind": _text,
-    "check": _text,
-    "sentence": _text,
-    "ratio": _number,
-    "tensor": _text,
-    "where": _index,
-    "got": _number,
-    "wanted": _number,
-    "error": _number,
-    "budget": _number,
-    "parts": _mapping(_number),
-    "votes": _mapping(_text),
+    "kind": text,
+    "check": text,
+    "sentence": text,
+    "ratio": number,
+    "tensor": text,
+    "where": index,
+    "got": number,
+    "wanted": number,
+    "error": number,
+    "budget": number,
+    "parts": mapping(number),
+    "votes": mapping(text),
 }
 _ENTRY: dict[str, Read] = {
-    "subject": _text,
-    "device": _text,
+    "subject": text,
+    "device": text,
     "case": AttentionCase.from_json,
-    "verdict": _verdict,
-    "checksum": _text,
-    "versions": _mapping(_text),
+    "verdict": verdict_from_json,
+    "checksum": text,
+    "versions": mapping(text),
     "worst": _worst,
 }

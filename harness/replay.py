@@ -93,13 +93,13 @@ def replay(saved: Path | str | Entry, subject_name: str | None = None, device: s
 
 
 def _find(name: str, path: Path | None, device: str) -> Subject:
-    subject = load_subject(_located(name, path))
+    subject = load_subject(located(name, path))
     if device not in subject.devices:
         raise _Elsewhere(f"{name} runs on {' and '.join(subject.devices)}, not on {device}.")
     return subject
 
 
-def _located(name: str, path: Path | None) -> str:
+def located(name: str, path: Path | None) -> str:
     """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus."""
     place, _, attribute = name.rpartition(":")
     if path is None or not place.endswith(".py") or Path(place).is_file():

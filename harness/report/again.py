@@ -16,6 +16,7 @@ from harness.devices import choose, prepare
 from harness.judge import judge
 from harness.replay import RUNS_OF_UNSTEADY, UNSTEADY, located
 from harness.report.heat import HeatMap, heat_map
+from harness.report.larger import larger
 from harness.run import Refused
 from harness.subject import Subject, load
 from harness.verdict import CannotRun, Verdict
@@ -27,12 +28,17 @@ SECONDS = 60.0
 MOST_LOST = 3
 """So many processes may be lost before the rest is left alone."""
 
+NOTHING_TO_DRAW = "It is not about numbers, so there is nothing to draw."
+
+Failed = tuple[Attempt, Verdict]
+
 
 @dataclass(frozen=True)
 class Question:
     """A failure that is to be run again: subject by name, device where it was found, and the check that saw it.
 
     file: where it is saved, since a subject's own file may be named relative to that. checksum: of the tensors.
+    made_larger: show the case made larger (`harness.report.larger`), not as it is.
     """
 
     subject: str
@@ -43,13 +49,18 @@ class Question:
     refuses: str | None = None
     file: Path | None = None
     checksum: str | None = None
+    made_larger: bool = False
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What came of it. fails: None where it could not be run. sentence: why there is no map, or "" where there is."""
+    """What came of it: the map and the case that it shows, or the sentence that says why there is none.
+
+    fails: whether it failed; None where it could not be run.
+    """
 
     map: HeatMap | None = None
+    case: AttentionCase | None = None
     sentence: str = ""
     fails: bool | None = None
 
@@ -132,14 +143,28 @@ def _device(found_on: str) -> str:
         return choose()
 
 
-def _again(question: Question, subject: Subject, device: str) -> tuple[Attempt, Verdict] | None:
+def _again(question: Question, subject: Subject, device: str) -> Failed | None:
     """The first run that the same check finds wrong; of a failure that comes and goes there are several."""
     if device not in subject.devices:
         raise CannotRun(f"{subject.name} runs on {' and '.join(subject.devices)}, not on {device}.")
     if question.checksum not in (None, checksum(build(question.case))):
         raise CannotRun("The case makes other tensors here than where it was saved.")
+    if not question.made_larger:
+        return _failing(question, subject, question.case, device)
+    found = (_unless_refused(question, subject, case, device) for case in larger(question.case, subject))
+    return next((failed for failed in found if failed is not None), None)
+
+
+def _unless_refused(question: Question, subject: Subject, case: AttentionCase, device: str) -> Failed | None:
+    try:
+        return _failing(question, subject, case, device)
+    except Refused:
+        return None
+
+
+def _failing(question: Question, subject: Subject, case: AttentionCase, device: str) -> Failed | None:
     for _ in range(RUNS_OF_UNSTEADY if question.kind == UNSTEADY else 1):
-        tried = attempt(subject, question.case, device)
+        tried = attempt(subject, case, device)
         if found := _same_check(judge(tried, also=[question.check], others=False), question.check):
             return tried, found
     return None
@@ -149,8 +174,8 @@ def _same_check(verdicts: Iterable[Verdict], check: str) -> Verdict | None:
     return next((verdict for verdict in verdicts if verdict.check == check), None)
 
 
-def _drawn(failed: tuple[Attempt, Verdict] | None) -> Picture:
+def _drawn(failed: Failed | None) -> Picture:
     if failed is None:
         return Picture(sentence="Run again, it did not fail.", fails=False)
     drawn = heat_map(*failed)
-    return Picture(drawn, "" if drawn else "It is not about numbers, so there is nothing to draw.", fails=True)
+    return Picture(drawn, failed[0].case, "" if drawn else NOTHING_TO_DRAW, fails=True)

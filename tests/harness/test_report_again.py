@@ -4,8 +4,11 @@ import pytest
 
 from harness.report import again
 from harness.report.again import Question, look_again, pictures
+from harness.report.larger import larger
+from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry
 
+from . import toys
 from .entries import FAULTY_TOY, TOY
 
 CASE = AttentionCase(Geometry(Nq=1, Nk=4), features=Features(causal=True))
@@ -66,3 +69,18 @@ def test_one_that_hangs_is_given_up_and_after_some_the_rest(monkeypatch):
 def test_nothing_asked_starts_nothing(monkeypatch):
     monkeypatch.setattr(again, "_Worker", None)
     assert pictures([]) == []
+
+
+def test_a_larger_case_shows_the_pattern():
+    drawn = look_again(asked("bad", made_larger=True))
+    assert drawn.case.geometry == Geometry(Nq=96, Nk=96, d=32)
+    assert len(drawn.map.over) > 100
+
+
+def test_lengths_that_a_case_names_stay():
+    case = AttentionCase(Geometry(Nk=5), features=Features(seqlens_k=(4,)))
+    assert {each.geometry.Nk for each in larger(case, describe(toys.right))} == {5}
+
+
+def test_no_larger_case_of_what_is_large():
+    assert list(larger(AttentionCase(Geometry(Nq=96, Nk=96, d=32)), describe(toys.right))) == []

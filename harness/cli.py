@@ -51,10 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     recall.add_argument("--baselines", action="store_true", help="what the usual checks would find, too")
     recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
 
+    report = _command(commands, "report", _report, "write a page of what campaigns found, with pictures of where")
+    report.add_argument("sources", nargs="*", help="campaign JSON, saved failures (default: corpus)", metavar="SOURCE")
+    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
+
     _command(commands, "doctor", _doctor, "say what is installed here and what would run")
     for command in (fuzz, replay, recall):
         command.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    for command in (fuzz, replay):
+    for command in (fuzz, replay, report):
         command.add_argument("--corpus", type=Path, default=Path("regressions"), metavar="DIR")
     return parser
 
@@ -94,6 +98,12 @@ def _replay(asked: argparse.Namespace, console: Console) -> int:
 
 def _recall(asked: argparse.Namespace, console: Console) -> int:
     from harness.recall.command import run
+
+    return run(asked, console)
+
+
+def _report(asked: argparse.Namespace, console: Console) -> int:
+    from harness.report.command import run
 
     return run(asked, console)
 

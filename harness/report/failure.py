@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from harness.report.again import NOTHING_TO_DRAW, Picture
 from harness.report.heat import HeatMap
-from harness.report.markup import Html, element, joined
+from harness.report.markup import Html, breakable, element
 from harness.report.model import Shown
 from harness.report.picture import LEVELS, draw, words
 from harness.show import Fact, facts
@@ -54,10 +54,13 @@ def summary(shown: Shown) -> str:
 
 def legend() -> Html:
     """What the colours of heat maps mean."""
-    swatch = [element("svg", element("rect", width="20", height="20", class_=f"h{i}"), viewBox="0 0 20 20",
-                      aria_hidden="true") for i in range(len(LEVELS))]  # fmt: skip
-    items = [element("li", image, name) for image, name in zip(swatch, LEVELS, strict=True)]
+    items = [element("li", _swatch(colour), name) for colour, name in enumerate(LEVELS)]
     return element("ul", *items, class_="legend", aria_label="Error/budget by colour")
+
+
+def _swatch(colour: int) -> Html:
+    square = element("rect", width=20, height=20, class_=f"h{colour}")
+    return element("svg", square, viewBox="0 0 20 20", aria_hidden="true")
 
 
 def figures(shown: Shown) -> list[Html]:
@@ -93,8 +96,11 @@ def _missing(shown: Shown) -> Html:
 
 def _facts(shown: Shown) -> Html:
     """The lines that the terminal prints, names and all."""
-    told = [joined([element("dt", name) if name else None, element("dd", said)]) for name, said in lines(shown)]
-    return element("dl", *told, class_="facts")
+    return element("dl", *(part for fact in lines(shown) for part in _fact(*fact)), class_="facts")
+
+
+def _fact(name: str, said: str) -> list[Html]:
+    return [*([element("dt", name)] if name else []), element("dd", breakable(said))]
 
 
 def lines(shown: Shown) -> list[Fact]:

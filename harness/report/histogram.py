@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.distribution import BINS, INFINITE, LEAST, MOST, ZERO
-from harness.report.markup import Html, element, joined
+from harness.report.markup import Html, breakable, element, joined
 from harness.report.model import Spread
 
 WITHIN = BINS.index("0")
@@ -42,7 +42,7 @@ def _row(name: str, counts: Mapping[str, int], bins: Sequence[str]) -> Html:
     is_over = BINS.index(largest) > WITHIN
     return element(
         "tr",
-        element("th", name, scope="row"),
+        element("th", breakable(name), scope="row"),
         element("td", _bars(counts, bins), class_="bars"),
         element("td", f"{sum(counts.values()):,}", class_="figure"),
         element("td", told(largest), class_="figure over" if is_over else "figure"),
@@ -84,15 +84,12 @@ def _bars(counts: Mapping[str, int], bins: Sequence[str]) -> Html:
 
 
 def _scale(bins: Sequence[str]) -> Html:
-    """The first bin, the budget and the last bin, where they stand."""
-    edge = 100 * (1 + bins.index("0")) / len(bins)
-    return element(
-        "span",
-        element("span", told(bins[0])),
-        element("span", "budget", style=f"left:{edge:.1f}%", class_="at"),
-        element("span", told(bins[-1])),
-        class_="scale",
-    )
+    """The first bin, the budget and, where there is room beside that, the last bin, each where it stands."""
+    share = (1 + bins.index("0")) / len(bins)
+    has_room = share < 0.6
+    budget = element("span", "budget", style=f"left:{100 * share:.1f}%", class_="at" if has_room else "at before")
+    last = element("span", told(bins[-1])) if has_room else None
+    return element("span", element("span", told(bins[0])), budget, last, class_="scale")
 
 
 def _known(counts: Mapping[str, int]) -> list[str]:

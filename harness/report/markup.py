@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable
 
 
@@ -13,6 +14,8 @@ class Html(str):
 
 
 Child = str | None
+
+_BREAKS = re.compile(r"(?<=[(/_])(?=\w)|(?<=\.)(?=[A-Za-z_])")
 
 
 def element(name: str, *children: Child, **attributes: str | int | float | bool | None) -> Html:
@@ -32,6 +35,11 @@ def joined(children: Iterable[Child]) -> Html:
 def escaped(text: str) -> Html:
     """The text with nothing left in it that HTML would read as its own."""
     return text if isinstance(text, Html) else Html(html.escape(text))
+
+
+def breakable(text: str) -> Html:
+    """Escaped text that a narrow line breaks after a sign, sooner than within a word."""
+    return Html("<wbr>".join(escaped(part) for part in _BREAKS.split(text)))
 
 
 def _attribute(key: str, value: str | int | float | bool | None) -> str:

@@ -95,7 +95,9 @@ table { border-collapse: collapse; width: 100%; }
 .spread .within { fill: var(--bar); } .spread rect.over { fill: var(--bad); }
 .budget { stroke: var(--text); stroke-dasharray: 3 2; fill: none; vector-effect: non-scaling-stroke; }
 .scale { position: relative; display: flex; justify-content: space-between; }
+.scale span { white-space: nowrap; }
 .scale .at { position: absolute; transform: translateX(-50%); color: var(--text); }
+.scale .before { transform: translateX(-100%); padding-right: .2rem; }
 
 .chips { list-style: none; padding: 0; margin: .5rem 0 0; display: flex; flex-wrap: wrap; gap: .35rem; }
 .chips li { background: var(--sunk); border: 1px solid transparent; border-radius: 6px; padding: .05rem .5rem;
@@ -110,8 +112,8 @@ table { border-collapse: collapse; width: 100%; }
   h1 { font-size: 1.5rem; }
   .card { padding: .8rem; }
   .tiles { grid-template-columns: repeat(2, 1fr); }
-  .spread thead th:first-child { width: 30%; }
-  .spread .figure { width: 3.5rem; }
+  .spread thead th:first-child { width: 31%; }
+  .spread .figure { width: 3.4rem; padding-left: 0; }
 }
 @media print { .card, .tiles > div { break-inside: avoid; } }
 """

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from harness.attempt import attempt
 from harness.coverage import rescales
+from harness.heat import HeatMap, heat_map
 from harness.judge import judge
 from harness.run import Refused
 from harness.subject import Subject
@@ -19,12 +20,16 @@ from strategies import AttentionCase
 
 @dataclass(frozen=True)
 class Question:
-    """A case and how closely to look at it: `also` and `others` as in `judge`, votes: ask every oracle of a failure."""
+    """A case and how closely to look at it: `also` and `others` as in `judge`, votes: ask every oracle of a failure.
+
+    maps: make a heat map of every failure.
+    """
 
     case: AttentionCase
     also: frozenset[str] = frozenset()
     others: bool = True
     votes: bool = False
+    maps: bool = False
 
     @classmethod
     def again(cls, case: AttentionCase, check: str) -> Question:
@@ -38,12 +43,14 @@ class Examined:
 
     compared: O, and LSE where it came back, held against the truth; empty where what came back has no right form.
     rescales: how often the running max moves, as `harness.coverage` classes it, where the truth was made.
+    maps: of the failures that have one, by check, where they were asked for.
     """
 
     verdicts: tuple[Verdict, ...] = ()
     compared: dict[str, Comparison] = field(default_factory=dict)
     rescales: str | None = None
     refused: str | None = None
+    maps: dict[str, HeatMap] = field(default_factory=dict)
 
 
 class Examiner(Protocol):
@@ -73,4 +80,6 @@ def examine(
     is_formed = not any(verdict.tensor is None for verdict in verdicts)
     if not is_formed:
         return Examined(tuple(verdicts))
-    return Examined(tuple(verdicts), dict(tried.compared), rescales(tried.truth))
+    drawn = {verdict.check: heat_map(tried, verdict) for verdict in verdicts} if question.maps else {}
+    maps = {check: found for check, found in drawn.items() if found is not None}
+    return Examined(tuple(verdicts), dict(tried.compared), rescales(tried.truth), maps=maps)

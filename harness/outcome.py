@@ -13,7 +13,7 @@ from rich.text import Text
 
 from harness.campaign import Account, Fault, Finding
 from harness.corpus import verdict_to_json, versions
-from harness.report.again import NOTHING_TO_DRAW, Picture, Question, pictures
+from harness.report.again import NOTHING_TO_DRAW, Asked, Picture, pictures
 from harness.show import story
 from harness.verdict import finite_or_text
 
@@ -132,7 +132,7 @@ def draw(campaign: Account) -> dict[Fault, dict[str, Picture]]:
         (fault, name): question
         for fault, finding in campaign.findings.items()
         if finding.verdict.tensor is not None
-        for name, question in _questions(campaign, finding).items()
+        for name, question in _all_asked(campaign, finding).items()
     }
     drawn: dict[Fault, dict[str, Picture]] = {}
     for (fault, name), picture in zip(asked, pictures(list(asked.values())), strict=True):
@@ -140,9 +140,9 @@ def draw(campaign: Account) -> dict[Fault, dict[str, Picture]]:
     return drawn
 
 
-def _questions(campaign: Account, finding: Finding) -> dict[str, Question]:
+def _all_asked(campaign: Account, finding: Finding) -> dict[str, Asked]:
     subject, verdict = campaign.subject, finding.verdict
-    smallest = Question(subject.name, campaign.device, finding.shrunk, verdict.kind, verdict.check, subject.refuses)
+    smallest = Asked(subject.name, campaign.device, finding.shrunk, verdict.kind, verdict.check, subject.refuses)
     return {
         "smallest": smallest,
         "worst": replace(smallest, case=finding.worst),

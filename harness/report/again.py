@@ -1,40 +1,29 @@
-"""Failures run once more to see where they stand, in a process of its own: a crash or a hang there ends no report."""
+"""Failures run once more to see where they stand, in workers: a crash or a hang there ends no report."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from harness.attempt import Attempt, attempt
 from harness.devices import choose, prepare
-from harness.judge import judge
+from harness.examine import Examined, Question
+from harness.heat import HeatMap
 from harness.replay import RUNS_OF_UNSTEADY, UNSTEADY, located
-from harness.report.heat import HeatMap, heat_map
 from harness.report.larger import larger
 from harness.run import Refused
-from harness.subject import Subject, load
-from harness.verdict import CannotRun, Verdict
+from harness.subject import load
+from harness.verdict import CannotRun
+from harness.workers import Apart
+from harness.workers.worker import first_line
 from strategies import AttentionCase, build, checksum
-
-SECONDS = 60.0
-"""How long one failure may take."""
-
-MOST_LOST = 3
-"""So many processes may be lost before the rest is left alone."""
 
 NOTHING_TO_DRAW = "It is not about numbers, so there is nothing to draw."
 
-Failed = tuple[Attempt, Verdict]
-
 
 @dataclass(frozen=True)
-class Question:
+class Asked:
     """A failure that is to be run again: subject by name, device where it was found, and the check that saw it.
 
     file: where it is saved, since a subject's own file may be named relative to that. checksum: of the tensors.
@@ -65,117 +54,101 @@ class Picture:
     fails: bool | None = None
 
 
-def pictures(questions: Sequence[Question]) -> list[Picture]:
-    """Run each failure again, one after the other; one that ends its process leaves the others alone."""
-    told: list[Picture] = []
-    worker, lost = None, 0
-    for question in questions:
-        if lost >= MOST_LOST:
-            told.append(Picture(sentence="It was not run again, since others ended the process."))
-            continue
-        worker = worker or _Worker()
-        answer = worker.ask(question)
-        if answer is None:
-            worker, lost = None, lost + 1
-        told.append(answer or Picture(sentence=f"Run again, it ended the process or took more than {SECONDS:.0f} s."))
-    if worker is not None:
-        worker.close()
-    return told
+def pictures(asked: Sequence[Asked]) -> list[Picture]:
+    """Run each failure again, one after the other."""
+    with _workers() as workers:
+        return [_picture(each, workers) for each in asked]
 
 
-class _Worker:
-    """A new process (no fork: CUDA does not outlive one) that answers questions until it is closed."""
+class _Workers:
+    """The worker of one subject after the other."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._subject: tuple[str, str | None, str] | None = None
+        self._apart: Apart | None = None
 
-    def ask(self, question: Question) -> Picture | None:
-        """The answer, or None where the process ended or took too long; it is closed then."""
-        with suppress(OSError, EOFError):
-            self._connection.send(question)
-            if self._connection.poll(SECONDS):
-                answer: Picture = self._connection.recv()
-                return answer
-        self.close()
-        return None
+    def of(self, asked: Asked) -> Apart:
+        """A worker for the subject, on the device where it failed or, failing that, the one there is."""
+        device = _device(asked.device)
+        subject = (located(asked.subject, asked.file), asked.refuses, device)
+        if self._apart is None or self._subject != subject:
+            self.close()
+            prepare(device)
+            self._apart, self._subject = Apart(lambda: load(*subject[:2]), device), subject
+        if device not in self._apart.subject.devices:
+            devices = " and ".join(self._apart.subject.devices)
+            raise CannotRun(f"{asked.subject} runs on {devices}, not on {device}.")
+        return self._apart
 
     def close(self) -> None:
-        """End the process."""
-        self._connection.close()
-        self._process.kill()
-        self._process.join()
+        """End the processes."""
+        if self._apart is not None:
+            self._apart.close()
+        self._apart = None
 
 
-def _serve(connection: Connection[Any, Any]) -> None:
-    """Answer until the other end is closed; what subjects print is nobody's business here."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    with suppress(EOFError, OSError, KeyboardInterrupt):
-        while True:
-            connection.send(look_again(connection.recv()))
-
-
-def look_again(question: Question) -> Picture:
-    """Run a failure again, here and now."""
+@contextmanager
+def _workers() -> Iterator[_Workers]:
+    workers = _Workers()
     try:
-        device = _device(question.device)
-        prepare(device)
-        return _drawn(_again(question, load(located(question.subject, question.file), question.refuses), device))
-    except Refused as refusal:
-        return Picture(sentence=f"The subject refuses the case now: {refusal}.")
-    except CannotRun as error:
-        return Picture(sentence=f"It cannot be run here. {error}")
-    except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        return Picture(sentence=f"It cannot be run here: {type(error).__name__}: {first_line}")
+        yield workers
+    finally:
+        workers.close()
 
 
 def _device(found_on: str) -> str:
-    """Where it was found or, on a machine that has no such device, the one there is."""
     try:
         return choose(found_on)
     except CannotRun:
         return choose()
 
 
-def _again(question: Question, subject: Subject, device: str) -> Failed | None:
-    """The first run that the same check finds wrong; of a failure that comes and goes there are several."""
-    if device not in subject.devices:
-        raise CannotRun(f"{subject.name} runs on {' and '.join(subject.devices)}, not on {device}.")
-    if question.checksum not in (None, checksum(build(question.case))):
-        raise CannotRun("The case makes other tensors here than where it was saved.")
-    if not question.made_larger:
-        return _failing(question, subject, question.case, device)
-    found = (_unless_refused(question, subject, case, device) for case in larger(question.case, subject))
-    return next((failed for failed in found if failed is not None), None)
-
-
-def _unless_refused(question: Question, subject: Subject, case: AttentionCase, device: str) -> Failed | None:
+def _picture(asked: Asked, workers: _Workers) -> Picture:
     try:
-        return _failing(question, subject, case, device)
-    except Refused:
-        return None
+        if asked.checksum not in (None, checksum(build(asked.case))):
+            raise CannotRun("The case makes other tensors here than where it was saved.")
+        apart = workers.of(asked)
+        return _larger(asked, apart) if asked.made_larger else _as_it_is(asked, asked.case, apart)
+    except Refused as refusal:
+        return Picture(sentence=f"The subject refuses the case now: {refusal}.")
+    except CannotRun as error:
+        return Picture(sentence=f"It cannot be run here. {error}")
+    except Exception as error:
+        # One failure that breaks the harness must not keep the others from the page.
+        return Picture(sentence=f"It cannot be run here: {first_line(error)}")
 
 
-def _failing(question: Question, subject: Subject, case: AttentionCase, device: str) -> Failed | None:
-    for _ in range(RUNS_OF_UNSTEADY if question.kind == UNSTEADY else 1):
-        tried = attempt(subject, case, device)
-        if found := _same_check(judge(tried, also=[question.check], others=False), question.check):
-            return tried, found
-    return None
+def _larger(asked: Asked, apart: Apart) -> Picture:
+    """The first of the larger cases that fails in the same way."""
+    for case in larger(asked.case, apart.subject):
+        try:
+            picture = _as_it_is(asked, case, apart)
+        except Refused:
+            continue
+        if picture.map is not None:
+            return picture
+    return Picture(sentence="No larger case failed.")
 
 
-def _same_check(verdicts: Iterable[Verdict], check: str) -> Verdict | None:
-    return next((verdict for verdict in verdicts if verdict.check == check), None)
+def _as_it_is(asked: Asked, case: AttentionCase, apart: Apart) -> Picture:
+    question = Question(case, frozenset({asked.check}), others=False, maps=True)
+    for _ in range(RUNS_OF_UNSTEADY if asked.kind == UNSTEADY else 1):
+        examined = _examined(question, asked, apart)
+        if examined.refused is not None:
+            raise Refused(examined.refused)
+        if any(verdict.check == asked.check for verdict in examined.verdicts):
+            return _drawn(asked, case, examined)
+    if examined.verdicts:
+        return Picture(sentence=f"Run again, it failed otherwise: {examined.verdicts[0].sentence}", fails=True)
+    return Picture(sentence="Run again, it did not fail.", fails=False)
 
 
-def _drawn(failed: Failed | None) -> Picture:
-    if failed is None:
-        return Picture(sentence="Run again, it did not fail.", fails=False)
-    drawn = heat_map(*failed)
-    return Picture(drawn, failed[0].case, "" if drawn else NOTHING_TO_DRAW, fails=True)
+def _examined(question: Question, asked: Asked, apart: Apart) -> Examined:
+    """In a new process, which is cheap on a CPU alone; what comes and goes may do so from call to call in one."""
+    is_cheap = _device(asked.device) == "cpu" and asked.kind != UNSTEADY
+    return (apart.afresh(question) if is_cheap else None) or apart.examine(question)
+
+
+def _drawn(asked: Asked, case: AttentionCase, examined: Examined) -> Picture:
+    found = examined.maps.get(asked.check)
+    return Picture(found, case, "" if found else NOTHING_TO_DRAW, fails=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from harness.heat import HeatMap
 from harness.report.again import NOTHING_TO_DRAW, Picture
-from harness.report.heat import HeatMap
 from harness.report.markup import Html, breakable, element
 from harness.report.model import Shown
 from harness.report.picture import LEVELS, draw, words

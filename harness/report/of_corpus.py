@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness import corpus
 from harness.corpus import CorruptEntry, Entry
-from harness.report.again import Picture, Question, pictures
+from harness.report.again import Asked, Picture, pictures
 from harness.report.model import Shown, Source
 
 
@@ -28,7 +28,7 @@ def of_entries(name: str, paths: Iterable[Path], strictly: bool = False) -> Sour
 
 def _drawn(entries: Mapping[Path, Entry]) -> tuple[Shown, ...]:
     """The entries with their pictures. The smallest case comes first: where it passes, no other is run."""
-    asked = {path: _question(path, entry) for path, entry in entries.items()}
+    asked = {path: _asked(path, entry) for path, entry in entries.items()}
     smallest = dict(zip(asked, pictures(list(asked.values())), strict=True))
     others = {
         (path, name): question
@@ -43,11 +43,11 @@ def _drawn(entries: Mapping[Path, Entry]) -> tuple[Shown, ...]:
     )
 
 
-def _question(path: Path, entry: Entry) -> Question:
-    return Question(entry.subject, entry.device, entry.case, entry.kind, entry.check, None, path, entry.checksum)
+def _asked(path: Path, entry: Entry) -> Asked:
+    return Asked(entry.subject, entry.device, entry.case, entry.kind, entry.check, None, path, entry.checksum)
 
 
-def _others(smallest: Question, entry: Entry) -> dict[str, Question]:
+def _others(smallest: Asked, entry: Entry) -> dict[str, Asked]:
     worst = {"worst": replace(smallest, case=entry.worst.case, checksum=None)} if entry.worst else {}
     return worst | {"larger": replace(smallest, made_larger=True)}
 

@@ -10,8 +10,8 @@ import pytest
 from harness import corpus
 from harness.cli import main
 from harness.corpus import Worst
+from harness.heat import HeatMap
 from harness.report.again import Picture
-from harness.report.heat import HeatMap
 from harness.report.markup import breakable
 from harness.report.model import Shown, Source
 from harness.report.page import page

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from harness.attempt import attempt
+from harness.heat import MOST_CELLS, HeatMap, heat_map, pooled
 from harness.judge import judge
-from harness.report.heat import MOST_CELLS, HeatMap, heat_map, pooled
 from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry
 

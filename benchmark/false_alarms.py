@@ -51,7 +51,11 @@ def run(name: str, asked: argparse.Namespace, device: str) -> list[str]:
 
 
 def _maker(name: str) -> Callable[[], Subject]:
-    return CONTROLS[name].subject if name in CONTROLS else lambda: load(name)
+    """What makes the subject in each worker; a control, which wakes no device, is made here for all."""
+    if name not in CONTROLS:
+        return lambda: load(name)
+    subject = CONTROLS[name].subject()
+    return lambda: subject
 
 
 def _arguments() -> argparse.Namespace:

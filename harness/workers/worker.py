@@ -47,6 +47,9 @@ def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Lim
     except CannotRun as error:
         connection.send(("cannot", str(error)))
         return
+    except Exception as error:
+        connection.send(("cannot", f"The subject cannot be made: {first_line(error)}"))
+        return
     connection.send(("ready", subject.card()))
     with _announced(connection):
         while True:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
@@ -69,6 +69,40 @@ class Finding:
     rate: float = 1.0
 
 
+class Watch(Protocol):
+    """Called after every case, with what can be said of the campaign."""
+
+    def __call__(self, account: Any, /) -> None:
+        """Look at it."""
+
+
+def unwatched(account: object) -> None:
+    """Watch nothing."""
+
+
+class Account(Protocol):
+    """What can be said of a campaign, or of several together, at any moment."""
+
+    subject: Subject
+    device: str
+    seed: int
+    seconds: float | None
+    watch: Watch
+    findings: dict[Fault, Finding]
+
+    @property
+    def tally(self) -> Tally:
+        """Counts."""
+
+    @property
+    def failing(self) -> int:
+        """Faults met so far, those still being shrunk among them."""
+
+    @property
+    def is_shrinking(self) -> bool:
+        """Whether what was met is being shrunk, and nothing is counted."""
+
+
 @dataclass
 class _Trail:
     """What is known of one fault while its round lasts."""
@@ -97,7 +131,7 @@ class Campaign:
     seconds: float | None = 60.0
     cases: int | None = None
     database: ExampleDatabase | None = None
-    watch: Callable[[Campaign], None] = lambda campaign: None
+    watch: Watch = unwatched
     before: Iterable[AttentionCase] = ()
     examiner: Examiner | None = None
     keeper: Keeper | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from harness.verdict import CannotRun
-
-DATABASE = ".flashattest/examples"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--time", type=float, help="seconds (default 60, none where --cases is given)", metavar="S")
     fuzz.add_argument("--cases", type=_positive, help="stop after so many cases", metavar="N")
     fuzz.add_argument("--seed", type=int, help="draw the same cases again", metavar="N")
+    fuzz.add_argument("--jobs", type=_positive, default=1, help="campaigns side by side (default 1)", metavar="N")
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
     fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
 
@@ -74,34 +72,9 @@ def _positive(text: str) -> int:
 
 
 def _fuzz(asked: argparse.Namespace, console: Console) -> int:
-    import torch
+    from harness.fuzz import run
 
-    from harness import corpus
-    from harness.campaign import Campaign, shared_database
-    from harness.devices import choose, prepare
-    from harness.outcome import print_outcome, write_json
-    from harness.progress import progress
-    from harness.subject import DEFAULT, load
-
-    device = choose(asked.device)
-    prepare(device)
-    torch.set_num_threads(1)
-    subject = load(asked.subject or DEFAULT, asked.refuses)
-    if device not in subject.devices:
-        raise CannotRun(f"{subject.name} declares that it runs on {', '.join(subject.devices)}, not on {device}.")
-    seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
-    seconds = 60.0 if asked.time is None and asked.cases is None else asked.time
-    campaign = Campaign(subject, device, seed, seconds, asked.cases, shared_database(DATABASE))
-    with progress(console, campaign):
-        campaign.run()
-    saved = {
-        fault: corpus.save(corpus.entry_of(finding, subject.name, device), asked.corpus)
-        for fault, finding in campaign.findings.items()
-    }
-    print_outcome(console, campaign, saved)
-    if asked.json is not None:
-        write_json(asked.json, campaign, saved)
-    return 1 if campaign.findings else 0
+    return run(asked, console)
 
 
 def _replay(asked: argparse.Namespace, console: Console) -> int:

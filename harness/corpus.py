@@ -117,15 +117,13 @@ class Entry:
 
 def entry_of(finding: Finding, subject: str, device: str) -> Entry:
     """Return the entry that keeps a campaign's finding."""
-    return Entry(
-        subject,
-        device,
-        finding.shrunk,
-        finding.verdict,
-        checksum(build(finding.shrunk)),
-        versions(),
-        Worst(finding.worst_ratio, finding.worst),
-    )
+    worst = Worst(finding.worst_ratio, finding.worst)
+    return dataclasses.replace(entry(finding.shrunk, finding.verdict, subject, device), worst=worst)
+
+
+def entry(case: AttentionCase, verdict: Verdict, subject: str, device: str) -> Entry:
+    """Return the entry that keeps a failure as it is."""
+    return Entry(subject, device, case, verdict, checksum(build(case)), versions())
 
 
 def versions() -> dict[str, str]:
@@ -141,12 +139,17 @@ def slug(subject: str) -> str:
     return ".".join(words)[:100] or "subject"
 
 
+def place(entry: Entry, corpus: Path) -> Path:
+    """Return the file of an entry in a corpus."""
+    return corpus / slug(entry.subject) / f"{entry.id}.json"
+
+
 def save(entry: Entry, corpus: Path) -> Path:
     """Keep an entry in a corpus, in one piece or not at all, and return its file.
 
     A readable file of the same fault is left as it is. Raises CannotRun where nothing can be written.
     """
-    path = corpus / slug(entry.subject) / f"{entry.id}.json"
+    path = place(entry, corpus)
     if _is_readable(path):
         return path
     text = _render(entry.to_json()) + "\n"

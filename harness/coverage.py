@@ -205,6 +205,11 @@ class Coverage:
         if rescales is not None:
             self.hits["rescales"][rescales] += 1
 
+    def take(self, other: Coverage) -> None:
+        """Add what another campaign has hit."""
+        for name, hits in other.hits.items():
+            self.hits[name].update(hits)
+
     def missed(self, subject: Subject) -> dict[str, list[str]]:
         """The classes that the subject could have been asked for and was not, by axis."""
         never = {axis.name: [c for c in axis.possible(subject) if not self.hits[axis.name][c]] for axis in AXES}

@@ -10,21 +10,21 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from harness.campaign import Campaign, Fault, Finding
+from harness.campaign import Account, Fault, Finding
 from harness.show import story
 from harness.verdict import finite_or_text
 
 Saved = Mapping[Fault, Path]
 
 
-def print_outcome(console: Console, campaign: Campaign, saved: Saved) -> None:
+def print_outcome(console: Console, campaign: Account, saved: Saved) -> None:
     """Print every failure as a bug report, then the summary."""
     for fault, finding in campaign.findings.items():
         _print_finding(console, campaign, finding, saved.get(fault))
     _print_summary(console, campaign)
 
 
-def _print_finding(console: Console, campaign: Campaign, finding: Finding, file: Path | None) -> None:
+def _print_finding(console: Console, campaign: Account, finding: Finding, file: Path | None) -> None:
     console.print()
     console.print(Text(story(campaign.subject.name, finding.shrunk, finding.verdict)), soft_wrap=True)
     console.print(Text(f"  worst    {finding.worst_ratio:.3g} x the budget: {finding.worst!r}"), soft_wrap=True)
@@ -34,7 +34,7 @@ def _print_finding(console: Console, campaign: Campaign, finding: Finding, file:
         console.print(Text(f"  saved    {file}\n  again    flashattest replay {file}"), soft_wrap=True)
 
 
-def _print_summary(console: Console, campaign: Campaign) -> None:
+def _print_summary(console: Console, campaign: Account) -> None:
     tally = campaign.tally
     refused = sum(tally.refused.values())
     console.print()
@@ -55,12 +55,12 @@ def _print_summary(console: Console, campaign: Campaign) -> None:
     console.print(Text(f"{count} failure{'' if count == 1 else 's'}", style=style))
 
 
-def _coverage(campaign: Campaign) -> Text:
+def _coverage(campaign: Account) -> Text:
     shares = campaign.tally.coverage.shares(campaign.subject)
     return Text("  covered: " + ", ".join(f"{axis} {hit}/{possible}" for axis, (hit, possible) in shares.items()))
 
 
-def to_json(campaign: Campaign, saved: Saved) -> dict[str, Any]:
+def to_json(campaign: Account, saved: Saved) -> dict[str, Any]:
     """What `--json` holds."""
     tally = campaign.tally
     return {
@@ -93,6 +93,6 @@ def _failure(finding: Finding, file: Path | None) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, campaign: Campaign, saved: Saved) -> None:
+def write_json(path: Path, campaign: Account, saved: Saved) -> None:
     """Write the outcome to a file."""
     path.write_text(json.dumps(to_json(campaign, saved), indent=2) + "\n")

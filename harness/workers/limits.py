@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-GIB = 1 << 30
+SHARED_OUT = 0.8
+"""Of all memory; the rest is for what else runs here."""
 
 
 @dataclass(frozen=True)
@@ -17,36 +18,36 @@ class Limits:
     """Limits of one worker.
 
     seconds: for a case, relations and truth included. compiling: for each compilation, and for the first case, in
-    which libraries are loaded and devices woken. memory: bytes that the worker may take beyond what it starts with
-    (on CUDA: of the device's memory); None: no limit.
+    which libraries are loaded and devices woken. share: of this machine's memory, beyond what the worker starts with,
+    or on CUDA of the device's; None: no limit.
     """
 
     seconds: float = 30.0
-    compiling: float = 300.0
-    memory: int | None = None
+    compiling: float = 120.0
+    share: float | None = None
+
+    @classmethod
+    def of_one_among(cls, jobs: int) -> Limits:
+        """The limits of each of so many workers that share a machine."""
+        return cls(share=SHARED_OUT / jobs)
 
     def apply(self, device: str) -> None:
-        """Bind this process to the limit of memory."""
+        """Bind this process to the limit of memory; a crash leaves no core file."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if self.memory is None:
+        if self.share is None:
             return
         if device == "cuda":
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, self.memory / total))
+            torch.cuda.set_per_process_memory_fraction(self.share)
         else:
-            resource.setrlimit(resource.RLIMIT_AS, (_address_space() + self.memory,) * 2)
+            most = _address_space() + int(self.share * _physical())
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def fair_share(jobs: int, device: str) -> int:
-    """Bytes for each of so many workers, when they share this machine's memory, or its device's, and leave a fifth."""
-    if device == "cuda":
-        # Of a device that is not woken: the parent of workers must not touch it.
-        return 64 * GIB // jobs
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return physical * 4 // 5 // jobs
+def _physical() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _address_space() -> int:
     """Bytes of address space that this process has."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

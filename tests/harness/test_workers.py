@@ -84,7 +84,7 @@ def test_a_hang_is_told_within_the_limit(apart):
 
 
 def test_memory_past_the_limit_is_an_exception_of_the_call(apart):
-    examiner = apart(lambda: torch.ones(1 << 28), memory=1 << 29)
+    examiner = apart(lambda: torch.ones(1 << 33), share=0.05)
     assert only(examiner.examine(Question(HARD))).kind == "raised"
     assert examiner.examine(Question(EASY)).verdicts == ()
 

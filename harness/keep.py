@@ -1,0 +1,52 @@
+"""What a campaign finds, kept in the corpus from the moment it is met: nothing is lost when the campaign is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness import corpus
+from harness.campaign import Fault, Finding
+from harness.verdict import CannotRun, Verdict
+from strategies import AttentionCase
+
+
+class Corpus:
+    """Keeps a subject's failures in a folder. problems: why one could not be saved."""
+
+    def __init__(self, folder: Path, subject: str, device: str) -> None:
+        self._folder, self._subject, self._device = folder, subject, device
+        self._as_met: dict[Fault, Path] = {}
+        self.problems: list[str] = []
+
+    def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
+        """Save the case as it was drawn, until it is shrunk; what was in the corpus before stays there."""
+        entry = corpus.entry(case, verdict, self._subject, self._device)
+        is_new = not corpus.place(entry, self._folder).exists()
+        path = self._save(entry)
+        if path is not None and is_new:
+            self._as_met[fault] = path
+
+    def settled(self, fault: Fault, finding: Finding | None) -> None:
+        """Save the shrunk case in the place of the drawn one, unless another finding tells of it."""
+        drawn, path = self._as_met.pop(fault, None), None
+        if finding is not None:
+            path = self._save(corpus.entry_of(finding, self._subject, self._device))
+            if path is None:
+                return
+        if drawn is not None and drawn != path:
+            drawn.unlink(missing_ok=True)
+
+    def located(self, findings: Mapping[Fault, Finding]) -> dict[Fault, Path]:
+        """The file of each finding, whichever process saved it, and saved now where none could."""
+        entries = {f: corpus.entry_of(found, self._subject, self._device) for f, found in findings.items()}
+        places = {fault: self._save(entry) for fault, entry in entries.items()}
+        return {fault: path for fault, path in places.items() if path is not None}
+
+    def _save(self, entry: corpus.Entry) -> Path | None:
+        try:
+            return corpus.save(entry, self._folder)
+        except CannotRun as problem:
+            if str(problem) not in self.problems:
+                self.problems.append(str(problem))
+            return None

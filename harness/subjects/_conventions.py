@@ -46,9 +46,15 @@ def refuse(asked: bool, what: str) -> None:
         raise NotImplementedError(what)
 
 
+def refuse_empty(q: Tensor, k: Tensor) -> None:
+    """Refuse a call without rows or keys, for a package that says nothing of such calls."""
+    refuse(0 in (q.shape[2], k.shape[2]), "it says nothing of calls without rows or keys")
+
+
 def self_attention_alone(q: Tensor, k: Tensor) -> None:
-    """Refuse a call with more or fewer keys than queries."""
+    """Refuse a call with more or fewer keys than queries, and one without any."""
     refuse(q.shape[2] != k.shape[2], "it takes as many keys as queries")
+    refuse_empty(q, k)
 
 
 def refuse_poison(k: Tensor, v: Tensor, seqlens_k: Tensor | None) -> None:

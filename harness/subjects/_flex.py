@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask
 
 from harness.subject import Attention
-from harness.subjects._conventions import refuse_poison
+from harness.subjects._conventions import refuse_empty, refuse_poison
 from strategies.case import Causal
 
 
@@ -25,6 +25,7 @@ def attention_by(flex_attention: Any) -> Attention:
         seqlens_k: Tensor | None = None,
         return_lse: bool = False,
     ) -> Any:
+        refuse_empty(q, k)
         refuse_poison(k, v, seqlens_k)
         mask = block_mask(q, k, causal, seqlens_k)
         gqa = q.shape[1] != k.shape[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flash_attention_triton import flash_attention_v2
 from torch import Tensor
 
-from harness.subjects._conventions import declares, refuse
+from harness.subjects._conventions import declares, refuse, refuse_empty
 
 REQUIRES = "flash-attention-triton"
 
@@ -14,5 +14,6 @@ REQUIRES = "flash-attention-triton"
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
     """Attention in (B, H, N, d), causal alone."""
     refuse(not causal, "it is always causal")
+    refuse_empty(q, k)
     O: Tensor = flash_attention_v2(q, k, v, softmax_scale=scale)
     return O

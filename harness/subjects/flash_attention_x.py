@@ -7,7 +7,7 @@ from typing import Any
 from flash_attention_x import flash_attn_causal, flash_attn_full
 from torch import Tensor
 
-from harness.subjects._conventions import declares
+from harness.subjects._conventions import declares, refuse_empty
 
 REQUIRES = "flash-attention-x"
 
@@ -17,5 +17,6 @@ REQUIRES = "flash-attention-x"
 )
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: Any = False, scale: float | None = None) -> Tensor:
     """Attention in (B, H, N, d), of any strides: it hands all of them to its kernel."""
+    refuse_empty(q, k)
     O: Tensor = (flash_attn_causal if causal else flash_attn_full)(q, k, v, sm_scale=scale)
     return O

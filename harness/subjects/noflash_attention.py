@@ -5,7 +5,7 @@ from __future__ import annotations
 import noflash_attention
 from torch import Tensor
 
-from harness.subjects._conventions import declares
+from harness.subjects._conventions import declares, refuse_empty
 
 REQUIRES = "noflash-attention"
 
@@ -24,5 +24,6 @@ def attention(
     q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None, config: str | None = None
 ) -> Tensor:
     """Attention in (B, H, N, d); causal is upper-left. bf16 it computes in fp16, and says so."""
+    refuse_empty(q, k)
     O: Tensor = _TIERS[config](q, k, v, scale=scale, is_causal=causal)
     return O

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from hypothesis.strategies import SearchStrategy
 
+from harness.shipped import module_of, shipped
 from harness.verdict import CannotRun
 from strategies import AttentionCase, attention_cases
 from strategies.case import Causal
@@ -146,7 +146,7 @@ def load(name: str, refuses: str | None = None) -> Subject:
     Raises CannotRun, in one sentence, where there is none of that name.
     """
     if name in shipped():
-        return describe(_module(f"harness.subjects.{name}").attention, name, refuses)
+        return describe(module_of(name).attention, name, refuses)
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         ships = ", ".join(shipped())
@@ -160,12 +160,6 @@ def load(name: str, refuses: str | None = None) -> Subject:
     if not callable(function):
         raise CannotRun(f"{place} has no function {attribute!r}.")
     return describe(function, name, refuses)
-
-
-def shipped() -> tuple[str, ...]:
-    """Names of the subjects that ship: the modules of `harness.subjects`, each with a function `attention`."""
-    modules = pkgutil.iter_modules([str(Path(__file__).parent / "subjects")])
-    return tuple(module.name for module in modules if not module.name.startswith("_"))
 
 
 def _module(name: str) -> ModuleType:

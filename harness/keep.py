@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from harness import corpus
@@ -22,7 +24,7 @@ class Corpus:
     def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
         """Save the case as it was drawn, until it is shrunk; what was in the corpus before stays there."""
         entry = corpus.entry(case, verdict, self._subject, self._device)
-        is_new = not corpus.place(entry, self._folder).exists()
+        is_new = not os.path.exists(corpus.place(entry, self._folder))
         path = self._save(entry)
         if path is not None and is_new:
             self._as_met[fault] = path
@@ -35,7 +37,8 @@ class Corpus:
             if path is None:
                 return
         if drawn is not None and drawn != path:
-            drawn.unlink(missing_ok=True)
+            with suppress(OSError):
+                drawn.unlink()
 
     def located(self, findings: Mapping[Fault, Finding]) -> dict[Fault, Path]:
         """The file of each finding, whichever process saved it, and saved now where none could."""

@@ -12,6 +12,9 @@ from rich.console import Console
 
 from harness.verdict import CannotRun
 
+STOPPED = 130
+"""The exit code of what was broken off, as a shell gives it after Ctrl-C."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; return the exit code."""
@@ -22,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CannotRun as error:
         print(f"flashattest: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("flashattest: stopped.", file=sys.stderr)
+        return STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -401,10 +401,11 @@ def _exception(kind: str, check: str) -> type[Failure]:
     return type(f"{FAILURES[kind].__name__}By{check.title().replace('_', '')}", (FAILURES[kind],), {})
 
 
-def shared_database(folder: str | Path, subject: str, device: str) -> ExampleDatabase:
-    """A subject's own database of examples, which parallel workers may share: it writes by renaming.
+def database_folder(folder: str | Path, subject: str, device: str) -> Path:
+    """Where a subject's own examples are: Hypothesis knows them by the test's source alone, and drops what passes."""
+    return Path(folder) / hashlib.sha256(f"{subject} on {device}".encode()).hexdigest()[:16]
 
-    Own, since Hypothesis knows examples by the test's source alone, and drops those that do not fail any more.
-    """
-    key = hashlib.sha256(f"{subject} on {device}".encode()).hexdigest()[:16]
-    return DirectoryBasedExampleDatabase(Path(folder) / key)
+
+def shared_database(folder: str | Path) -> ExampleDatabase:
+    """A database of examples that parallel workers may share: it writes by renaming."""
+    return DirectoryBasedExampleDatabase(folder)

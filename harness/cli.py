@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--time", type=float, help="seconds (default 60, none where --cases is given)", metavar="S")
     fuzz.add_argument("--cases", type=_positive, help="stop after so many cases", metavar="N")
     fuzz.add_argument("--seed", type=int, help="draw the same cases again", metavar="N")
-    fuzz.add_argument("--jobs", type=_positive, default=1, help="campaigns side by side (default 1)", metavar="N")
+    fuzz.add_argument("--jobs", type=_positive, help="campaigns side by side (default 1; a cluster's all)", metavar="N")
+    fuzz.add_argument("--cluster", help="run them on this Ray cluster: HOST:PORT or auto", metavar="ADDRESS")
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
     fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
 

@@ -68,8 +68,8 @@ class Forks:
             os.waitpid(fork.pid, 0)
 
 
-class _Line:
-    """A fork's end of the connection. Where nobody is at the other end any more, this process has no purpose."""
+class Wire:
+    """A part's end of a connection. Where nobody is at the other end any more, its process has no purpose, and ends."""
 
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self._connection = connection
@@ -85,12 +85,18 @@ class _Line:
             os._exit(1)
 
     def say(self, word: Word) -> None:
+        """Say a word."""
+        self.send(word)
+
+    def send(self, value: object) -> None:
+        """Send whatever the other end awaits."""
         try:
-            self._connection.send(word)
+            self._connection.send(value)
         except OSError:
             os._exit(1)
 
     def is_stopped(self) -> bool:
+        """Whether the end was asked for."""
         return self._stopped.is_set()
 
 
@@ -99,6 +105,6 @@ def _run(connection: Connection[Any, Any], part: Part, start: Start) -> NoReturn
     # Ctrl-C reaches all processes of a terminal: what is to end is said by the one that started them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        work(part, start, _Line(connection))
+        work(part, start, Wire(connection))
     finally:
         os._exit(0)

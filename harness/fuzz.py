@@ -6,59 +6,35 @@ import os
 import secrets
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from rich.console import Console
 
 from harness.ahead import Ahead, left_behind
-from harness.campaign import Campaign, shared_database
+from harness.campaign import Campaign, database_folder, shared_database
 from harness.devices import choose, prepare
 from harness.forks import Forks
 from harness.jobs import Jobs, Part
 from harness.keep import Corpus
 from harness.outcome import print_outcome, write_json
 from harness.progress import progress
-from harness.subject import DEFAULT, Subject, load
-from harness.verdict import CannotRun
-from harness.workers import Apart, Limits
+from harness.start import Setting
+from harness.subject import DEFAULT
+from harness.workers import Limits
 
 DATABASE = ".flashattest/campaigns"
 
 
 def run(asked: Namespace, console: Console) -> int:
-    """Run a campaign, or several side by side; 0: nothing failed, 1: failures, saved."""
-    device = choose(asked.device)
-    prepare(device)
-    torch.set_num_threads(1)
+    """Run a campaign, or several at the same time; 0: nothing failed, 1: failures, saved."""
     name = asked.subject or DEFAULT
-    make = _maker(name, asked.refuses, device)
-    seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
     seconds = 60.0 if asked.time is None and asked.cases is None else asked.time
-    limits = Limits.of_one_among(asked.jobs)
-    kept = Corpus(asked.corpus, name, device)
-
-    def start(part: Part) -> Campaign:
-        if device == "cuda":
-            _pin(part.number)
-        apart = Apart(make, device, limits)
-        return Campaign(
-            _usable(apart.subject, device),
-            device,
-            part.seed,
-            part.seconds,
-            part.cases,
-            shared_database(DATABASE, name, device),
-            before=left_behind(name, device),
-            examiner=Ahead(apart, name, device),
-            keeper=kept,
-        )
-
-    if asked.jobs == 1:
-        campaign: Campaign | Jobs = start(Part(0, seed, seconds, asked.cases))
-    else:
-        campaign = Jobs(_card(make, device, limits), device, seed, seconds, asked.cases, asked.jobs, Forks(start))
-    with progress(console, campaign):
+    whole = Part(0, secrets.randbelow(2**32) if asked.seed is None else asked.seed, seconds, asked.cases)
+    torch.set_num_threads(1)
+    somewhere = _on_cluster if asked.cluster else _here
+    with somewhere(asked, name, whole) as (campaign, kept), progress(console, campaign):
         campaign.run()
     saved = kept.located(campaign.findings)
     print_outcome(console, campaign, saved)
@@ -69,25 +45,51 @@ def run(asked: Namespace, console: Console) -> int:
     return 1 if campaign.findings else 0
 
 
-def _maker(name: str, refuses: str | None, device: str) -> Callable[[], Subject]:
-    """What makes the subject in a worker: on the CPU it is loaded once, here; a module may wake CUDA, so there not."""
-    if device == "cuda":
-        return lambda: load(name, refuses)
-    subject = load(name, refuses)
-    return lambda: subject
+@contextmanager
+def _here(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Campaign | Jobs, Corpus]]:
+    """A campaign of one or more jobs on this machine, and the corpus that keeps what they find."""
+    device = choose(asked.device)
+    prepare(device)
+    jobs = asked.jobs or 1
+    setting = Setting(name, asked.refuses, device, Limits.of_one_among(jobs))
+    kept = Corpus(asked.corpus, name, device)
+    make = setting.maker()
+
+    def start(part: Part) -> Campaign:
+        if device == "cuda":
+            _pin(part.number)
+        apart = setting.apart(make)
+        return Campaign(
+            apart.subject,
+            device,
+            part.seed,
+            part.seconds,
+            part.cases,
+            shared_database(database_folder(DATABASE, name, device)),
+            before=left_behind(name, device),
+            examiner=Ahead(apart, name, device),
+            keeper=kept,
+        )
+
+    if jobs == 1:
+        yield start(whole), kept
+    else:
+        yield Jobs(setting.card(make), device, whole.seed, whole.seconds, whole.cases, jobs, Forks(start)), kept
 
 
-def _card(make: Callable[[], Subject], device: str, limits: Limits) -> Subject:
-    """What the subject says of itself."""
-    apart = Apart(make, device, limits)
-    apart.close()
-    return _usable(apart.subject, device)
+@contextmanager
+def _on_cluster(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Jobs, Corpus]]:
+    """The same on a Ray cluster, what its nodes find kept here."""
+    from harness.cluster import Cluster
 
-
-def _usable(subject: Subject, device: str) -> Subject:
-    if device not in subject.devices:
-        raise CannotRun(f"{subject.name} declares that it runs on {', '.join(subject.devices)}, not on {device}.")
-    return subject
+    with Cluster(asked.cluster) as cluster:
+        device = asked.device or cluster.device
+        prepare("cpu")
+        jobs = asked.jobs or cluster.slots(device)
+        setting = Setting(name, asked.refuses, device, Limits.of_one_among(min(jobs, cluster.slots_of_a_node(device))))
+        kept = Corpus(asked.corpus, name, device)
+        carrier = cluster.carrier(setting, kept, database_folder(DATABASE, name, device))
+        yield Jobs(carrier.card(), device, whole.seed, whole.seconds, whole.cases, jobs, carrier), kept
 
 
 def _pin(number: int) -> None:

@@ -16,10 +16,14 @@ from strategies import AttentionCase
 class Corpus:
     """Keeps a subject's failures in a folder. problems: why one could not be saved."""
 
-    def __init__(self, folder: Path, subject: str, device: str) -> None:
+    def __init__(self, folder: Path, subject: str, device: str, problems: list[str] | None = None) -> None:
         self._folder, self._subject, self._device = folder, subject, device
         self._as_met: dict[Fault, Path] = {}
-        self.problems: list[str] = []
+        self.problems = [] if problems is None else problems
+
+    def of_one_part(self) -> Corpus:
+        """The same folder for one of several campaigns whose failures are told here."""
+        return Corpus(self._folder, self._subject, self._device, self.problems)
 
     def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
         """Save the case as it was drawn, until it is shrunk; what was in the corpus before stays there."""

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from harness.campaign import Campaign, shared_database
+from harness.campaign import Campaign, database_folder, shared_database
 from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry
 
@@ -165,7 +165,7 @@ def test_given_cases_come_before_any_drawn_one():
 
 def test_what_was_shrunk_is_tried_first_the_next_time(tmp_path):
     def first(subject, seed):
-        database = shared_database(tmp_path, subject.__name__, "cpu")
+        database = shared_database(database_folder(tmp_path, subject.__name__, "cpu"))
         done = Campaign(describe(subject), "cpu", seed, seconds=None, cases=100, database=database).run()
         return [found.cases_to_first for found in done.findings.values()]
 

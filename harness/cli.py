@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness.sanitizer import TOOLS, run_under
 from harness.verdict import CannotRun
 
 
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--seed", type=int, help="draw the same cases again", metavar="N")
     fuzz.add_argument("--jobs", type=_positive, default=1, help="campaigns side by side (default 1)", metavar="N")
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
+    fuzz.add_argument("--sanitizer", choices=TOOLS, help="run under compute-sanitizer, on CUDA")
     fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
 
     replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED or ERROR")
@@ -76,8 +78,13 @@ def _positive(text: str) -> int:
 
 
 def _fuzz(asked: argparse.Namespace, console: Console) -> int:
+    from harness.devices import choose
     from harness.fuzz import run
 
+    if asked.sanitizer is not None:
+        if choose(asked.device) != "cuda":
+            raise CannotRun("compute-sanitizer watches CUDA kernels; run with --device cuda.")
+        run_under(asked.sanitizer, sys.argv[1:])
     return run(asked, console)
 
 

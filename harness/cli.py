@@ -76,9 +76,9 @@ def _positive(text: str) -> int:
 def _fuzz(asked: argparse.Namespace, console: Console) -> int:
     import torch
 
-    from harness import corpus
     from harness.campaign import Campaign, shared_database
     from harness.devices import choose, prepare
+    from harness.keeping import keep
     from harness.outcome import print_outcome, write_json
     from harness.progress import progress
     from harness.subject import DEFAULT, load
@@ -95,13 +95,13 @@ def _fuzz(asked: argparse.Namespace, console: Console) -> int:
     with progress(console, campaign):
         campaign.run()
     saved = {
-        fault: corpus.save(corpus.entry_of(finding, subject.name, device), asked.corpus)
+        fault: path
         for fault, finding in campaign.findings.items()
+        if (path := keep(finding, subject.name, device, asked.corpus)) is not None
     }
     print_outcome(console, campaign, saved)
-    if asked.json is not None:
-        write_json(asked.json, campaign, saved)
-    return 1 if campaign.findings else 0
+    is_written = asked.json is None or write_json(asked.json, campaign, saved)
+    return 1 if campaign.findings else 0 if is_written else 2
 
 
 def _replay(asked: argparse.Namespace, console: Console) -> int:

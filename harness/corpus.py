@@ -10,16 +10,26 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
+import math
 import platform
 import re
-import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.devices import DEVICES
+from harness.files import read_bounded, write_whole
+from harness.strict_json import (
+    Read,
+    parse,
+    read_fields,
+    read_index,
+    read_mapping,
+    read_number,
+    read_object,
+    read_text,
+)
 from harness.verdict import CannotRun, Verdict, finite_or_text
 from strategies import AttentionCase, TensorSpec, build, checksum
 from strategies.spec import require
@@ -33,8 +43,9 @@ MARKER = "flashattest"
 
 ID_DIGITS = 12
 MAX_BYTES = 1 << 20
-MAX_WORK = 1 << 28
-"""Scores of a case that is replayed: 2 GiB in float64, far past what a campaign draws."""
+MAX_SIZE = 1 << 26
+"""Scores of a case that is replayed, and elements of each of its tensors: 512 MiB in float64, and far past what a
+campaign draws. A case holds no tensor, so that it is refused before anything of its size is allocated."""
 
 _LIBRARIES = ("torch", "triton", "numpy", "flashattest")
 _LINE = 100
@@ -42,6 +53,14 @@ _LINE = 100
 
 class CorruptEntry(CannotRun):
     """A file that is not a saved failure, or not one that this version reads: one sentence that names it."""
+
+
+class OtherFormat(CorruptEntry):
+    """A file in a format that this version does not read: of a later version, as a rule."""
+
+
+class _FormatError(ValueError):
+    """The format of an entry is not ours."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,8 @@ class Entry:
         require(self.device in DEVICES, f"device must be one of {', '.join(DEVICES)}, not {self.device!r}.")
         require(re.fullmatch("[0-9a-f]{64}", self.checksum) is not None, "checksum must be 64 hexadecimal digits.")
         for case in (self.case, *([self.worst.case] if self.worst else [])):
-            require(case.work <= MAX_WORK, f"A saved case has at most {MAX_WORK} scores, not {case.work}.")
+            size = max(case.work, math.prod(case.geometry.q_shape), math.prod(case.geometry.k_shape))
+            require(size <= MAX_SIZE, f"A saved case has at most {MAX_SIZE} scores and elements, not {size}.")
 
     @property
     def kind(self) -> str:
@@ -109,23 +129,27 @@ class Entry:
     @classmethod
     def from_json(cls, data: object) -> Entry:
         """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
-        found = _object("A saved failure", data).get(MARKER)
+        found = read_object("A saved failure", data).get(MARKER)
         require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
-        require(found == FORMAT, f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
-        return cls(**_fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
+        if found != FORMAT:
+            raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
+        return cls(**read_fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
 
 
 def entry_of(finding: Finding, subject: str, device: str) -> Entry:
-    """Return the entry that keeps a campaign's finding."""
-    return Entry(
-        subject,
-        device,
-        finding.shrunk,
-        finding.verdict,
-        checksum(build(finding.shrunk)),
-        versions(),
-        Worst(finding.worst_ratio, finding.worst),
-    )
+    """Return the entry that keeps a campaign's finding. Raises CannotRun where its case is too large to keep."""
+    try:
+        return Entry(
+            subject,
+            device,
+            finding.shrunk,
+            finding.verdict,
+            checksum(build(finding.shrunk)),
+            versions(),
+            Worst(finding.worst_ratio, finding.worst),
+        )
+    except ValueError as error:
+        raise CannotRun(f"The failure of {subject} cannot be saved: {error}") from error
 
 
 def versions() -> dict[str, str]:
@@ -144,15 +168,16 @@ def slug(subject: str) -> str:
 def save(entry: Entry, corpus: Path) -> Path:
     """Keep an entry in a corpus, in one piece or not at all, and return its file.
 
-    A readable file of the same fault is left as it is. Raises CannotRun where nothing can be written.
+    A file of the same fault is left as it is, with what may be marked in it, and so is one of a later version; a torn
+    one is replaced. Raises CannotRun where nothing can be written.
     """
     path = corpus / slug(entry.subject) / f"{entry.id}.json"
-    if _is_readable(path):
+    if _is_worth_keeping(path):
         return path
     text = _render(entry.to_json()) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, text.encode(errors="replace"))
+        write_whole(path, text.encode(errors="replace"))
     except OSError as error:
         raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
     return path
@@ -161,9 +186,11 @@ def save(entry: Entry, corpus: Path) -> Path:
 def load(path: Path) -> Entry:
     """Read a saved failure. Raises CorruptEntry, in one sentence that names the file, for anything else."""
     try:
-        return Entry.from_json(_parse(_read_bounded(path)))
+        return Entry.from_json(parse(read_bounded(path, MAX_BYTES)))
     except OSError as error:
         raise CorruptEntry(f"{path} cannot be read: {error.strerror or error}.") from error
+    except _FormatError as error:
+        raise OtherFormat(f"{path} is not a saved failure that can be read here: {error}") from error
     except RecursionError as error:
         raise CorruptEntry(f"{path} is not a saved failure: It is nested too deeply.") from error
     except (ValueError, OverflowError) as error:
@@ -207,56 +234,14 @@ def _version(library: str) -> str:
         return "not installed"
 
 
-def _is_readable(path: Path) -> bool:
+def _is_worth_keeping(path: Path) -> bool:
     try:
         load(path)
+    except OtherFormat:
+        return True
     except CorruptEntry:
         return False
     return True
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a new file beside, force it to the disk, then give it its name: a reader meets all of it or none."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk, where the system can open a folder at all."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _read_bounded(path: Path) -> bytes:
-    """Read a regular file (a pipe would block) of bounded size."""
-    require(path.is_file() or not path.exists(), "It is not a regular file.")
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    require(len(content) <= MAX_BYTES, f"It is larger than {MAX_BYTES} bytes.")
-    return content
-
-
-def _parse(content: bytes) -> object:
-    data: object = json.loads(content.decode(), parse_constant=_no_constant)
-    json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair would fail later, when it is printed
-    return data
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON.")
 
 
 def _render(value: Any, indent: int = 0) -> str:
@@ -269,50 +254,8 @@ def _render(value: Any, indent: int = 0) -> str:
     return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
 
 
-Read = Callable[[Any], Any]
-
-
-def _fields(
-    what: str, data: object, readers: Mapping[str, Read], optional: set[str], dropped: set[str] | None = None
-) -> dict[str, Any]:
-    """Read every field with its reader; a field that is missing or not known is a ValueError."""
-    given = _object(what, data)
-    for name in given:
-        require(name in readers or name in (dropped or ()), f"{what} has no field {name!r}.")
-    for name in readers:
-        require(name in given or name in optional, f"{what} must have the field {name!r}.")
-    return {name: read(given[name]) for name, read in readers.items() if name in given}
-
-
-def _object(what: str, value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} must be a JSON object, not {type(value).__name__}.")
-    return value
-
-
-def _text(value: object) -> str:
-    require(isinstance(value, str), f"A text was expected, not {value!r}.")
-    return str(value)
-
-
-def _number(value: object) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    require(is_number or value in ("inf", "-inf", "nan"), f"A number was expected, not {value!r}.")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _index(value: object) -> tuple[int, ...]:
-    is_index = isinstance(value, list) and all(type(place) is int for place in value)
-    require(is_index, f"A list of whole numbers was expected, not {value!r}.")
-    return tuple(value)  # type: ignore[arg-type]
-
-
-def _mapping(read: Read) -> Read:
-    return lambda value: {name: read(item) for name, item in _object("A part of a saved failure", value).items()}
-
-
 def _verdict(data: object) -> Verdict:
-    return Verdict(**_fields("verdict", data, _VERDICT, optional=set(_VERDICT) - {"kind", "check", "sentence"}))
+    return Verdict(**read_fields("verdict", data, _VERDICT, optional=set(_VERDICT) - {"kind", "check", "sentence"}))
 
 
 def _verdict_to_json(verdict: Verdict) -> dict[str, Any]:
@@ -330,29 +273,29 @@ def _plain(value: Any) -> Any:
 
 
 def _worst(data: object) -> Worst:
-    return Worst(**_fields("worst", data, {"ratio": _number, "case": AttentionCase.from_json}, optional=set()))
+    return Worst(**read_fields("worst", data, {"ratio": read_number, "case": AttentionCase.from_json}, optional=set()))
 
 
 _VERDICT: dict[str, Read] = {
-    "kind": _text,
-    "check": _text,
-    "sentence": _text,
-    "ratio": _number,
-    "tensor": _text,
-    "where": _index,
-    "got": _number,
-    "wanted": _number,
-    "error": _number,
-    "budget": _number,
-    "parts": _mapping(_number),
-    "votes": _mapping(_text),
+    "kind": read_text,
+    "check": read_text,
+    "sentence": read_text,
+    "ratio": read_number,
+    "tensor": read_text,
+    "where": read_index,
+    "got": read_number,
+    "wanted": read_number,
+    "error": read_number,
+    "budget": read_number,
+    "parts": read_mapping(read_number),
+    "votes": read_mapping(read_text),
 }
 _ENTRY: dict[str, Read] = {
-    "subject": _text,
-    "device": _text,
+    "subject": read_text,
+    "device": read_text,
     "case": AttentionCase.from_json,
     "verdict": _verdict,
-    "checksum": _text,
-    "versions": _mapping(_text),
+    "checksum": read_text,
+    "versions": read_mapping(read_text),
     "worst": _worst,
 }

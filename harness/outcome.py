@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ def _failure(finding: Finding, file: Path | None) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, campaign: Campaign, saved: Saved) -> None:
-    """Write the outcome to a file."""
-    path.write_text(json.dumps(to_json(campaign, saved), indent=2) + "\n")
+def write_json(path: Path, campaign: Campaign, saved: Saved) -> bool:
+    """Write the outcome to a file. Where that fails, say so on stderr, in one sentence, and return False."""
+    try:
+        path.write_text(json.dumps(to_json(campaign, saved), indent=2) + "\n")
+    except OSError as error:
+        print(f"flashattest: The outcome cannot be written to {path}: {error.strerror or error}.", file=sys.stderr)
+        return False
+    return True

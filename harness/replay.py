@@ -13,7 +13,7 @@ from harness.devices import choose, prepare
 from harness.judge import judge
 from harness.relations import RELATIONS
 from harness.run import Refused
-from harness.show import story
+from harness.show import printable, story
 from harness.subject import Subject
 from harness.subject import load as load_subject
 from harness.verdict import CannotRun, Verdict
@@ -48,7 +48,7 @@ class Replayed:
     def line(self) -> str:
         """The outcome in one line."""
         name = f"{self.entry.subject} {self.entry.id}  " if self.entry else ""
-        return f"{self.status:6} {name}{self.sentence}"
+        return printable(f"{self.status:6} {name}{self.sentence}")
 
     def story(self) -> str:
         """The whole story: each failure as it is now or, where there is none now, as it was when it was saved."""
@@ -61,7 +61,7 @@ class Replayed:
         if self.entry.worst is not None:
             told.append(f"  worst    {self.entry.worst.ratio:.3g} x the budget: {self.entry.worst.case!r}")
         found_with = ", ".join(f"{name} {version}" for name, version in self.entry.versions.items())
-        return "\n".join([*told, f"  found    on {self.entry.device} with {found_with}"])
+        return "\n".join([*told, printable(f"  found    on {self.entry.device} with {found_with}")])
 
 
 class _Elsewhere(CannotRun):

@@ -23,7 +23,15 @@ def story(subject: str, case: object, verdict: Verdict) -> str:
         lines.append("  budget   " + ", ".join(f"{name} {_figure(part)}" for name, part in verdict.parts.items()))
     for oracle, vote in verdict.votes.items():
         lines.append(f"  {'oracles ' if oracle == next(iter(verdict.votes)) else '        '} {oracle}: {vote}")
-    return "\n".join(lines)
+    return "\n".join(printable(line) for line in lines)
+
+
+def printable(text: str) -> str:
+    """The text in one line, with what a terminal would obey (escapes, line ends, marks of direction) spelled out.
+
+    An exception's message, and all that stands in a saved failure, may be a stranger's.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def _figure(number: float | None) -> str:

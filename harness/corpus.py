@@ -20,16 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.devices import DEVICES
 from harness.files import read_bounded, write_whole
-from harness.strict_json import (
-    Read,
-    parse,
-    read_fields,
-    read_index,
-    read_mapping,
-    read_number,
-    read_object,
-    read_text,
-)
+from harness.reading import Read, an_object, fields, index, mapping, number, text
+from harness.strict_json import parse
 from harness.verdict import CannotRun, Verdict, finite_or_text
 from strategies import AttentionCase, TensorSpec, build, checksum
 from strategies.spec import require
@@ -120,7 +112,7 @@ class Entry:
             "device": self.device,
             "repr": repr(self.case),
             "case": self.case.to_json(),
-            "verdict": _verdict_to_json(self.verdict),
+            "verdict": verdict_to_json(self.verdict),
             **({"worst": worst} if worst else {}),
             "checksum": self.checksum,
             "versions": dict(self.versions),
@@ -129,11 +121,11 @@ class Entry:
     @classmethod
     def from_json(cls, data: object) -> Entry:
         """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
-        found = read_object("A saved failure", data).get(MARKER)
+        found = an_object("A saved failure", data).get(MARKER)
         require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
         if found != FORMAT:
             raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
-        return cls(**read_fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
+        return cls(**fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
 
 
 def entry_of(finding: Finding, subject: str, device: str) -> Entry:
@@ -174,10 +166,10 @@ def save(entry: Entry, corpus: Path) -> Path:
     path = corpus / slug(entry.subject) / f"{entry.id}.json"
     if _is_worth_keeping(path):
         return path
-    text = _render(entry.to_json()) + "\n"
+    content = _render(entry.to_json()) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode(errors="replace"))
+        write_whole(path, content.encode(errors="replace"))
     except OSError as error:
         raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
     return path
@@ -254,12 +246,13 @@ def _render(value: Any, indent: int = 0) -> str:
     return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
 
 
-def _verdict(data: object) -> Verdict:
-    return Verdict(**read_fields("verdict", data, _VERDICT, optional=set(_VERDICT) - {"kind", "check", "sentence"}))
+def verdict_from_json(data: object) -> Verdict:
+    """Read what `verdict_to_json` wrote. Raises ValueError, in one sentence, for anything else."""
+    return Verdict(**fields("verdict", data, _VERDICT, optional=set(_VERDICT) - {"kind", "check", "sentence"}))
 
 
-def _verdict_to_json(verdict: Verdict) -> dict[str, Any]:
-    """What the verdict says; what it leaves at None or empty is left out."""
+def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
+    """What the verdict says, as plain JSON values; what it leaves at None or empty is left out."""
     said = {name: getattr(verdict, name) for name in _VERDICT}
     return {name: _plain(value) for name, value in said.items() if value not in (None, {})}
 
@@ -273,29 +266,29 @@ def _plain(value: Any) -> Any:
 
 
 def _worst(data: object) -> Worst:
-    return Worst(**read_fields("worst", data, {"ratio": read_number, "case": AttentionCase.from_json}, optional=set()))
+    return Worst(**fields("worst", data, {"ratio": number, "case": AttentionCase.from_json}, optional=set()))
 
 
 _VERDICT: dict[str, Read] = {
-    "kind": read_text,
-    "check": read_text,
-    "sentence": read_text,
-    "ratio": read_number,
-    "tensor": read_text,
-    "where": read_index,
-    "got": read_number,
-    "wanted": read_number,
-    "error": read_number,
-    "budget": read_number,
-    "parts": read_mapping(read_number),
-    "votes": read_mapping(read_text),
+    "kind": text,
+    "check": text,
+    "sentence": text,
+    "ratio": number,
+    "tensor": text,
+    "where": index,
+    "got": number,
+    "wanted": number,
+    "error": number,
+    "budget": number,
+    "parts": mapping(number),
+    "votes": mapping(text),
 }
 _ENTRY: dict[str, Read] = {
-    "subject": read_text,
-    "device": read_text,
+    "subject": text,
+    "device": text,
     "case": AttentionCase.from_json,
-    "verdict": _verdict,
-    "checksum": read_text,
-    "versions": read_mapping(read_text),
+    "verdict": verdict_from_json,
+    "checksum": text,
+    "versions": mapping(text),
     "worst": _worst,
 }

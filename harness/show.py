@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from harness.verdict import Verdict
 
+Fact = tuple[str, str]
+"""What a line says, and of what: ("where", "O[0, 0, 3, 0]"). A line without a name goes on with the one above."""
+
 
 def story(subject: str, case: object, verdict: Verdict) -> str:
     """The whole story of one failure: what, on which case, where, how far off, why that is too far, who agrees."""
-    lines = [
-        f"{verdict.kind} (check {verdict.check}): {verdict.sentence}",
-        f"  subject  {subject}",
-        f"  case     {case!r}",
-    ]
-    if verdict.where is not None:
-        lines += [
-            f"  where    {verdict.tensor}{list(verdict.where)}",
-            f"  got      {verdict.got!r}",
-            f"  wanted   {verdict.wanted!r}",
-            f"  error    {_figure(verdict.error)}: {_figure(verdict.ratio)} x the budget of {_figure(verdict.budget)}",
-        ]
-    if verdict.parts:
-        lines.append("  budget   " + ", ".join(f"{name} {_figure(part)}" for name, part in verdict.parts.items()))
-    for oracle, vote in verdict.votes.items():
-        lines.append(f"  {'oracles ' if oracle == next(iter(verdict.votes)) else '        '} {oracle}: {vote}")
-    return "\n".join(printable(line) for line in lines)
+    told = [f"  {name:8} {said}" for name, said in facts(subject, case, verdict)]
+    return "\n".join(printable(line) for line in (headline(verdict), *told))
 
 
 def printable(text: str) -> str:
@@ -32,6 +20,27 @@ def printable(text: str) -> str:
     An exception's message, and all that stands in a saved failure, may be a stranger's.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def headline(verdict: Verdict) -> str:
+    """What is wrong, in a line."""
+    return f"{verdict.kind} (check {verdict.check}): {verdict.sentence}"
+
+
+def facts(subject: str, case: object, verdict: Verdict) -> list[Fact]:
+    """The story below its headline, fact by fact."""
+    told = [("subject", subject), ("case", repr(case))]
+    if verdict.where is not None:
+        told += [
+            ("where", f"{verdict.tensor}{list(verdict.where)}"),
+            ("got", repr(verdict.got)),
+            ("wanted", repr(verdict.wanted)),
+            ("error", f"{_figure(verdict.error)}: {_figure(verdict.ratio)} x the budget of {_figure(verdict.budget)}"),
+        ]
+    if verdict.parts:
+        told.append(("budget", ", ".join(f"{name} {_figure(part)}" for name, part in verdict.parts.items())))
+    votes = [f"{oracle}: {vote}" for oracle, vote in verdict.votes.items()]
+    return told + [("" if i else "oracles", vote) for i, vote in enumerate(votes)]
 
 
 def _figure(number: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from harness import corpus_command
 from harness.verdict import CannotRun
 
 DATABASE = ".flashattest/examples"
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
     fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
 
-    replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED or ERROR")
+    replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED, KNOWN or ERROR")
     replay.add_argument("entries", nargs="*", help="an id or a path (default: the whole corpus)", metavar="ID|PATH")
     replay.add_argument("--subject", help="run them on this subject, not on their own", metavar="NAME")
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     recall.add_argument("--baselines", action="store_true", help="what the usual checks would find, too")
     recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
 
+    corpus_command.add(commands)
     _command(commands, "doctor", _doctor, "say what is installed here and what would run")
     for command in (fuzz, replay, recall):
         command.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")

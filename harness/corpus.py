@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.devices import DEVICES
 from harness.files import read_bounded, write_whole
+from harness.mark import Mark
 from harness.reading import Read, an_object, fields, index, mapping, number, text
 from harness.strict_json import parse
 from harness.verdict import CannotRun, Verdict, finite_or_text
@@ -68,6 +69,8 @@ class Entry:
     """A saved failure: the smallest case that showed it, what the check said of it, and where that was.
 
     subject: its name as on the command line. checksum: of the tensors of the case. versions: of Python and libraries.
+    mark: what a person says of it; an older version, which would fail what is known, refuses the key rather than pass
+    over it.
     """
 
     subject: str
@@ -77,6 +80,7 @@ class Entry:
     checksum: str
     versions: Mapping[str, str]
     worst: Worst | None = None
+    mark: Mark | None = None
 
     def __post_init__(self) -> None:
         is_name = self.subject.isprintable() and 1 <= len(self.subject) <= 1000
@@ -116,6 +120,7 @@ class Entry:
             **({"worst": worst} if worst else {}),
             "checksum": self.checksum,
             "versions": dict(self.versions),
+            **({"mark": self.mark.to_json()} if self.mark else {}),
         }
 
     @classmethod
@@ -125,7 +130,7 @@ class Entry:
         require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
         if found != FORMAT:
             raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
-        return cls(**fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
+        return cls(**fields("A saved failure", data, _ENTRY, optional={"worst", "mark"}, dropped={MARKER, "repr"}))
 
 
 def entry_of(finding: Finding, subject: str, device: str) -> Entry:
@@ -164,14 +169,8 @@ def save(entry: Entry, corpus: Path) -> Path:
     one is replaced. Raises CannotRun where nothing can be written.
     """
     path = corpus / slug(entry.subject) / f"{entry.id}.json"
-    if _is_worth_keeping(path):
-        return path
-    content = _render(entry.to_json()) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content.encode(errors="replace"))
-    except OSError as error:
-        raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
+    if not _is_worth_keeping(path):
+        _write(entry, path)
     return path
 
 
@@ -189,6 +188,19 @@ def load(path: Path) -> Entry:
         raise CorruptEntry(f"{path} is not a saved failure: {str(error)[:300]}") from error
 
 
+def mark(path: Path, mark: Mark | None) -> None:
+    """Leave a mark in a file, or take it off. Raises CorruptEntry, and CannotRun where it cannot be written."""
+    _write(dataclasses.replace(load(path), mark=mark), path)
+
+
+def remove(path: Path) -> None:
+    """Take a failure out of its corpus. Raises CannotRun where that is not allowed."""
+    try:
+        path.unlink()
+    except OSError as error:
+        raise CannotRun(f"{path} cannot be removed: {error.strerror or error}.") from error
+
+
 def find(corpus: Path, selectors: Iterable[str | Path] = ()) -> list[Path]:
     """Return the files that ids, beginnings of ids, files and folders select; with no selector, the whole corpus.
 
@@ -199,6 +211,14 @@ def find(corpus: Path, selectors: Iterable[str | Path] = ()) -> list[Path]:
         return sorted(corpus.glob("*/*.json"))
     found = dict.fromkeys(path for selector in selectors for path in _select(corpus, selector))
     return list(found)
+
+
+def find_one(corpus: Path, selector: str | Path) -> Path:
+    """Return the one file that an id, a beginning of one, or a path selects. Raises CannotRun for none or several."""
+    found = _select(corpus, selector)
+    if len(found) != 1:
+        raise CannotRun(f"{selector} selects {len(found)} failures; name one by its whole id or its file.")
+    return found[0]
 
 
 def _select(corpus: Path, selector: str | Path) -> list[Path]:
@@ -224,6 +244,15 @@ def _version(library: str) -> str:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _write(entry: Entry, path: Path) -> None:
+    content = _render(entry.to_json()) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.encode(errors="replace"))
+    except OSError as error:
+        raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
 
 
 def _is_worth_keeping(path: Path) -> bool:
@@ -291,4 +320,5 @@ _ENTRY: dict[str, Read] = {
     "checksum": text,
     "versions": mapping(text),
     "worst": _worst,
+    "mark": Mark.from_json,
 }

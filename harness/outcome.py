@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from harness.bug_report import commands
 from harness.campaign import Campaign, Fault, Finding
 from harness.show import story
 from harness.verdict import finite_or_text
@@ -32,7 +33,7 @@ def _print_finding(console: Console, campaign: Campaign, finding: Finding, file:
     met = f"  first    after {finding.cases_to_first} cases, {finding.seconds_to_first:.2f} s"
     console.print(Text(met), soft_wrap=True)
     if file is not None:
-        console.print(Text(f"  saved    {file}\n  again    flashattest replay {file}"), soft_wrap=True)
+        console.print(Text(commands(file)), soft_wrap=True)
 
 
 def _print_summary(console: Console, campaign: Campaign) -> None:

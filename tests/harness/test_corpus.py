@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from harness import corpus
 from harness.corpus import CorruptEntry, Entry, Worst, find, load, save, slug
+from harness.mark import Mark
 from harness.verdict import CannotRun, Verdict
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build, checksum
 
@@ -44,6 +45,10 @@ ENTRY = Entry(
     {"python": "3.11.9", "torch": "2.13.0"},
     Worst(1234.5, CASE.replace(dtype="bf16")),
 )
+
+
+FULL = replace(ENTRY, mark=Mark("known", "issue 7")).to_json()
+"""An entry with every key there is."""
 
 
 def text_of(entry):
@@ -442,11 +447,11 @@ def test_no_bytes_break_the_loader(folder, content):
     assert load_bytes(folder, content) is None
 
 
-@given(where=st.sampled_from(places(ENTRY.to_json())), part=JSON)
+@given(where=st.sampled_from(places(FULL)), part=JSON)
 @example(where=("case",), part={"history": [[]]})
 @example(where=("case",), part={"features": {"seqlens_k": [[1]]}})
 def test_no_changed_part_breaks_the_loader(folder, where, part):
-    changed = put(ENTRY.to_json(), where, part)
+    changed = put(FULL, where, part)
     entry = load_bytes(folder, json.dumps(changed).encode())
     assert entry is None or json.loads(text_of(entry)) is not None
 
@@ -460,24 +465,24 @@ def test_no_damaged_file_breaks_the_loader(folder, data):
     assert entry is None or len(entry.id) == 12
 
 
-@given(where=st.sampled_from(places(ENTRY.to_json())), depth=st.integers(1, 200_000), bracket=st.sampled_from("[{"))
+@given(where=st.sampled_from(places(FULL)), depth=st.integers(1, 200_000), bracket=st.sampled_from("[{"))
 @example(where=(), depth=200_000, bracket="[")
 def test_no_depth_breaks_the_loader(folder, where, depth, bracket):
     deep = "[" * depth + "]" * depth if bracket == "[" else '{"a":' * depth + "1" + "}" * depth
-    content = json.dumps(put(ENTRY.to_json(), where, "HERE")).replace('"HERE"', deep)
+    content = json.dumps(put(FULL, where, "HERE")).replace('"HERE"', deep)
     assert load_bytes(folder, content.encode()) is None or where == ("repr",)
 
 
-@given(where=st.sampled_from([path for path in places(ENTRY.to_json()) if path]))
+@given(where=st.sampled_from([path for path in places(FULL) if path]))
 def test_a_key_that_stands_twice_is_refused(folder, where):
-    twice = put(ENTRY.to_json(), where, "HERE")
+    twice = put(FULL, where, "HERE")
     content = json.dumps(twice).replace('"HERE"', '{"twin": 1, "twin": 2}')
     assert load_bytes(folder, content.encode()) is None
 
 
-@given(where=st.sampled_from(places(ENTRY.to_json())), word=st.sampled_from(["NaN", "Infinity", "-Infinity", "-1e999"]))
+@given(where=st.sampled_from(places(FULL)), word=st.sampled_from(["NaN", "Infinity", "-Infinity", "-1e999"]))
 def test_no_number_is_past_float64(folder, where, word):
-    content = json.dumps(put(ENTRY.to_json(), where, "HERE")).replace('"HERE"', word)
+    content = json.dumps(put(FULL, where, "HERE")).replace('"HERE"', word)
     assert load_bytes(folder, content.encode()) is None
 
 

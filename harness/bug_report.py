@@ -24,4 +24,4 @@ def bug_report(entry: Entry, path: Path | None = None, now: Iterable[Verdict] = 
 
 def commands(path: Path) -> str:
     """Where a failure is saved and what can be done with it, as lines of its report."""
-    return f"  saved    {path}\n  again    flashattest replay {path}"
+    return f"  saved    {path}\n  again    flashattest replay {path}\n  script   flashattest corpus script {path}"

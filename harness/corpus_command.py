@@ -24,6 +24,8 @@ def add(commands: Any) -> None:
 
     listed = _action(actions, "list", _list, "print a line for each saved failure")
     _action(actions, "show", _show, "print the bug report of a saved failure").add_argument("entry", metavar="ID|PATH")
+    what = "print a Python script that shows a saved failure, with nothing of ours in it"
+    _action(actions, "script", _script, what).add_argument("entry", metavar="ID|PATH")
     prune = _action(actions, "prune", _prune, "replay, and remove what is FIXED")
     for action in (listed, prune):
         action.add_argument("entries", nargs="*", help="default: the whole corpus", metavar="ID|PATH")
@@ -72,6 +74,15 @@ def _show(asked: argparse.Namespace, console: Console) -> int:
 
     path = corpus.find_one(asked.corpus, asked.entry)
     _print(console, bug_report(corpus.load(path), path))
+    return 0
+
+
+def _script(asked: argparse.Namespace, console: Console) -> int:
+    from harness import corpus
+    from harness.script import write
+
+    path = corpus.find_one(asked.corpus, asked.entry)
+    sys.stdout.write(write(corpus.load(path), path))
     return 0
 
 

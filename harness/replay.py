@@ -15,7 +15,7 @@ from harness.judge import judge
 from harness.relations import RELATIONS
 from harness.run import Refused
 from harness.show import printable
-from harness.subject import Subject
+from harness.subject import Subject, located
 from harness.subject import load as load_subject
 from harness.verdict import CannotRun, Verdict
 from harness.votes import with_votes
@@ -99,19 +99,10 @@ def replay(saved: Path | str | Entry, subject_name: str | None = None, device: s
 
 
 def _find(name: str, path: Path | None, device: str) -> Subject:
-    subject = load_subject(_located(name, path))
+    subject = load_subject(located(name, path))
     if device not in subject.devices:
         raise _Elsewhere(f"{name} runs on {' and '.join(subject.devices)}, not on {device}.")
     return subject
-
-
-def _located(name: str, path: Path | None) -> str:
-    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus."""
-    place, _, attribute = name.rpartition(":")
-    if path is None or not place.endswith(".py") or Path(place).is_file():
-        return name
-    beside_the_corpus = path.absolute().parent.parent.parent / place
-    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
 
 
 def _require_same_tensors(entry: Entry) -> None:

@@ -154,6 +154,18 @@ def load(name: str, refuses: str | None = None) -> Subject:
     return describe(function, name, refuses)
 
 
+def located(name: str, entry: Path | None) -> str:
+    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus.
+
+    entry: the saved failure that names the subject, `<folder>/<corpus>/<subject>/<id>.json`.
+    """
+    place, _, attribute = name.rpartition(":")
+    if entry is None or not place.endswith(".py") or Path(place).is_file():
+        return name
+    beside_the_corpus = entry.absolute().parent.parent.parent / place
+    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
+
+
 def shipped() -> tuple[str, ...]:
     """Names of the subjects that ship: the modules of `harness.subjects`, each with a function `attention`."""
     modules = pkgutil.iter_modules([str(Path(__file__).parent / "subjects")])

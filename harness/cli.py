@@ -80,6 +80,7 @@ def _fuzz(asked: argparse.Namespace, console: Console) -> int:
 
     from harness.campaign import Campaign, shared_database
     from harness.devices import choose, prepare
+    from harness.github import tell_campaign
     from harness.keeping import keep
     from harness.outcome import print_outcome, write_json
     from harness.progress import progress
@@ -102,18 +103,21 @@ def _fuzz(asked: argparse.Namespace, console: Console) -> int:
         if (path := keep(finding, subject.name, device, asked.corpus)) is not None
     }
     print_outcome(console, campaign, saved)
+    tell_campaign(campaign, saved)
     is_written = asked.json is None or write_json(asked.json, campaign, saved)
     return 1 if campaign.findings else 0 if is_written else 2
 
 
 def _replay(asked: argparse.Namespace, console: Console) -> int:
     from harness import corpus
+    from harness.github import tell_replays
     from harness.replay import replay
 
     paths = corpus.find(asked.corpus, asked.entries)
     told = [replay(path, asked.subject, asked.device) for path in paths]
     for each in told:
         console.print(each.line(), markup=False, soft_wrap=True)
+    tell_replays(told)
     if len(asked.entries) == 1 == len(told):
         console.print(told[0].story(), markup=False, soft_wrap=True)
     if any(each.status == "FAILED" for each in told):

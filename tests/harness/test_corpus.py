@@ -465,7 +465,7 @@ def test_no_damaged_file_breaks_the_loader(folder, data):
     assert entry is None or len(entry.id) == 12
 
 
-@given(where=st.sampled_from(places(FULL)), depth=st.integers(1, 200_000), bracket=st.sampled_from("[{"))
+@given(where=st.sampled_from(places(FULL)), depth=st.integers(2, 200_000), bracket=st.sampled_from("[{"))
 @example(where=(), depth=200_000, bracket="[")
 def test_no_depth_breaks_the_loader(folder, where, depth, bracket):
     deep = "[" * depth + "]" * depth if bracket == "[" else '{"a":' * depth + "1" + "}" * depth

@@ -13,21 +13,19 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import Flaky
 
-from harness.attempt import Attempt, attempt
-from harness.fresh import Fresh, can_fork
-from harness.judge import judge
+from harness.examine import Examined, Examiner, Question
 from harness.polish import polish
 from harness.relations import BITS, RELATIONS
-from harness.run import Refused
 from harness.subject import Subject
 from harness.tally import Tally
 from harness.verdict import FAILURES, Failure, Verdict
-from harness.votes import with_votes
+from harness.workers import Here
 from strategies import AttentionCase
 from strategies.case import VARIATIONS
 
@@ -38,8 +36,20 @@ LEAST_RATIO = 2.0**-20
 ROUNDS_TO_AIM = 4
 """One round in so many climbs toward a larger error/budget: that finds what is imprecise, and misses what is rare."""
 
+ENDS = ("crashed", "timed_out")
+
 Fault = tuple[str, str]
 """A fault as a campaign tells faults apart: its kind and the check that saw it."""
+
+
+class Keeper(Protocol):
+    """Keeps what a campaign finds, as it finds it."""
+
+    def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
+        """A failure was met for the first time; it is being shrunk."""
+
+    def settled(self, fault: Fault, finding: Finding | None) -> None:
+        """It is shrunk: this is what came of it, or None where another finding tells of it already."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,40 @@ class Finding:
     cases_to_first: int
     seconds_to_first: float
     rate: float = 1.0
+
+
+class Watch(Protocol):
+    """Called after every case, with what can be said of the campaign."""
+
+    def __call__(self, account: Any, /) -> None:
+        """Look at it."""
+
+
+def unwatched(account: object) -> None:
+    """Watch nothing."""
+
+
+class Account(Protocol):
+    """What can be said of a campaign, or of several together, at any moment."""
+
+    subject: Subject
+    device: str
+    seed: int
+    seconds: float | None
+    watch: Watch
+    findings: dict[Fault, Finding]
+
+    @property
+    def tally(self) -> Tally:
+        """Counts."""
+
+    @property
+    def failing(self) -> int:
+        """Faults met so far, those still being shrunk among them."""
+
+    @property
+    def is_shrinking(self) -> bool:
+        """Whether what was met is being shrunk, and nothing is counted."""
 
 
 @dataclass
@@ -77,6 +121,8 @@ class Campaign:
 
     seconds, cases: whichever is used up first ends it (None: no limit). watch: called after every case.
     before: cases to run before any is drawn, smallest first, since they are not shrunk (`harness.small_box`).
+    examiner: runs and judges the cases; None does so in this process. It is closed at the end. keeper: told of each
+    failure when it is met, and of each finding when it is settled.
     """
 
     subject: Subject
@@ -85,8 +131,10 @@ class Campaign:
     seconds: float | None = 60.0
     cases: int | None = None
     database: ExampleDatabase | None = None
-    watch: Callable[[Campaign], None] = lambda campaign: None
+    watch: Watch = unwatched
     before: Iterable[AttentionCase] = ()
+    examiner: Examiner | None = None
+    keeper: Keeper | None = None
     tally: Tally = field(default_factory=Tally)
     findings: dict[Fault, Finding] = field(default_factory=dict)
     _trails: dict[Fault, _Trail] = field(default_factory=dict)
@@ -94,12 +142,11 @@ class Campaign:
     _failed: dict[AttentionCase, Failure] = field(default_factory=dict)
     _shrink_until: float | None = None
     _is_aiming: bool = False
-    _fresh: Fresh[tuple[AttentionCase, str], bool] | None = None
 
     def run(self) -> Campaign:
         """Run to the end, or to Ctrl-C, which ends the campaign and loses nothing."""
         number = 0
-        self._fresh = Fresh(self._fails) if can_fork(self.device) else None
+        self._examiner = self.examiner or Here(self.subject, self.device)
         try:
             self._run_given()
             while not self._is_over():
@@ -108,8 +155,7 @@ class Campaign:
         except KeyboardInterrupt:
             self._settle()
         finally:
-            if self._fresh is not None:
-                self._fresh.close()
+            self._examiner.close()
         return self
 
     @property
@@ -184,26 +230,23 @@ class Campaign:
 
     def _unknown(self, case: AttentionCase) -> Verdict | None:
         """Run a case; return the first verdict that is neither known from an earlier round nor a borderline one."""
-        try:
-            tried = attempt(self.subject, case, self.device)
-        except Refused as refusal:
-            self.tally.refuse(str(refusal))
+        examined = self._examiner.examine(Question(case, also=self._checks_in_sight()))
+        if examined.refused is not None:
+            self.tally.refuse(examined.refused)
             return None
-        verdicts = judge(tried, also=self._checks_in_sight())
-        self._count(tried, verdicts)
-        fresh = [verdict for verdict in verdicts if not self._is_known(verdict)]
+        self._count(case, examined)
+        fresh = [verdict for verdict in examined.verdicts if not self._is_known(verdict)]
         return next((verdict for verdict in fresh if self._follow(case, verdict)), None)
 
-    def _checks_in_sight(self) -> set[str]:
+    def _checks_in_sight(self) -> frozenset[str]:
         """Checks whose failures are being shrunk: their relations are asked of every candidate."""
-        return {check for _, check in self._trails}
+        return frozenset(check for _, check in self._trails)
 
-    def _count(self, tried: Attempt, verdicts: list[Verdict]) -> None:
+    def _count(self, case: AttentionCase, examined: Examined) -> None:
         if self._shrink_until is None:
-            is_formed = not any(verdict.tensor is None for verdict in verdicts)
-            self.tally.add(tried.case, *((tried.compared, tried.truth) if is_formed else ({},)))
-            if is_formed and self._is_aiming:
-                _aim(max(found.ratio for found in tried.compared.values()))
+            self.tally.add(case, examined.compared, examined.rescales)
+            if examined.compared and self._is_aiming:
+                _aim(max(found.ratio for found in examined.compared.values()))
 
     def _is_known(self, verdict: Verdict) -> bool:
         if (verdict.kind, verdict.check) in self._told:
@@ -219,6 +262,8 @@ class Campaign:
             found = (case, self.tally.cases, self.tally.seconds)
             self._trails[fault] = _Trail(*found, enough, (verdict.ratio, case), (case, verdict))
             self._shrink_until = self._shrink_until or time.monotonic() + SHRINK_SECONDS
+            if self.keeper is not None:
+                self.keeper.met(fault, case, verdict)
             return True
         if verdict.ratio < trail.enough:
             return False
@@ -231,8 +276,11 @@ class Campaign:
         for fault, trail in sorted(self._trails.items(), key=lambda pair: pair[0][1] in RELATIONS):
             finding = self._finding(trail)
             final = (finding.verdict.kind, finding.verdict.check)
-            if final not in self._told and not _is_told_by(self._told, finding.verdict):
+            is_new = final not in self._told and not _is_told_by(self._told, finding.verdict)
+            if is_new:
                 self.findings[fault] = finding
+            if self.keeper is not None:
+                self.keeper.settled(fault, finding if is_new else None)
             self._told |= {fault, final}
         self._trails, self._failed, self._shrink_until = {}, {}, None
 
@@ -265,13 +313,8 @@ class Campaign:
 
     def _again(self, case: AttentionCase, verdict: Verdict) -> Verdict | None:
         """Run the case once more: the same fault with the oracles' votes, or None where it passes this time."""
-        try:
-            tried = attempt(self.subject, case, self.device)
-        except Refused:
-            return None
-        found = judge(tried, also=[verdict.check], others=False)
-        same = (v for v in found if (v.kind, v.check) == (verdict.kind, verdict.check))
-        return next((with_votes(tried, v) for v in same), None)
+        found = self._examiner.examine(Question.again(case, verdict.check)).verdicts
+        return next((v for v in found if (v.kind, v.check) == (verdict.kind, verdict.check)), None)
 
     def _with_its_calls(self, trail: _Trail, told: Verdict, rate: float) -> tuple[AttentionCase, Verdict]:
         """The case with the calls that it takes to fail in a process that has seen no other case.
@@ -280,7 +323,7 @@ class Campaign:
         of the campaign's earlier calls; one of the known variations, called before it, may leave the same behind.
         """
         case = trail.latest[0]
-        if self._fresh is None or self._fails_freshly(case.replace(history=()), told.check):
+        if self._fails_freshly(case.replace(history=()), told.check):
             return case, told if rate else _never_again(told)
         for tried in (case, *_with_one_call(case), *_with_one_call(trail.first)):
             if tried.history and self._fails_freshly(tried, told.check):
@@ -291,17 +334,9 @@ class Campaign:
         return case, _as_history(told, "It takes calls before it that this campaign made: a new process passes it.")
 
     def _fails_freshly(self, case: AttentionCase, check: str) -> bool:
-        """Whether a check finds the case wrong in a new process; yes where that cannot be told."""
-        answer = None if self._fresh is None else self._fresh.ask((case, check))
-        return answer is None or answer
-
-    def _fails(self, question: tuple[AttentionCase, str]) -> bool:
-        case, check = question
-        try:
-            tried = attempt(self.subject, case, self.device)
-        except Refused:
-            return False
-        return any(verdict.check == check for verdict in judge(tried, also=[check], others=False))
+        """Whether a check finds the case wrong in a new process, or the process ends; yes where unknown."""
+        examined = self._examiner.afresh(Question.again(case, check))
+        return examined is None or any(v.check == check or v.kind in ENDS for v in examined.verdicts)
 
 
 def _aim(ratio: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +12,6 @@ from rich.console import Console
 
 from harness import corpus_command
 from harness.verdict import CannotRun
-
-DATABASE = ".flashattest/examples"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--time", type=float, help="seconds (default 60, none where --cases is given)", metavar="S")
     fuzz.add_argument("--cases", type=_positive, help="stop after so many cases", metavar="N")
     fuzz.add_argument("--seed", type=int, help="draw the same cases again", metavar="N")
+    fuzz.add_argument("--jobs", type=_positive, default=1, help="campaigns side by side (default 1)", metavar="N")
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
     fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
 
@@ -47,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     recall = _command(commands, "recall", _recall, "plant every known fault and say which are found")
     recall.add_argument("--time", type=float, default=60.0, help="seconds for each fault (default 60)", metavar="S")
     recall.add_argument("--faults", nargs="+", default=[], help="these alone (default: all)", metavar="ID")
-    recall.add_argument("--where", choices=("torch", "kernel"), help="those built so alone")
+    recall.add_argument("--where", choices=("torch", "kernel", "process"), help="those built so alone")
     recall.add_argument("--seed", type=int, default=0, help="draw other cases (default 0)", metavar="N")
     recall.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
     recall.add_argument("--markdown", type=Path, help="write the tables there", metavar="FILE")
@@ -55,10 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
 
     corpus_command.add(commands)
+    report = _command(commands, "report", _report, "write a page of what campaigns found, with pictures of where")
+    report.add_argument("sources", nargs="*", help="campaign JSON, saved failures (default: corpus)", metavar="SOURCE")
+    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
+
     _command(commands, "doctor", _doctor, "say what is installed here and what would run")
     for command in (fuzz, replay, recall):
         command.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
-    for command in (fuzz, replay):
+    for command in (fuzz, replay, report):
         command.add_argument("--corpus", type=Path, default=Path("regressions"), metavar="DIR")
     return parser
 
@@ -76,36 +78,9 @@ def _positive(text: str) -> int:
 
 
 def _fuzz(asked: argparse.Namespace, console: Console) -> int:
-    import torch
+    from harness.fuzz import run
 
-    from harness.campaign import Campaign, shared_database
-    from harness.devices import choose, prepare
-    from harness.github import tell_campaign
-    from harness.keeping import keep
-    from harness.outcome import print_outcome, write_json
-    from harness.progress import progress
-    from harness.subject import DEFAULT, load
-
-    device = choose(asked.device)
-    prepare(device)
-    torch.set_num_threads(1)
-    subject = load(asked.subject or DEFAULT, asked.refuses)
-    if device not in subject.devices:
-        raise CannotRun(f"{subject.name} declares that it runs on {', '.join(subject.devices)}, not on {device}.")
-    seed = secrets.randbelow(2**32) if asked.seed is None else asked.seed
-    seconds = 60.0 if asked.time is None and asked.cases is None else asked.time
-    campaign = Campaign(subject, device, seed, seconds, asked.cases, shared_database(DATABASE))
-    with progress(console, campaign):
-        campaign.run()
-    saved = {
-        fault: path
-        for fault, finding in campaign.findings.items()
-        if (path := keep(finding, subject.name, device, asked.corpus)) is not None
-    }
-    print_outcome(console, campaign, saved)
-    tell_campaign(campaign, saved)
-    is_written = asked.json is None or write_json(asked.json, campaign, saved)
-    return 1 if campaign.findings else 0 if is_written else 2
+    return run(asked, console)
 
 
 def _replay(asked: argparse.Namespace, console: Console) -> int:
@@ -127,6 +102,12 @@ def _replay(asked: argparse.Namespace, console: Console) -> int:
 
 def _recall(asked: argparse.Namespace, console: Console) -> int:
     from harness.recall.command import run
+
+    return run(asked, console)
+
+
+def _report(asked: argparse.Namespace, console: Console) -> int:
+    from harness.report.command import run
 
     return run(asked, console)
 

@@ -135,16 +135,14 @@ class Entry:
 
 def entry_of(finding: Finding, subject: str, device: str) -> Entry:
     """Return the entry that keeps a campaign's finding. Raises CannotRun where its case is too large to keep."""
+    worst = Worst(finding.worst_ratio, finding.worst)
+    return entry(finding.shrunk, finding.verdict, subject, device, worst)
+
+
+def entry(case: AttentionCase, verdict: Verdict, subject: str, device: str, worst: Worst | None = None) -> Entry:
+    """Return the entry that keeps a failure as it is. Raises CannotRun where its case is too large to keep."""
     try:
-        return Entry(
-            subject,
-            device,
-            finding.shrunk,
-            finding.verdict,
-            checksum(build(finding.shrunk)),
-            versions(),
-            Worst(finding.worst_ratio, finding.worst),
-        )
+        return Entry(subject, device, case, verdict, checksum(build(case)), versions(), worst)
     except ValueError as error:
         raise CannotRun(f"The failure of {subject} cannot be saved: {error}") from error
 
@@ -162,13 +160,18 @@ def slug(subject: str) -> str:
     return ".".join(words)[:100] or "subject"
 
 
+def place(entry: Entry, corpus: Path) -> Path:
+    """Return the file of an entry in a corpus."""
+    return corpus / slug(entry.subject) / f"{entry.id}.json"
+
+
 def save(entry: Entry, corpus: Path) -> Path:
     """Keep an entry in a corpus, in one piece or not at all, and return its file.
 
     A file of the same fault is left as it is, with what may be marked in it, and so is one of a later version; a torn
     one is replaced. Raises CannotRun where nothing can be written.
     """
-    path = corpus / slug(entry.subject) / f"{entry.id}.json"
+    path = place(entry, corpus)
     if not _is_worth_keeping(path):
         _write(entry, path)
     return path

@@ -120,7 +120,7 @@ def _kind_of_integer(n: int) -> str:
     return "1" if n == 1 else "16·n" if n % 16 == 0 else "other"
 
 
-def _rescales(truth: Truth) -> str:
+def rescales(truth: Truth) -> str:
     """How often the running max moves after the first tile, in the last row of the first head: an estimate."""
     W = truth.W[:1, :1, -1:].flatten()
     tiles = torch.split(W, LEAST_TILE)
@@ -198,12 +198,17 @@ class Coverage:
 
     hits: dict[str, Counter[str]] = field(default_factory=lambda: {axis.name: Counter() for axis in AXES})
 
-    def add(self, case: AttentionCase, truth: Truth | None = None) -> None:
-        """Count a case under every class that it falls into; its truth tells what only the scores tell."""
+    def add(self, case: AttentionCase, rescales: str | None = None) -> None:
+        """Count a case under every class that it falls into; the class of its rescales is one that its truth tells."""
         for axis in AXES:
             self.hits[axis.name].update(axis.of(case))
-        if truth is not None:
-            self.hits["rescales"][_rescales(truth)] += 1
+        if rescales is not None:
+            self.hits["rescales"][rescales] += 1
+
+    def take(self, other: Coverage) -> None:
+        """Add what another campaign has hit."""
+        for name, hits in other.hits.items():
+            self.hits[name].update(hits)
 
     def missed(self, subject: Subject) -> dict[str, list[str]]:
         """The classes that the subject could have been asked for and was not, by axis."""

@@ -13,7 +13,11 @@ DEVICES = ("cpu", "cuda")
 
 
 def choose(device: str | None = None) -> str:
-    """Return the device asked for, or cuda where there is one, else cpu. Raises CannotRun where cuda is missing."""
+    """Return the device asked for, or cuda where there is one, else cpu. Raises CannotRun where cuda is missing.
+
+    It is looked for without waking it: a process that has woken CUDA has no children that can use it.
+    """
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in DEVICES:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from harness.devices import choose, prepare
 from harness.interpreter import status
+from harness.shipped import installed, requirement, shipped
 
 PACKAGES = ("flashattest", "torch", "triton", "numpy", "hypothesis", "pytest", "pytest-xdist")
 
@@ -21,11 +21,20 @@ def examine() -> dict[str, str]:
     facts["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     facts["kernels"] = "compiled" if device == "cuda" else "interpreted (TRITON_INTERPRET=1)"
     facts["interpreter"] = str(status())
-    return facts
+    return facts | _subjects()
+
+
+def _subjects() -> dict[str, str]:
+    """The subjects that ship: those whose package is here, with its version, and what to install for the others."""
+    needs = {name: requirement(name) for name in shipped()}
+    here = [_told(name, package) for name, package in needs.items() if package is None or installed(package)]
+    lacking = sorted({package for package in needs.values() if package and not installed(package)})
+    return {"subjects": ", ".join(here), "pip install": " ".join(lacking) or "nothing more"}
+
+
+def _told(name: str, package: str | None) -> str:
+    return name if package is None else f"{name} ({package} {installed(package)})"
 
 
 def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    return installed(package) or "not installed"

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.campaign import Campaign
+from harness.campaign import Account
 from harness.outcome import Saved
 from harness.replay import Replayed
 from harness.show import headline, printable
 
 
-def tell_campaign(campaign: Campaign, saved: Saved) -> None:
+def tell_campaign(campaign: Account, saved: Saved) -> None:
     """Annotate what a campaign found, and add its outcome to the step's summary."""
     if not _is_workflow():
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from harness.attempt import Attempt, attempt
@@ -14,16 +14,18 @@ from strategies import AttentionCase
 _NOTHING_TO_SEE = frozenset({"raised", "wrong_shape_or_dtype"})
 
 
-def judge(tried: Attempt, also: Collection[str] = (), others: bool = True) -> list[Verdict]:
+def judge(
+    tried: Attempt, also: Collection[str] = (), others: bool = True, at: Callable[[str], None] = lambda name: None
+) -> list[Verdict]:
     """Every failure that is seen; no check looks past a stage that failed, save mutation's.
 
     Where the checks find nothing, the result is held against the few relations that the case's hash chooses, and
     against those named in `also` in all their variants (names of checks may stand there too). others: False leaves
-    the chosen ones out.
+    the chosen ones out. at: told the name of each relation before it calls the subject again.
     """
     verdicts = _checked(tried)
     if not verdicts:
-        return list(hold(tried, also, others))
+        return list(hold(tried, also, others, at))
     return _after_its_calls(tried, verdicts) if tried.case.history else verdicts
 
 

@@ -99,8 +99,9 @@ class GuardedAllocations(TorchFunctionMode):
 
 
 def _can_be_guarded(tensor: Tensor) -> bool:
-    """Not what has no bytes here (empty, meta, sparse), is on record for gradients, or whose bits are no numbers."""
+    """Not what has no bytes here (empty, meta, sparse, batched by vmap), is on record for gradients, or holds bools."""
     is_plain = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.device.type in ("cpu", "cuda")
+    is_plain = is_plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return is_plain and tensor.numel() > 0 and not tensor.requires_grad and tensor.dtype is not torch.bool
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,29 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.bug_report import commands
-from harness.campaign import Campaign, Fault, Finding
+from harness.campaign import Account, Fault, Finding
+from harness.corpus import verdict_to_json, versions
+from harness.report.again import NOTHING_TO_DRAW, Asked, Picture, pictures
 from harness.show import story
 from harness.verdict import finite_or_text
 
+FORMAT = 1
+"""Of what `--json` holds. Keys are added under the same format, and none is renamed or dropped."""
+
+MOST_REFUSALS = 20
 Saved = Mapping[Fault, Path]
+Pictures = Mapping[str, Picture]
+"""Of a failure's "smallest" and "worst" case and of the smallest made "larger"."""
 
 
-def print_outcome(console: Console, campaign: Campaign, saved: Saved) -> None:
+def print_outcome(console: Console, campaign: Account, saved: Saved) -> None:
     """Print every failure as a bug report, then the summary."""
     for fault, finding in campaign.findings.items():
         _print_finding(console, campaign, finding, saved.get(fault))
     _print_summary(console, campaign)
 
 
-def _print_finding(console: Console, campaign: Campaign, finding: Finding, file: Path | None) -> None:
+def _print_finding(console: Console, campaign: Account, finding: Finding, file: Path | None) -> None:
     console.print()
     console.print(Text(story(campaign.subject.name, finding.shrunk, finding.verdict)), soft_wrap=True)
     console.print(Text(f"  worst    {finding.worst_ratio:.3g} x the budget: {finding.worst!r}"), soft_wrap=True)
@@ -36,7 +45,7 @@ def _print_finding(console: Console, campaign: Campaign, finding: Finding, file:
         console.print(Text(commands(file)), soft_wrap=True)
 
 
-def _print_summary(console: Console, campaign: Campaign) -> None:
+def _print_summary(console: Console, campaign: Account) -> None:
     tally = campaign.tally
     refused = sum(tally.refused.values())
     console.print()
@@ -57,15 +66,16 @@ def _print_summary(console: Console, campaign: Campaign) -> None:
     console.print(Text(f"{count} failure{'' if count == 1 else 's'}", style=style))
 
 
-def _coverage(campaign: Campaign) -> Text:
+def _coverage(campaign: Account) -> Text:
     shares = campaign.tally.coverage.shares(campaign.subject)
     return Text("  covered: " + ", ".join(f"{axis} {hit}/{possible}" for axis, (hit, possible) in shares.items()))
 
 
-def to_json(campaign: Campaign, saved: Saved) -> dict[str, Any]:
-    """What `--json` holds."""
-    tally = campaign.tally
+def to_json(campaign: Account, saved: Saved, drawn: Mapping[Fault, Pictures] | None = None) -> dict[str, Any]:
+    """What `--json` holds. drawn: heat maps of each fault."""
+    tally, drawn = campaign.tally, drawn or {}
     return {
+        "format": FORMAT,
         "subject": campaign.subject.name,
         "device": campaign.device,
         "seed": campaign.seed,
@@ -76,11 +86,17 @@ def to_json(campaign: Campaign, saved: Saved) -> dict[str, Any]:
         "worst": {dtype: finite_or_text(closest.ratio) for dtype, closest in tally.closest.items()},
         "coverage": {axis: dict(hits) for axis, hits in tally.coverage.hits.items()},
         "never_hit": tally.coverage.missed(campaign.subject),
-        "failures": [_failure(finding, saved.get(fault)) for fault, finding in campaign.findings.items()],
+        "distribution": tally.distribution.to_json(),
+        "refusals": dict(tally.refused.most_common(MOST_REFUSALS)),
+        "versions": versions(),
+        "failures": [
+            _failure(finding, saved.get(fault), drawn.get(fault, {})) for fault, finding in campaign.findings.items()
+        ],
     }
 
 
-def _failure(finding: Finding, file: Path | None) -> dict[str, Any]:
+def _failure(finding: Finding, file: Path | None, drawn: Pictures) -> dict[str, Any]:
+    worst = {"ratio": finite_or_text(finding.worst_ratio), "case": finding.worst.to_json()}
     return {
         "kind": finding.verdict.kind,
         "check": finding.verdict.check,
@@ -92,13 +108,55 @@ def _failure(finding: Finding, file: Path | None) -> dict[str, Any]:
         "shrunk": finding.shrunk.to_json(),
         "rate": finding.rate,
         "corpus_file": None if file is None else str(file),
+        "verdict": verdict_to_json(finding.verdict),
+        "worst": worst | _picture(drawn.get("worst")),
+        "larger": _larger(drawn.get("larger")),
+        **_picture(drawn.get("smallest")),
     }
 
 
-def write_json(path: Path, campaign: Campaign, saved: Saved) -> bool:
+def _picture(drawn: Picture | None) -> dict[str, Any]:
+    """A heat map or null, and then the sentence that says why."""
+    if drawn is None:
+        return {"map": None, "no_map": NOTHING_TO_DRAW}
+    return {"map": drawn.map and drawn.map.to_json(), "no_map": drawn.sentence or None}
+
+
+def _larger(drawn: Picture | None) -> dict[str, Any] | None:
+    if drawn is None or drawn.map is None or drawn.case is None:
+        return None
+    return {"case": drawn.case.to_json(), "map": drawn.map.to_json()}
+
+
+def draw(campaign: Account) -> dict[Fault, dict[str, Picture]]:
+    """Run each finding with wrong numbers a few times more, in a process of its own, to see where they stand."""
+    asked = {
+        (fault, name): question
+        for fault, finding in campaign.findings.items()
+        if finding.verdict.tensor is not None
+        for name, question in _all_asked(campaign, finding).items()
+    }
+    drawn: dict[Fault, dict[str, Picture]] = {}
+    for (fault, name), picture in zip(asked, pictures(list(asked.values())), strict=True):
+        drawn.setdefault(fault, {})[name] = picture
+    return drawn
+
+
+def _all_asked(campaign: Account, finding: Finding) -> dict[str, Asked]:
+    subject, verdict = campaign.subject, finding.verdict
+    smallest = Asked(subject.name, campaign.device, finding.shrunk, verdict.kind, verdict.check, subject.refuses)
+    return {
+        "smallest": smallest,
+        "worst": replace(smallest, case=finding.worst),
+        "larger": replace(smallest, made_larger=True),
+    }
+
+
+def write_json(path: Path, campaign: Account, saved: Saved) -> bool:
     """Write the outcome to a file. Where that fails, say so on stderr, in one sentence, and return False."""
+    outcome = json.dumps(to_json(campaign, saved, draw(campaign)), indent=2) + "\n"
     try:
-        path.write_text(json.dumps(to_json(campaign, saved), indent=2) + "\n")
+        path.write_text(outcome)
     except OSError as error:
         print(f"flashattest: The outcome cannot be written to {path}: {error.strerror or error}.", file=sys.stderr)
         return False

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from harness.campaign import Campaign
+from harness.campaign import Account
 
 PIPE_SECONDS = 10.0
 LIVE_SECONDS = 0.1
 
 
 @contextmanager
-def progress(console: Console, campaign: Campaign) -> Iterator[None]:
+def progress(console: Console, campaign: Account) -> Iterator[None]:
     """Show the campaign's counts while it runs."""
     if console.is_terminal:
         with Live(console=console, transient=True, auto_refresh=False) as live:
@@ -34,14 +34,14 @@ class _Every:
     def __init__(self, seconds: float, show) -> None:  # type: ignore[no-untyped-def]
         self._seconds, self._show, self._next = seconds, show, time.monotonic() + seconds
 
-    def __call__(self, campaign: Campaign) -> None:
+    def __call__(self, campaign: Account) -> None:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._seconds
             self._show(campaign)
 
 
-def _line(campaign: Campaign) -> str:
+def _line(campaign: Account) -> str:
     tally = campaign.tally
     limit = "" if campaign.seconds is None else f" of {campaign.seconds:.0f} s"
     failing = campaign.failing

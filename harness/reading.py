@@ -43,11 +43,17 @@ def number(value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def whole(value: object) -> int:
+    """A whole number."""
+    if type(value) is not int:
+        raise ValueError(f"A whole number was expected, not {value!r}.")
+    return value
+
+
 def count(value: object) -> int:
     """A whole number from 0 on."""
-    if type(value) is not int or value < 0:
-        raise ValueError(f"A whole number from 0 on was expected, not {value!r}.")
-    return value
+    require(whole(value) >= 0, f"A whole number from 0 on was expected, not {value!r}.")
+    return whole(value)
 
 
 def index(value: object) -> tuple[int, ...]:

@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from harness import corpus
-from harness.attempt import attempt
 from harness.bug_report import bug_report
 from harness.corpus import Entry
 from harness.devices import choose, prepare
-from harness.judge import judge
+from harness.examine import Examiner, Question
 from harness.relations import RELATIONS
 from harness.run import Refused
 from harness.show import printable
 from harness.subject import Subject, located
 from harness.subject import load as load_subject
 from harness.verdict import CannotRun, Verdict
-from harness.votes import with_votes
+from harness.workers import Apart, Here
+from harness.workers.worker import first_line
 from strategies import build, checksum
 
 Status = Literal["FIXED", "FAILED", "KNOWN", "ERROR"]
@@ -92,8 +94,7 @@ def replay(saved: Path | str | Entry, subject_name: str | None = None, device: s
         return Replayed("ERROR", str(error), path, entry, elsewhere=isinstance(error, _Elsewhere))
     except Exception as error:
         # One entry that breaks the harness must not keep the others from being replayed.
-        first_line = (str(error).splitlines() or [""])[0]
-        return Replayed("ERROR", f"The replay broke with {type(error).__name__}: {first_line}", path, entry)
+        return Replayed("ERROR", f"The replay broke with {first_line(error)}", path, entry)
     status: Status = _status(entry, verdicts)
     return Replayed(status, _sentence(entry, verdicts, device), path, entry, verdicts, device=device)
 
@@ -116,11 +117,25 @@ def _run(entry: Entry, subject: Subject, device: str) -> tuple[Verdict, ...]:
     A failure that comes and goes is left to its own check: a rate is a share of calls.
     """
     is_unsteady = entry.kind == UNSTEADY
-    for _ in range(RUNS_OF_UNSTEADY if is_unsteady else 1):
-        tried = attempt(subject, entry.case, device)
-        if verdicts := judge(tried, also=[entry.check] if is_unsteady else RELATIONS, others=False):
-            return tuple(with_votes(tried, verdict) for verdict in verdicts)
+    also = frozenset([entry.check] if is_unsteady else RELATIONS)
+    examiner = _examiner(subject, device)
+    try:
+        for _ in range(RUNS_OF_UNSTEADY if is_unsteady else 1):
+            examined = examiner.examine(Question(entry.case, also, others=False, votes=True))
+            if examined.refused is not None:
+                raise Refused(examined.refused)
+            if examined.verdicts:
+                return examined.verdicts
+    finally:
+        examiner.close()
     return ()
+
+
+def _examiner(subject: Subject, device: str) -> Examiner:
+    """A worker, so that an entry that ends its process costs that entry alone; where CUDA is awake, this process."""
+    if device == "cuda" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return Here(subject, device)
+    return Apart(lambda: subject, device)
 
 
 def _status(entry: Entry, verdicts: tuple[Verdict, ...]) -> Status:

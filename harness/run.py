@@ -11,6 +11,9 @@ from harness.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject import Subject
 from strategies import AttentionCase, Problem, build, calls_before
 
+LARGE = 1 << 30
+"""Bytes that a straightforward function takes for a large problem."""
+
 
 class Refused(Exception):
     """The subject says that it does not support the case: counted and shown, never a failure."""
@@ -56,6 +59,18 @@ def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NA
     return _call(subject, case, problem, band)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that there was no memory left, on the device or here."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def is_large(case: AttentionCase) -> bool:
+    """Whether a right function may need more memory than there is: one that holds all scores in fp32, say."""
+    g = case.geometry
+    elements = g.B * g.d * (2 * g.Hq * g.Nq + 2 * g.Hq * g.Nk) + case.work
+    return 4 * elements >= LARGE
+
+
 def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
     """An earlier call: it may do what it likes, only what it leaves behind counts."""
     try:
@@ -78,6 +93,8 @@ def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) ->
     except Exception as error:
         if subject.is_refusal(error):
             raise Refused(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+        if is_out_of_memory(error) and is_large(case):
+            raise Refused("out of memory, on a large problem") from error
         raised = error
     return Result(
         returned,

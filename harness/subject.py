@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import pkgutil
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import torch
 from hypothesis.strategies import SearchStrategy
 
 from harness.importing import import_from, import_ours, make_way, put_first
+from harness.shipped import module_of, shipped
 from harness.verdict import CannotRun
 from strategies import AttentionCase, attention_cases
 from strategies.case import Causal
@@ -99,9 +99,17 @@ class Subject:
             return True
         return self.refuses is not None and re.search(self.refuses, f"{type(error).__name__}: {error}") is not None
 
+    def card(self) -> Subject:
+        """What the subject says of itself, without its function: it can be sent to another process."""
+        return replace(self, function=_elsewhere)
+
     def torch_p_dtype(self) -> torch.dtype | None:
         """The dtype P is cast to, where the subject declares one."""
         return None if self.p_dtype is None else TORCH_DTYPES[self.p_dtype]
+
+
+def _elsewhere(*arguments: Any, **features: Any) -> Any:
+    raise RuntimeError("This subject's function lives in another process.")
 
 
 _ALIGNMENTS: dict[str, Causal] = {"upper_left": True, "lower_right": "lower_right"}
@@ -139,7 +147,7 @@ def load(name: str, refuses: str | None = None) -> Subject:
     Raises CannotRun, in one sentence, where there is none of that name.
     """
     if name in shipped():
-        return describe(_module(f"harness.subjects.{name}").attention, name, refuses)
+        return describe(module_of(name).attention, name, refuses)
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
         ships = ", ".join(shipped())
@@ -167,12 +175,6 @@ def located(name: str, entry: Path | None) -> str:
         return name
     beside_the_corpus = entry.absolute().parent.parent.parent / place
     return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
-
-
-def shipped() -> tuple[str, ...]:
-    """Names of the subjects that ship: the modules of `harness.subjects`, each with a function `attention`."""
-    modules = pkgutil.iter_modules([str(Path(__file__).parent / "subjects")])
-    return tuple(module.name for module in modules if not module.name.startswith("_"))
 
 
 def _ours_or_theirs(package: str, attribute: str) -> Attention:

@@ -10,7 +10,7 @@ for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 from oracles.budget import Budget, forward_budget  # noqa: E402
-from oracles.compare import Comparison, compare  # noqa: E402
+from oracles.compare import Comparison, compare, error_over_budget  # noqa: E402
 from oracles.float64 import Truth, float64  # noqa: E402
 from oracles.registry import ORACLES, Answer, Oracle, oracle  # noqa: E402
 from oracles.vote import hold, odd_one_out, vote  # noqa: E402
@@ -23,6 +23,7 @@ __all__ = [
     "Oracle",
     "Truth",
     "compare",
+    "error_over_budget",
     "float64",
     "forward_budget",
     "hold",

@@ -48,6 +48,12 @@ def compare(got: Tensor, want: Tensor, budget: Tensor) -> Comparison:
     return Comparison(worst <= 1.0, worst, index, found, wanted, abs(found - wanted), allowed)
 
 
+def error_over_budget(got: Tensor, want: Tensor, budget: Tensor) -> Tensor:
+    """Error/budget of every element, in float64, by the rules of `compare`: NaN or inf in the wrong place is inf."""
+    ratio = (got.to(torch.float64) - want).abs_().div_(budget)
+    return _settled(ratio, got, want, budget)
+
+
 def _largest(ratio: Tensor) -> tuple[tuple[int, ...], float]:
     """Where the largest ratio stands, and it: NaN counts as larger than inf."""
     place = int(ratio.argmax())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -12,11 +12,20 @@ from multiprocessing import get_context
 import torch
 
 from harness.baselines import BASELINES
+from harness.campaign import Watch, unwatched
 from harness.devices import prepare
 from harness.faults import CONTROLS, FAULTS
 from harness.recall.ablation import ablation
-from harness.recall.hunt import Hunt, Limits, Watch, hunt
+from harness.recall.hunt import Hunt, Limits, hunt
 from harness.verdict import KINDS, CannotRun
+from harness.workers import Apart
+from harness.workers import Limits as WorkerLimits
+from harness.workers.zygote import Zygote
+
+IN_A_WORKER = WorkerLimits(seconds=5.0)
+"""What hangs is known sooner here than in a campaign: none of the right functions takes so long."""
+
+SUITE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Examined:
     baselines: dict[str, Fired]
 
 
-def examine(task: Task, watch: Watch = lambda campaign: None) -> Examined:
+def examine(task: Task, watch: Watch = unwatched) -> Examined:
     """Hunt a fault for what it is expected to show, a control for anything."""
     is_fault = task.id in FAULTS
     planted = FAULTS[task.id] if is_fault else CONTROLS[task.id]
@@ -56,10 +65,19 @@ def examine(task: Task, watch: Watch = lambda campaign: None) -> Examined:
     began = time.monotonic()
     subject = part.subject(planted.subject())
     planting = time.monotonic() - began
+
+    def apart() -> Apart | None:
+        return Apart(lambda: subject, limits.device, IN_A_WORKER) if _needs_a_worker(task) else None
+
     with part.applied():
-        found = hunt(subject, wanted, limits, watch)
+        found = hunt(subject, wanted, limits, watch, apart)
     found = replace(found, seconds=found.seconds + planting)
     return Examined(task.id, found, _put_to_baselines(task) if task.baselines else {})
+
+
+def _needs_a_worker(task: Task) -> bool:
+    """Whether the function ends its process, or might lose the device for it."""
+    return task.limits.device == "cuda" or (task.id in FAULTS and FAULTS[task.id].where == "process")
 
 
 def _put_to_baselines(task: Task) -> dict[str, Fired]:
@@ -69,8 +87,25 @@ def _put_to_baselines(task: Task) -> dict[str, Fired]:
 def _timed(task: Task, name: str) -> Fired:
     planted = FAULTS.get(task.id) or CONTROLS[task.id]
     began = time.monotonic()
-    fired = BASELINES[name].fires(planted.subject(), task.limits.device)
+    device = task.limits.device
+    if _needs_a_worker(task):
+        fired = _fires_apart(lambda: BASELINES[name].fires(planted.subject(), device))
+    else:
+        fired = BASELINES[name].fires(planted.subject(), device)
     return Fired(fired, time.monotonic() - began)
+
+
+def _fires_apart(fires: Callable[[], bool]) -> bool:
+    """What a suite says in a process of its own; one that it does not survive, or that does not end, has failed it."""
+    zygote = Zygote(lambda connection: connection.send(fires()))
+    child = zygote.child()
+    try:
+        return not child.connection.poll(SUITE_SECONDS) or bool(child.connection.recv())
+    except EOFError:
+        return True
+    finally:
+        zygote.end(child)
+        zygote.close()
 
 
 def examine_all(tasks: Sequence[Task], jobs: int, watch: Watch) -> Iterator[Examined]:

@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from harness.campaign import Campaign, Fault, Finding
+from harness.campaign import Campaign, Fault, Finding, Watch, unwatched
+from harness.examine import Examiner
 from harness.subject import Subject
 from strategies import AttentionCase
-
-Watch = Callable[[Campaign], None]
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,33 @@ class Limits:
         return self.seconds <= 0 or (self.cases is not None and self.cases <= 0)
 
 
-def hunt(subject: Subject, wanted: Collection[str], limits: Limits, watch: Watch = lambda campaign: None) -> Hunt:
+def hunt(
+    subject: Subject,
+    wanted: Collection[str],
+    limits: Limits,
+    watch: Watch = unwatched,
+    examiner: Callable[[], Examiner | None] = lambda: None,
+) -> Hunt:
     """Run cases until a failure of a wanted kind is shrunk, or a limit is reached; `watch` is called after every case.
 
-    Failures of other kinds are noted, and passed over from then on. Raises KeyboardInterrupt on Ctrl-C.
+    Failures of other kinds are noted, and passed over from then on; then it goes on with another examiner.
+    Raises KeyboardInterrupt on Ctrl-C.
     """
     cases, seconds, number, seen = 0, 0.0, 0, list[Seen]()
     known: dict[Fault, Finding] = {}
     while True:
         until, left = _Until(wanted, limits.shrink, watch), limits.less(cases, seconds)
         seed = limits.seed + (number << 32)
-        campaign = Campaign(subject, limits.device, seed, left.seconds, left.cases, watch=until, findings=dict(known))
+        campaign = Campaign(
+            subject,
+            limits.device,
+            seed,
+            left.seconds,
+            left.cases,
+            watch=until,
+            findings=dict(known),
+            examiner=examiner(),
+        )
         campaign.run()
         fresh = [campaign.findings[fault] for fault in campaign.findings if fault not in known]
         seen += sorted((_seen(finding, cases, seconds) for finding in fresh), key=lambda each: each.seconds)
@@ -103,7 +118,7 @@ class _Until:
         self._shrinking_since: float | None = None
         self.is_enough = False
 
-    def __call__(self, campaign: Campaign) -> None:
+    def __call__(self, campaign: Campaign, /) -> None:
         self._watch(campaign)
         self.is_enough = self._is_found(campaign) or self._is_shrunk(campaign)
         if self.is_enough:

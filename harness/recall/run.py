@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Protocol
 
+from harness.campaign import Watch
 from harness.faults import CONTROLS, FAULTS
 from harness.faults.registry import Where
 from harness.recall.examine import Examined, Task, examine_all
-from harness.recall.hunt import Limits, Watch
+from harness.recall.hunt import Limits
 from harness.recall.outcome import Recall
 from harness.verdict import CannotRun
 
 FEWEST_CASES = 200
 """A control has as many cases as the slowest fault took, and no fewer than this."""
-ENDS_ITS_PROCESS = "it takes its process down"
 
 
 class Show(Protocol):
@@ -45,16 +45,14 @@ def recall(ids: Sequence[str], plan: Plan, show: Show) -> Recall:
 
     Ctrl-C ends it; what was found until then stands.
     """
-    lost = {id: ENDS_ITS_PROCESS for id in ids if FAULTS[id].where == "process"}
-    asked = [id for id in ids if id not in lost]
-    controls = _controls(asked)
+    controls = _controls(ids)
     limits = plan.limits
-    outcome = Recall(limits.seed, limits.device, limits.seconds, plan.ablation, {}, lost)
+    outcome = Recall(limits.seed, limits.device, limits.seconds, plan.ablation)
     try:
-        _run(outcome, [_task(id, plan) for id in asked], plan, show)
+        _run(outcome, [_task(id, plan) for id in ids], plan, show)
         _run(outcome, [_task(id, plan, _cases(outcome, where_of(id))) for id in controls], plan, show)
     except KeyboardInterrupt:
-        outcome.not_run.update({id: "interrupted" for id in [*asked, *controls] if id not in outcome.examined})
+        outcome.not_run.update({id: "interrupted" for id in [*ids, *controls] if id not in outcome.examined})
     return outcome
 
 
@@ -75,7 +73,7 @@ def _cases(outcome: Recall, where: Where) -> int:
 
 def _controls(asked: Sequence[str]) -> list[str]:
     """Ids of the controls that are built as the faults are."""
-    built = {FAULTS[id].where for id in asked}
+    built = {"kernel" if FAULTS[id].where == "kernel" else "torch" for id in asked}
     return [id for id in CONTROLS if where_of(id) in built]
 
 

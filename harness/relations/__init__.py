@@ -18,9 +18,21 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from harness.relations.base import Base, Claim, Laid
-from harness.relations.registry import ALWAYS, BITS, RELATIONS, Relation, chosen, hold, relation
+from harness.relations.registry import ALWAYS, BITS, RELATIONS, Relation, broken_claim, chosen, hold, relation
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["ALWAYS", "BITS", "RELATIONS", "Base", "Claim", "Laid", "Relation", "chosen", "hold", "relation"]
+__all__ = [
+    "ALWAYS",
+    "BITS",
+    "RELATIONS",
+    "Base",
+    "Claim",
+    "Laid",
+    "Relation",
+    "broken_claim",
+    "chosen",
+    "hold",
+    "relation",
+]

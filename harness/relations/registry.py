@@ -85,35 +85,60 @@ def _allowance(attempt: Attempt, digest: int) -> int:
     return 1 if digest % 2 == 0 else 0
 
 
-def hold(attempt: Attempt, also: Collection[str] = (), others: bool = True) -> Iterator[Verdict]:
-    """Hold a right result thoroughly against the relations in `also`, and against the others chosen for its case."""
+def hold(
+    attempt: Attempt, also: Collection[str] = (), others: bool = True, at: Callable[[str], None] = lambda name: None
+) -> Iterator[Verdict]:
+    """Hold a right result thoroughly against the relations in `also`, and against the others chosen for its case.
+
+    at: told the name of each relation before it calls the subject again.
+    """
     named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].when(attempt)]
     unnamed = [relation for relation in chosen(attempt) if relation.name not in also] if others else []
     if not (named or unnamed):
         return
     base = Base.of(attempt)
     for each in [*named, *unnamed]:
+        at(each.name)
         verdict = _held(each, replace(base, thorough=each.name in also))
         if verdict is not None:
             yield verdict
 
 
+def broken_claim(attempt: Attempt, name: str) -> Claim | None:
+    """The claim of a relation that a right result does not hold, with the budget that it fails, or None.
+
+    Raises Refused or Broken where a further call does.
+    """
+    first = _first_broken(RELATIONS[name], replace(Base.of(attempt), thorough=True))
+    return None if first is None else first[0]
+
+
 def _held(relation: Relation, base: Base) -> Verdict | None:
     """What is wrong with the first claim that does not hold; a subject that refuses a further call is let off."""
     try:
-        for claim in relation.claims(base):
-            found = compare(claim.got, claim.wanted, claim.budget)
-            if not found.ok:
-                return _verdict(relation, claim, found)
-            if relation.exact == ALWAYS or relation.exact in base.attempt.subject.exact:
-                found = compare(claim.got, claim.wanted, _exactly(claim))
-                if not found.ok:
-                    return replace(_verdict(relation, claim, found), parts={BITS: 0.0})
+        if first := _first_broken(relation, base):
+            claim, found, parts = first
+            return replace(_verdict(relation, claim, found), parts=parts)
     except Refused:
         return None
     except Broken as broken:
         said = broken.verdict
         return Verdict(said.kind, relation.name, f"In a further call that {relation.name} makes: {said.sentence}")
+    return None
+
+
+def _first_broken(relation: Relation, base: Base) -> tuple[Claim, Comparison, dict[str, float]] | None:
+    """The first claim that does not hold, where it is worst, and the parts of a budget of 0."""
+    is_exact = relation.exact == ALWAYS or relation.exact in base.attempt.subject.exact
+    for claim in relation.claims(base):
+        found = compare(claim.got, claim.wanted, claim.budget)
+        if not found.ok:
+            return claim, found, {}
+        if is_exact:
+            exactly = replace(claim, budget=_exactly(claim))
+            found = compare(claim.got, claim.wanted, exactly.budget)
+            if not found.ok:
+                return exactly, found, {BITS: 0.0}
     return None
 
 

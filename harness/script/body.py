@@ -107,7 +107,7 @@ class Body:
             )
         if len(rounded) * 4 > values.MOST_BYTES:
             return repr(max(rounded))
-        self._use(parts.unpacked)
+        self._use(parts.from_bytes)
         return self._named("ALLOWED", values.packed((budget * (1 + 1e-5)).float().reshape(budget.shape)))
 
     def _laid(self, call: Call, role: str) -> str:
@@ -119,7 +119,7 @@ class Body:
         if expression is None and call.case is not None and not values.is_small(own):
             expression = self._generated(call, role)
         elif expression is None:
-            self._use(parts.unpacked)
+            self._use(parts.from_bytes)
             expression = values.packed(own)
         name = self._named(role.upper(), expression)
         size = tensor.untyped_storage().nbytes() // tensor.element_size()

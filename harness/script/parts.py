@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def unpacked(text: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+def from_bytes(text: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Return the tensor whose bytes were packed into a text."""
     return torch.frombuffer(bytearray(zlib.decompress(base64.b64decode(text))), dtype=dtype).reshape(shape)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from importlib import import_module
-from pathlib import PurePath
+from importlib.util import find_spec
+from pathlib import Path, PurePath
 
-from harness.subject import shipped
+from harness.shipped import shipped
 from harness.verdict import CannotRun
 
 _OURS = ("harness", "strategies", "oracles")
@@ -20,7 +20,7 @@ def lines(name: str) -> str:
     Raises CannotRun where an adapter cannot stand without the harness.
     """
     if name in shipped():
-        return f"{_inlined(_ADAPTERS + name).strip()}\n\n\nsubject = attention"
+        return f"{_inlined(_ADAPTERS + name, set()).strip()}\n\n\nsubject = attention"
     place, _, attribute = name.rpartition(":")
     if not place.endswith(".py"):
         return f"{_path('.')}\n{_import(place, attribute)}"
@@ -39,9 +39,15 @@ def _import(module: str, attribute: str) -> str:
     return f"subject = importlib.import_module({module!r}).{attribute}"
 
 
-def _inlined(module: str) -> str:
-    """The statements of an adapter's module, those of the adapters that it imports first."""
-    source = inspect.getsource(import_module(module))
+def _inlined(module: str, seen: set[str]) -> str:
+    """The statements of an adapter's module, those of the modules beside it that it imports first, each once."""
+    if module in seen:
+        return ""
+    seen.add(module)
+    spec = find_spec(module)  # its source alone: the package that it adapts need not be here
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text()
     tree = ast.parse(source)
     used = _names_that_run(tree)
     kept: list[str] = []
@@ -51,9 +57,9 @@ def _inlined(module: str) -> str:
         if not isinstance(statement, ast.ImportFrom) or statement.module is None:
             kept.append(_text(source, statement))
         elif statement.module.startswith(_ADAPTERS):
-            kept.append(_inlined(statement.module))
+            kept.append(_inlined(statement.module, seen))
         elif statement.module.partition(".")[0] in _OURS:
-            _require_unused(statement, used, module)
+            kept += _constants(statement, used, module)
         elif statement.module != "__future__":
             kept.append(_text(source, statement))
     return "\n".join(kept)
@@ -73,7 +79,14 @@ def _names_that_run(tree: ast.Module) -> set[str]:
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in noted}
 
 
-def _require_unused(statement: ast.ImportFrom, used: set[str], module: str) -> None:
+def _constants(statement: ast.ImportFrom, used: set[str], module: str) -> list[str]:
+    """The constants of ours that an adapter imports, as assignments. Raises CannotRun for anything else that runs."""
+    assert statement.module is not None
+    found = []
     for alias in statement.names:
         if (alias.asname or alias.name) in used:
-            raise CannotRun(f"The adapter {module} uses {alias.name} of the harness, so no script can hold it.")
+            value = getattr(import_module(statement.module), alias.name)
+            if not isinstance(value, str | int | float | tuple):
+                raise CannotRun(f"The adapter {module} uses {alias.name} of the harness, so no script can hold it.")
+            found.append(f"{alias.asname or alias.name} = {value!r}")
+    return found

@@ -48,7 +48,7 @@ def packed(tensor: Tensor) -> str:
     text = base64.b64encode(zlib.compress(raw, 9)).decode()
     lines = [text[i : i + _LINE] for i in range(0, len(text), _LINE)]
     joined = "\n".join(f'    "{line}"' for line in lines)
-    return f"unpacked(\n{joined},\n    {tensor.dtype},\n    {tuple(tensor.shape)},\n)"
+    return f"from_bytes(\n{joined},\n    {tensor.dtype},\n    {tuple(tensor.shape)},\n)"
 
 
 def is_small(tensor: Tensor) -> bool:

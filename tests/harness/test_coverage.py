@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.coverage import AXES, Coverage
+from harness.coverage import AXES, Coverage, rescales
 from harness.subject import describe
 from oracles import float64
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
@@ -13,7 +13,7 @@ from . import toys
 def classes(axis, geometry, truth=False, q="normal", k="normal", **features):
     case = AttentionCase(geometry, features=Features(**features), q=TensorSpec(q), k=TensorSpec(k))
     covered = Coverage()
-    covered.add(case, float64(build(case)) if truth else None)
+    covered.add(case, rescales(float64(build(case))) if truth else None)
     return set(covered.hits[axis])
 
 

@@ -84,6 +84,12 @@ def test_out_and_gradients_are_left_alone():
         assert torch.empty(3, requires_grad=True).is_leaf
 
 
+def test_what_vmap_batches_is_left_alone():
+    with GuardedAllocations():
+        zeros = torch.vmap(lambda x: x.new_zeros(2) + x)(torch.ones(3))
+    assert torch.equal(zeros, torch.ones(3, 2))
+
+
 def test_zero_beside_keeps_the_elements():
     buffer, tensor = sliced()
     buffer.fill_(torch.nan)

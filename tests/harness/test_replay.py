@@ -155,10 +155,10 @@ def test_other_tensors_than_those_saved_are_an_error(project):
 
 
 def test_a_case_that_breaks_the_harness_is_an_error(project, monkeypatch):
-    def broken(tried, **asked):
+    def broken(tried, *asked):
         raise MemoryError("no room\nat all")
 
-    monkeypatch.setattr("harness.replay.judge", broken)
+    monkeypatch.setattr("harness.examine.judge", broken)
     outcome = replayed(project, entry_for("toy.py:attention"))
     assert (outcome.status, outcome.sentence) == ("ERROR", "The replay broke with MemoryError: no room")
 

@@ -15,7 +15,8 @@ from hypothesis import given
 
 from harness import corpus
 from harness.cli import main
-from harness.script import parts, write
+from harness.script import parts, subject, write
+from harness.shipped import shipped
 from harness.verdict import CannotRun, Verdict
 from oracles import float64
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
@@ -79,9 +80,9 @@ def run_here(text):
     return ""
 
 
-def on(subject, text):
+def on(other, text):
     """The script with another subject."""
-    return re.sub(r"import \w+ as subject", f"import {subject} as subject", text)
+    return re.sub(r"import \w+ as subject", f"import {other} as subject", text)
 
 
 def script(toy, case, kind="wrong_values", check="values", sentence="It was wrong."):
@@ -181,7 +182,7 @@ def test_large_tensors_are_generated_by_a_copy_of_their_family(family):
     case = AttentionCase(Geometry(3, 2, 1, 200, 200, 16), "bf16", lengths, spec, spec, spec, past_end="huge")
     text = script("right", case)
     assert f"def {family}(" in text
-    assert "unpacked" not in text.partition("require_near(")[0].partition("Q = ")[2].partition("q = ")[0]
+    assert "from_bytes" not in text.partition("require_near(")[0].partition("Q = ")[2].partition("q = ")[0]
     same_tensors(text, case)
     assert (run_here(text), len(text) < 100_000) == ("", True)
 
@@ -223,12 +224,24 @@ def test_near_is_within_what_is_allowed(got, wanted, is_near):
 
 def test_an_adapter_that_ships_is_written_out():
     case = AttentionCase(Geometry(Nk=16), "fp16", Features(causal=True))
-    for name in ("sdpa", "sdpa_math"):
+    for name in ("sdpa", "sdpa_math", "flex"):
         text = write(entry_for(name, case))
         imported = {node.module for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)}
         assert not {module.partition(".")[0] for module in imported} & {"harness", "strategies", "oracles"}
         assert run_here(text) == ""
-        assert run_here(text.replace("is_causal=causal", "is_causal=False")).startswith("AssertionError: O[")
+        shifted = text.replace("wanted = reference(q, k, v,", "wanted = reference(q, k, -v,")
+        assert run_here(shifted).startswith("AssertionError: O[")
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_adapter_that_ships_can_be_written_out(name):
+    compile(subject.lines(name), "bug.py", "exec")
+
+
+def test_an_adapter_that_hangs_on_the_harness_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(subject, "_OURS", ("harness", "strategies", "oracles", "torch"))
+    with pytest.raises(CannotRun, match=r"uses scaled_dot_product_attention of the harness"):
+        subject.lines("sdpa")
 
 
 def test_a_subject_in_a_folder_or_a_package_is_imported_from_where_the_script_runs(project):
@@ -236,8 +249,8 @@ def test_a_subject_in_a_folder_or_a_package_is_imported_from_where_the_script_ru
     (project / "my-kernels" / "bad-one.py").write_text(TOYS)
     (project / "own").mkdir()
     (project / "own" / "module.py").write_text(TOYS)
-    for subject in ("my-kernels/bad-one.py:ignores_causal", "own.module:ignores_causal"):
-        text = write(entry_for(subject))
+    for name in ("my-kernels/bad-one.py:ignores_causal", "own.module:ignores_causal"):
+        text = write(entry_for(name))
         assert "AssertionError: O[0, 0, 0, 0]" in run_here(text)
         assert str(project) not in text
 

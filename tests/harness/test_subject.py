@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from harness.subject import describe, load, shipped
+from harness.shipped import shipped
+from harness.subject import describe, load
 from harness.verdict import CannotRun
 from strategies import AttentionCase, Features, Geometry
 

@@ -49,9 +49,9 @@ def test_the_command_says_what_was_found(capsys):
         "wrong_values by values",
         "; shrunk to ",
         "silent   control  naive-fp32",
-        "not run  exits: it takes its process down",
+        "found    process Z exits",
         "mask-applied-twice, which does not count: Masking is idempotent",
-        "recall 1 of 1; 1 controls, no false alarm",
+        "recall 2 of 2; 1 controls, no false alarm",
     ):
         assert words in printed
     assert "\x1b" not in printed
@@ -132,10 +132,11 @@ def test_json_and_markdown(tmp_path, plant):
         "--faults", "tail-denominator", "right", "exits", "--time", "2", "--json", str(told), "--markdown", str(table)
     )
     outcome = json.loads(told.read_text())
-    assert (outcome["found"], outcome["total"], outcome["missed"]) == (1, 2, ["right"])
+    assert (outcome["found"], outcome["total"], outcome["missed"]) == (2, 3, ["right"])
     assert outcome["false_alarms"] == []
-    assert outcome["not_run"] == {"exits": "it takes its process down"}
-    found, missed = outcome["faults"]
+    assert outcome["not_run"] == {}
+    found, crashed, missed = outcome["faults"]
+    assert crashed["detections"][0]["kind"] == "crashed"
     assert found["detections"][0]["check"] == "values"
     assert found["detections"][0]["shrunk"] == {}
     assert (missed["found"], missed["detections"]) == (False, [])

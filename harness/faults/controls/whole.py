@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.attention import SDPBackend
 
 from harness.faults.blocks import OneTile, Task, Tiled
 from harness.faults.registry import control
+from harness.subjects._sdpa import attention_by
 
 
 @control("naive-fp32")
@@ -51,8 +51,7 @@ def _sdpa(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, causal: bool, sc
         raise NotImplementedError("SDPA is not asked for problems without keys")
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-    with sdpa_kernel(backend):
-        return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    return attention_by(backend)(q, k, v, causal, scale)  # type: ignore[no-any-return]
 
 
 @control("sdpa-math", alignments=("upper_left",))

@@ -1,0 +1,85 @@
+"""A case examined: what a campaign needs to know of it, small enough to travel between processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from harness.attempt import attempt
+from harness.coverage import rescales
+from harness.heat import HeatMap, heat_map
+from harness.judge import judge
+from harness.run import Refused
+from harness.subject import Subject
+from harness.verdict import Verdict
+from harness.votes import with_votes
+from oracles import Comparison
+from strategies import AttentionCase
+
+
+@dataclass(frozen=True)
+class Question:
+    """A case and how closely to look at it: `also` and `others` as in `judge`, votes: ask every oracle of a failure.
+
+    maps: make a heat map of every failure.
+    """
+
+    case: AttentionCase
+    also: frozenset[str] = frozenset()
+    others: bool = True
+    votes: bool = False
+    maps: bool = False
+
+    @classmethod
+    def again(cls, case: AttentionCase, check: str) -> Question:
+        """Whether one check still finds the case wrong."""
+        return cls(case, frozenset({check}), others=False, votes=True)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What came of a case: every failure, or why the subject refused it.
+
+    compared: O, and LSE where it came back, held against the truth; empty where what came back has no right form.
+    rescales: how often the running max moves, as `harness.coverage` classes it, where the truth was made.
+    maps: of the failures that have one, by check, where they were asked for.
+    """
+
+    verdicts: tuple[Verdict, ...] = ()
+    compared: dict[str, Comparison] = field(default_factory=dict)
+    rescales: str | None = None
+    refused: str | None = None
+    maps: dict[str, HeatMap] = field(default_factory=dict)
+
+
+class Examiner(Protocol):
+    """What a campaign asks its questions of."""
+
+    def examine(self, question: Question) -> Examined:
+        """Run the case and judge it."""
+
+    def afresh(self, question: Question) -> Examined | None:
+        """The same in a process in which no case was run before; None where that cannot be."""
+
+    def close(self) -> None:
+        """Nothing will be asked any more."""
+
+
+def examine(
+    subject: Subject, question: Question, device: str, at: Callable[[str], None] = lambda name: None
+) -> Examined:
+    """Run a case on a subject in this process, and judge what comes back; `at` as in `judge`."""
+    try:
+        tried = attempt(subject, question.case, device)
+    except Refused as refusal:
+        return Examined(refused=str(refusal))
+    verdicts = judge(tried, question.also, question.others, at)
+    if question.votes:
+        verdicts = [with_votes(tried, verdict) for verdict in verdicts]
+    is_formed = not any(verdict.tensor is None for verdict in verdicts)
+    if not is_formed:
+        return Examined(tuple(verdicts))
+    drawn = {verdict.check: heat_map(tried, verdict) for verdict in verdicts} if question.maps else {}
+    maps = {check: found for check, found in drawn.items() if found is not None}
+    return Examined(tuple(verdicts), dict(tried.compared), rescales(tried.truth), maps=maps)

@@ -1,0 +1,54 @@
+"""What a campaign finds, kept in the corpus from the moment it is met: nothing is lost when the campaign is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness import corpus
+from harness.campaign import Fault, Finding
+from harness.verdict import CannotRun, Verdict
+from strategies import AttentionCase
+
+
+class Corpus:
+    """Keeps a subject's failures in a folder. problems: why one could not be saved."""
+
+    def __init__(self, folder: Path, subject: str, device: str) -> None:
+        self._folder, self._subject, self._device = folder, subject, device
+        self._as_met: dict[Fault, Path] = {}
+        self.problems: list[str] = []
+
+    def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
+        """Save the case as it was drawn, until it is shrunk; what was in the corpus before stays there."""
+        before = set(self._folder.glob("*/*.json"))
+        path = self._save(lambda: corpus.entry(case, verdict, self._subject, self._device))
+        if path is not None and path not in before:
+            self._as_met[fault] = path
+
+    def settled(self, fault: Fault, finding: Finding | None) -> None:
+        """Save the shrunk case in the place of the drawn one, unless another finding tells of it."""
+        drawn, path = self._as_met.pop(fault, None), None
+        if finding is not None:
+            path = self._save_finding(finding)
+            if path is None:
+                return
+        if drawn is not None and drawn != path:
+            drawn.unlink(missing_ok=True)
+
+    def located(self, findings: Mapping[Fault, Finding]) -> dict[Fault, Path]:
+        """The file of each finding, whichever process saved it, and saved now where none could."""
+        self.problems.clear()  # those of cases that were shrunk since, too
+        places = {fault: self._save_finding(finding) for fault, finding in findings.items()}
+        return {fault: path for fault, path in places.items() if path is not None}
+
+    def _save_finding(self, finding: Finding) -> Path | None:
+        return self._save(lambda: corpus.entry_of(finding, self._subject, self._device))
+
+    def _save(self, make: Callable[[], corpus.Entry]) -> Path | None:
+        try:
+            return corpus.save(make(), self._folder)
+        except CannotRun as problem:
+            if str(problem) not in self.problems:
+                self.problems.append(str(problem))
+            return None

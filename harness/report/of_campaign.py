@@ -1,0 +1,100 @@
+"""A campaign's JSON, read for a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness.corpus import Worst, verdict_from_json
+from harness.heat import HeatMap
+from harness.outcome import FORMAT
+from harness.reading import Read, an_object, count, fields, mapping, maybe, number, several, text, whole
+from harness.report.again import Picture
+from harness.report.model import Account, Shown, Source
+from harness.verdict import CannotRun
+from strategies import AttentionCase
+from strategies.spec import require
+
+MAX_BYTES = 1 << 26
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises CannotRun, in one sentence, for anything else."""
+    try:
+        require(path.stat().st_size <= MAX_BYTES, f"It is larger than {MAX_BYTES} bytes.")
+        return an_object("A campaign's JSON", json.loads(path.read_text()))
+    except OSError as error:
+        raise CannotRun(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise CannotRun(f"{path} is neither a campaign's JSON nor a saved failure: {str(error)[:200]}") from error
+
+
+def of_campaign(path: Path, data: dict[str, Any]) -> Source:
+    """Read what `flashattest fuzz --json` wrote. Raises CannotRun, in one sentence, for anything else."""
+    try:
+        found = data.get("format")
+        require(found == FORMAT, f"It has the format {found!r}, and this version of Flashattest reads {FORMAT}.")
+        account = Account(**_renamed(fields("A campaign's JSON", data, _ACCOUNT, (), dropped=data)))
+        failures = an_object("A campaign's JSON", data).get("failures")
+        return Source(str(path), tuple(_failure(account, each) for each in several(dict)(failures)), account)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CannotRun(f"{path} is not the JSON of a campaign: {str(error)[:300]}") from error
+
+
+_ACCOUNT: dict[str, Read] = {
+    "subject": text,
+    "device": text,
+    "seed": whole,
+    "cases": count,
+    "refused": count,
+    "seconds": number,
+    "cases_per_second": number,
+    "worst": mapping(number),
+    "coverage": mapping(mapping(count)),
+    "never_hit": mapping(several(text)),
+    "distribution": mapping(mapping(mapping(count))),
+    "refusals": mapping(count),
+    "versions": mapping(text),
+}
+
+
+def _renamed(read: dict[str, Any]) -> dict[str, Any]:
+    return read | {"rate": read.pop("cases_per_second"), "spread": read.pop("distribution")}
+
+
+def _failure(account: Account, data: object) -> Shown:
+    given = an_object("A failure", data)
+    read = fields("A failure", given, _FAILURE, (), dropped=given)
+    worst, larger = read["worst"], read["larger"]
+    drawn = {"smallest": Picture(read["map"], read["shrunk"], read["no_map"] or "")}
+    drawn["worst"] = Picture(worst["map"], worst["case"], worst["no_map"] or "")
+    if larger is not None:
+        drawn["larger"] = Picture(larger["map"], larger["case"])
+    return Shown(
+        account.subject,
+        account.device,
+        read["shrunk"],
+        read["verdict"],
+        Worst(worst["ratio"], worst["case"]),
+        drawn,
+        read["corpus_file"],
+        (read["cases_to_first"], read["seconds_to_first"]),
+    )
+
+
+def _part(readers: dict[str, Read]) -> Read:
+    return lambda data: fields("A part of a failure", data, readers, (), dropped=an_object("A part", data))
+
+
+_MAP: dict[str, Read] = {"map": maybe(HeatMap.from_json), "no_map": maybe(text)}
+_LARGER: dict[str, Read] = {"case": AttentionCase.from_json, "map": HeatMap.from_json}
+_FAILURE: dict[str, Read] = _MAP | {
+    "shrunk": AttentionCase.from_json,
+    "verdict": verdict_from_json,
+    "worst": _part(_MAP | {"ratio": number, "case": AttentionCase.from_json}),
+    "larger": maybe(_part(_LARGER)),
+    "corpus_file": maybe(text),
+    "cases_to_first": count,
+    "seconds_to_first": number,
+}

@@ -1,0 +1,144 @@
+"""A process that is forked off before anything has run, and forks again for each worker that is asked for.
+
+A worker then starts in milliseconds, with everything imported, and in the state of a program that has run nothing:
+it remembers no call, and owns no CUDA context.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+import torch
+
+Serve = Callable[["Connection[Any, Any]"], None]
+"""What a child does with its connection; it ends when this returns."""
+
+PATIENCE = 30.0
+"""Seconds in which the zygote must answer: longer is a process that the kernel cannot end."""
+
+_PID = struct.Struct("i")
+_FORK, _WAIT = b"f", b"w"
+
+
+class Lost(Exception):
+    """The zygote itself has ended."""
+
+
+@dataclass
+class Child:
+    """A child of the zygote: its process, and the connection to it."""
+
+    pid: int
+    connection: Connection[Any, Any]
+
+
+class Zygote:
+    """Forks off when made. serve: what every child does; closures are fine, since nothing is pickled.
+
+    Children end with this process. Where this process has woken CUDA already, children cannot use it.
+    """
+
+    def __init__(self, serve: Serve) -> None:
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(PATIENCE)
+        self._pid = _fork()
+        if self._pid == 0:
+            self._control.close()
+            _breed(theirs, serve)
+        theirs.close()
+
+    def child(self) -> Child:
+        """Fork a child. Raises Lost."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [_FORK], [theirs.fileno()])
+                pid = self._number()
+            except OSError as error:
+                raise Lost from error
+        return Child(pid, Connection(ours.detach()))
+
+    def end(self, child: Child) -> int:
+        """Kill a child that has not ended yet, and return its exit status: negative is a signal."""
+        child.connection.close()
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
+        return self.status(child)
+
+    def status(self, child: Child) -> int:
+        """Wait for a child to end; return its exit status: negative is a signal. Raises Lost."""
+        try:
+            self._control.sendall(_WAIT + _PID.pack(child.pid))
+            return self._number()
+        except OSError as error:
+            raise Lost from error
+
+    def close(self) -> None:
+        """End the zygote. Its children must have been ended; they end by themselves where this process was killed."""
+        if self._pid is None:
+            return
+        pid, self._pid = self._pid, None
+        self._control.close()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def _number(self) -> int:
+        said = self._control.recv(_PID.size)
+        if len(said) < _PID.size:
+            raise OSError("the zygote has ended")
+        return int(_PID.unpack(said)[0])
+
+
+def _fork() -> int | None:
+    with warnings.catch_warnings():
+        # Python 3.12 warns of forks beside threads: the child runs none but its own.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _breed(control: socket.socket, serve: Serve) -> NoReturn:
+    """Fork and wait as asked, until the other end is closed; then end what is left of the children."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A pool of threads does not outlive a fork: whoever waits for one waits forever.
+    torch.set_num_threads(1)
+    children: set[int] = set()
+    with suppress(OSError):
+        while True:
+            message, handles, _, _ = socket.recv_fds(control, 1 + _PID.size, 1)
+            if not message:
+                break
+            if message == _FORK:
+                answer = _spawn(control, handles[0], serve)
+                children.add(answer)
+            else:
+                child = _PID.unpack(message[1:])[0]
+                answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                children.discard(child)
+            control.sendall(_PID.pack(answer))
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+    os._exit(0)
+
+
+def _spawn(control: socket.socket, handle: int, serve: Serve) -> int:
+    pid = _fork()
+    if pid:
+        os.close(handle)
+        return int(pid)
+    control.close()
+    # Whatever happens: the program's own clean-up is its own, and not for its copy to do.
+    try:
+        serve(Connection(handle))
+    except BaseException:
+        os._exit(1)
+    os._exit(0)

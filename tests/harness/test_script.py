@@ -69,13 +69,17 @@ def run(text):
 def run_here(text):
     """Run a script in this process, which is faster; return what it raised, as text."""
     Path("bug.py").write_text(text)
+    ours = {name: sys.modules[name] for name in OURS if name in sys.modules}
+    sys.modules.update(OURS)
     try:
-        with mock.patch.dict(sys.modules, OURS), mock.patch.object(sys, "path", [*sys.path]):
+        with mock.patch.object(sys, "path", [*sys.path]):
             runpy.run_path("bug.py", run_name="__main__")
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
-        sys.modules.pop("toys", None)
+        for name in (*OURS, "toys"):
+            sys.modules.pop(name, None)
+        sys.modules.update(ours)
         torch.use_deterministic_algorithms(False)
     return ""
 

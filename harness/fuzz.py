@@ -14,6 +14,7 @@ from rich.console import Console
 from harness.ahead import Ahead, left_behind
 from harness.campaign import Campaign, shared_database
 from harness.devices import choose, prepare
+from harness.github import tell_campaign
 from harness.jobs import Jobs, Part
 from harness.keep import Corpus
 from harness.outcome import print_outcome, write_json
@@ -62,11 +63,11 @@ def run(asked: Namespace, console: Console) -> int:
         campaign.run()
     saved = kept.located(campaign.findings)
     print_outcome(console, campaign, saved)
+    tell_campaign(campaign, saved)
     for problem in kept.problems:
         print(f"flashattest: {problem}", file=sys.stderr)
-    if asked.json is not None:
-        write_json(asked.json, campaign, saved)
-    return 1 if campaign.findings else 0
+    is_written = asked.json is None or write_json(asked.json, campaign, saved)
+    return 1 if campaign.findings else 0 if is_written else 2
 
 
 def _maker(name: str, refuses: str | None, device: str) -> Callable[[], Subject]:

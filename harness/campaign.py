@@ -182,8 +182,14 @@ class Campaign:
         self._is_aiming = number % ROUNDS_TO_AIM == ROUNDS_TO_AIM - 1
         test = given(case=self.subject.cases())(self._examine())
         test = seed(hash((self.seed, number)))(self._settings(is_first=number == 0)(test))
-        with suppress(Failure, ExceptionGroup, Flaky):  # what failed is in the trails
-            test()
+        try:
+            with suppress(Failure, ExceptionGroup, Flaky):  # what failed is in the trails
+                test()
+        except BaseExceptionGroup as group:
+            # Ctrl-C in two places of a round is two bugs to Hypothesis.
+            if group.subgroup(KeyboardInterrupt) is None:
+                raise
+            raise KeyboardInterrupt from group
         self._settle()
 
     def _settings(self, is_first: bool) -> settings:

@@ -7,12 +7,13 @@ at its end; later rounds pass over what is already known, so that one fault does
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
-import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
@@ -114,6 +115,11 @@ class _Trail:
     worst: tuple[float, AttentionCase]
     latest: tuple[AttentionCase, Verdict]
 
+    def as_it_is(self, rate: float = 1.0) -> Finding:
+        """The finding that the latest failing case makes."""
+        case, verdict = self.latest
+        return Finding(verdict, case, self.first, self.worst[1], self.worst[0], self.cases, self.seconds, rate)
+
 
 @dataclass
 class Campaign:
@@ -168,20 +174,28 @@ class Campaign:
         """Faults met so far, those still being shrunk among them."""
         return len(self.findings) + len(self._trails)
 
+    @property
+    def met(self) -> dict[Fault, Finding]:
+        """What was met in this round and is still being shrunk, as far as it is."""
+        return {fault: trail.as_it_is() for fault, trail in self._trails.items()}
+
     def _is_over(self) -> bool:
         out_of_time = self.seconds is not None and self.tally.seconds >= self.seconds
         return out_of_time or (self.cases is not None and self.tally.cases >= self.cases)
 
     def _run_given(self) -> None:
-        for case in self.before:
+        given = iter(self.before)
+        # What is given may be written down somewhere until it is asked for: what cannot be run is not asked for.
+        while not self._is_over() and (case := next(given, None)) is not None:
             with suppress(Failure):
                 self._try(case)
             self._settle()
 
     def _round(self, number: int) -> None:
         self._is_aiming = number % ROUNDS_TO_AIM == ROUNDS_TO_AIM - 1
-        test = given(case=self.subject.cases())(self._examine())
-        test = seed(hash((self.seed, number)))(self._settings(is_first=number == 0)(test))
+        test = given(case=self.subject.cases())(self._test())
+        # In this order: a seed takes the database away.
+        test = self._settings(is_first=number == 0)(seed(hash((self.seed, number)))(test))
         try:
             with suppress(Failure, ExceptionGroup, Flaky):  # what failed is in the trails
                 test()
@@ -211,13 +225,12 @@ class Campaign:
             print_blob=False,
         )
 
-    def _examine(self) -> Callable[[AttentionCase], None]:
-        """The test of a round. Its name makes the key of the database: each subject has its own."""
+    def _test(self) -> Callable[[AttentionCase], None]:
+        """The test of a round."""
 
         def examine(case: AttentionCase) -> None:
             self._try(case)
 
-        examine.__name__ = re.sub(r"\W", "_", f"examine_{self.subject.name}_{self.device}")
         return examine
 
     def _try(self, case: AttentionCase) -> None:
@@ -257,7 +270,7 @@ class Campaign:
     def _is_known(self, verdict: Verdict) -> bool:
         if (verdict.kind, verdict.check) in self._told:
             return True
-        return _is_told_by((*self._told, *self._trails), verdict)
+        return is_told_by((*self._told, *self._trails), verdict)
 
     def _follow(self, case: AttentionCase, verdict: Verdict) -> bool:
         """Note a failing case on its fault's trail, unless it is too near the budget to be worth shrinking to."""
@@ -282,7 +295,7 @@ class Campaign:
         for fault, trail in sorted(self._trails.items(), key=lambda pair: pair[0][1] in RELATIONS):
             finding = self._finding(trail)
             final = (finding.verdict.kind, finding.verdict.check)
-            is_new = final not in self._told and not _is_told_by(self._told, finding.verdict)
+            is_new = final not in self._told and not is_told_by(self._told, finding.verdict)
             if is_new:
                 self.findings[fault] = finding
             if self.keeper is not None:
@@ -300,7 +313,8 @@ class Campaign:
             told = replace(told, kind="not_repeatable", sentence=sentence)
         else:
             case, told = self._with_its_calls(trail, told, rate)
-        return Finding(told, case, trail.first, trail.worst[1], trail.worst[0], trail.cases, trail.seconds, rate)
+        trail.latest = (case, told)
+        return trail.as_it_is(rate)
 
     def _polished(self, trail: _Trail) -> tuple[AttentionCase, Verdict]:
         """The trail's last case with lengths as short as they can be while it still fails clearly."""
@@ -351,7 +365,7 @@ def _aim(ratio: float) -> None:
         target(math.log(max(ratio, LEAST_RATIO)), label="log(error/budget)")
 
 
-def _is_told_by(faults: Iterable[Fault], verdict: Verdict) -> bool:
+def is_told_by(faults: Iterable[Fault], verdict: Verdict) -> bool:
     """Whether a verdict adds nothing to what the faults have said.
 
     Of a subject that does not repeat itself, nothing that compares two calls says more. A relation that finds numbers
@@ -393,6 +407,10 @@ def _exception(kind: str, check: str) -> type[Failure]:
     return type(f"{FAILURES[kind].__name__}By{check.title().replace('_', '')}", (FAILURES[kind],), {})
 
 
-def shared_database(directory: str) -> ExampleDatabase:
-    """A database of examples that parallel workers may share: it writes by renaming."""
-    return DirectoryBasedExampleDatabase(directory)
+def shared_database(folder: str | Path, subject: str, device: str) -> ExampleDatabase:
+    """A subject's own database of examples, which parallel workers may share: it writes by renaming.
+
+    Own, since Hypothesis knows examples by the test's source alone, and drops those that do not fail any more.
+    """
+    key = hashlib.sha256(f"{subject} on {device}".encode()).hexdigest()[:16]
+    return DirectoryBasedExampleDatabase(Path(folder) / key)

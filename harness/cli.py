@@ -14,6 +14,9 @@ from harness import corpus_command
 from harness.sanitizer import TOOLS, run_under
 from harness.verdict import CannotRun
 
+STOPPED = 130
+"""The exit code of what was broken off, as a shell gives it after Ctrl-C."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; return the exit code."""
@@ -24,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CannotRun as error:
         print(f"flashattest: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("flashattest: stopped.", file=sys.stderr)
+        return STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:

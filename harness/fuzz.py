@@ -14,6 +14,7 @@ from rich.console import Console
 from harness.ahead import Ahead, left_behind
 from harness.campaign import Campaign, shared_database
 from harness.devices import choose, prepare
+from harness.forks import Forks
 from harness.github import tell_campaign
 from harness.jobs import Jobs, Part
 from harness.keep import Corpus
@@ -23,7 +24,7 @@ from harness.subject import DEFAULT, Subject, load
 from harness.verdict import CannotRun
 from harness.workers import Apart, Limits
 
-DATABASE = ".flashattest/examples"
+DATABASE = ".flashattest/campaigns"
 
 
 def run(asked: Namespace, console: Console) -> int:
@@ -37,7 +38,6 @@ def run(asked: Namespace, console: Console) -> int:
     seconds = 60.0 if asked.time is None and asked.cases is None else asked.time
     limits = Limits.of_one_among(asked.jobs)
     kept = Corpus(asked.corpus, name, device)
-    before = left_behind(name, device)
 
     def start(part: Part) -> Campaign:
         if device == "cuda":
@@ -49,8 +49,8 @@ def run(asked: Namespace, console: Console) -> int:
             part.seed,
             part.seconds,
             part.cases,
-            shared_database(DATABASE),
-            before=before if part.number == 0 else (),
+            shared_database(DATABASE, name, device),
+            before=left_behind(name, device),
             examiner=Ahead(apart, name, device),
             keeper=kept,
         )
@@ -58,7 +58,7 @@ def run(asked: Namespace, console: Console) -> int:
     if asked.jobs == 1:
         campaign: Campaign | Jobs = start(Part(0, seed, seconds, asked.cases))
     else:
-        campaign = Jobs(_card(make, device, limits), device, seed, seconds, asked.cases, asked.jobs, start)
+        campaign = Jobs(_card(make, device, limits), device, seed, seconds, asked.cases, asked.jobs, Forks(start))
     with progress(console, campaign):
         campaign.run()
     saved = kept.located(campaign.findings)

@@ -1,28 +1,30 @@
-"""Several campaigns on one subject at the same time, each in a process with a worker of its own, told as one."""
+"""Several campaigns on one subject at the same time, told as one; what carries them there and back is a `Carrier`."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
-from typing import Any, NoReturn
+from typing import Any, Literal, Protocol
 
-from harness.campaign import Campaign, Fault, Finding, Watch, unwatched
+from harness.campaign import Campaign, Fault, Finding, Watch, is_told_by, unwatched
+from harness.interrupts import held_back
+from harness.relations import RELATIONS
 from harness.subject import Subject
 from harness.tally import Tally
 from harness.verdict import CannotRun
+from harness.workers.worker import Broken
 
 SECONDS_BETWEEN_REPORTS = 0.5
 PATIENCE = 60.0
-"""Seconds after its time is up in which a job shrinks and settles what it has found."""
+"""Seconds after Ctrl-C in which jobs may end the case that they are at, and settle what they have found."""
+
+MOST_STILLBORN = 3
+"""A job that is killed so often in turn before it has run one case is not started again."""
 
 Start = Callable[["Part"], Campaign]
-"""Makes the campaign of a part, in the part's own process."""
+"""Makes the campaign of a part, where the part runs."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,64 @@ class Part:
     cases: int | None
 
 
+@dataclass(frozen=True)
+class State:
+    """What a part says of itself. met: what it is shrinking, as far as it is."""
+
+    tally: Tally = field(default_factory=Tally)
+    findings: dict[Fault, Finding] = field(default_factory=dict)
+    met: dict[Fault, Finding] = field(default_factory=dict)
+    is_shrinking: bool = False
+
+    @classmethod
+    def of(cls, campaign: Campaign) -> State:
+        """How a campaign stands."""
+        return cls(campaign.tally, campaign.findings, campaign.met, campaign.is_shrinking)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no case has been run."""
+        return not self.tally.cases and not self.tally.refused
+
+
+Word = tuple[Literal["at", "over", "cannot", "broken"], Any]
+"""What a part says, with a value. at, over: its State. cannot: why it could not run. broken: how the harness broke."""
+
+
+class Line(Protocol):
+    """A part's line to whoever started it."""
+
+    def say(self, word: Word) -> None:
+        """Say a word."""
+
+    def is_stopped(self) -> bool:
+        """Whether the part was told to settle what it has found, and end."""
+
+
+class Carrier(Protocol):
+    """Runs parts somewhere, each known by a handle, and brings back what they say."""
+
+    def begin(self, part: Part) -> Any:
+        """Start a part with `work`; return its handle."""
+
+    def hear(self, seconds: float) -> Iterable[tuple[Any, Word | None]]:
+        """What was said within some seconds, and by which handle; None of one that is gone without a last word."""
+
+    def stop(self, handle: Any) -> None:
+        """Tell a part to settle and end."""
+
+    def end(self, handle: Any) -> None:
+        """End what is left of a part, whatever it is at."""
+
+
 @dataclass
 class Job:
-    """A part that runs: its process, and what it has said of itself."""
+    """A part that runs. stillborn: how many in its place were killed before they had run a case."""
 
     part: Part
-    pid: int
-    connection: Connection[Any, Any]
-    tally: Tally = field(default_factory=Tally)
-    failing: int = 0
-    is_shrinking: bool = False
+    handle: Any
+    stillborn: int = 0
+    state: State = field(default_factory=State)
 
 
 @dataclass
@@ -60,142 +110,157 @@ class Jobs:
     seconds: float | None
     cases: int | None
     jobs: int
-    start: Start
+    carrier: Carrier
     watch: Watch = unwatched
     findings: dict[Fault, Finding] = field(default_factory=dict)
     _running: list[Job] = field(default_factory=list)
-    _ended: list[Tally] = field(default_factory=list)
+    _ended: list[State] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
     _started: int = 0
+    _deadline: float | None = None
 
     def run(self) -> Jobs:
-        """Run to the end, or to Ctrl-C, upon which each job settles what it is at."""
-        for _ in range(self.jobs):
-            share = None if self.cases is None else -(-self.cases // self.jobs)
-            self._running.append(self._begin(share))
-        try:
-            while self._running:
-                self._listen()
-        except KeyboardInterrupt:
-            self._wind_up()
+        """Run to the end, or to Ctrl-C, upon which each job settles what it has found; a second one ends them at once.
+
+        Raises CannotRun where a job could not run, or none lived to run a case.
+        """
+        with held_back() as pressed:
+            try:
+                for number in range(self.jobs):
+                    share = self._share(number)
+                    if share != 0:
+                        self._begin(number, share)
+                while self._running and pressed() < 2:
+                    self._listen()
+                    if pressed() and not self._wind_up():
+                        break
+            finally:
+                self._end_all()
+        self._require_any()
+        self.findings = _told_once([*(s.findings for s in self._ended), *(s.met for s in self._ended)])
         return self
 
     @property
     def tally(self) -> Tally:
         """The account of all jobs together."""
-        return Tally.together([*self._ended, *(job.tally for job in self._running)])
+        return Tally.together(state.tally for state in self._states())
 
     @property
     def is_shrinking(self) -> bool:
         """Whether all jobs are shrinking."""
-        return bool(self._running) and all(job.is_shrinking for job in self._running)
+        return bool(self._running) and all(job.state.is_shrinking for job in self._running)
 
     @property
     def failing(self) -> int:
         """Faults met so far, those still being shrunk among them."""
-        return max([len(self.findings), *(job.failing for job in self._running)])
+        states = self._states()
+        return len(_told_once([*(state.findings for state in states), *(state.met for state in states)]))
 
-    def _begin(self, cases: int | None) -> Job:
+    def _states(self) -> list[State]:
+        return [*self._ended, *(job.state for job in self._running)]
+
+    def _share(self, number: int) -> int | None:
+        """How many of the cases are this job's."""
+        return None if self.cases is None else self.cases // self.jobs + (number < self.cases % self.jobs)
+
+    def _begin(self, number: int, cases: int | None, stillborn: int = 0) -> None:
         left = None if self.seconds is None else self.seconds - (time.monotonic() - self._began)
-        part = Part(self._started, hash((self.seed, self._started)), left, cases)
+        part = Part(number, hash((self.seed, self._started)), left, cases)
         self._started += 1
-        ours, theirs = Pipe()
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            for job in self._running:
-                job.connection.close()
-            _work(theirs, part, self.start)
-        theirs.close()
-        return Job(part, pid, ours)
+        self._running.append(Job(part, self.carrier.begin(part), stillborn))
 
     def _listen(self) -> None:
-        heard = wait([job.connection for job in self._running], timeout=SECONDS_BETWEEN_REPORTS)
-        for job in [job for job in self._running if job.connection in heard]:
-            self._hear(job)
+        for handle, word in self.carrier.hear(SECONDS_BETWEEN_REPORTS):
+            job = next((job for job in self._running if job.handle is handle), None)
+            if job is not None:
+                self._heed(job, word)
         self.watch(self)
 
-    def _hear(self, job: Job) -> None:
-        try:
-            said, value = job.connection.recv()
-        except (EOFError, OSError):
+    def _heed(self, job: Job, word: Word | None) -> None:
+        if word is None:
             self._replace(job)
             return
+        said, value = word
         if said == "cannot":
-            self._end_all()
             raise CannotRun(value)
-        if said == "at":
-            job.tally, job.failing, job.is_shrinking = value
-        else:
-            job.tally, findings = value
-            self.findings |= {fault: found for fault, found in findings.items() if fault not in self.findings}
+        if said == "broken":
+            raise Broken(value)
+        job.state = value
+        if said == "over":
             self._let_go(job)
 
     def _replace(self, job: Job) -> None:
         """Start another in the place of a job that was killed, with what it has left to do."""
         self._let_go(job)
-        left = None if job.part.cases is None else job.part.cases - job.tally.cases
-        is_over = self.seconds is not None and time.monotonic() - self._began >= self.seconds
-        if not is_over and (left is None or left > 0) and job.tally.cases > 0:
-            self._running.append(self._begin(left))
+        left = None if job.part.cases is None else job.part.cases - job.state.tally.cases
+        stillborn = job.stillborn + 1 if job.state.is_empty else 0
+        if not self._is_over() and (left is None or left > 0) and stillborn < MOST_STILLBORN:
+            self._begin(job.part.number, left, stillborn)
+
+    def _is_over(self) -> bool:
+        """Whether nothing is to be started any more."""
+        out_of_time = self.seconds is not None and time.monotonic() - self._began >= self.seconds
+        return out_of_time or self._deadline is not None
 
     def _let_go(self, job: Job) -> None:
         self._running.remove(job)
-        self._ended.append(job.tally)
-        job.connection.close()
-        with suppress(ChildProcessError):
-            os.waitpid(job.pid, 0)
+        self._ended.append(job.state)
+        self.carrier.end(job.handle)
 
-    def _wind_up(self) -> None:
-        """After Ctrl-C, which the jobs have met too: hear what they have found; a second one ends them at once."""
-        until = time.monotonic() + PATIENCE
-        try:
-            while self._running and time.monotonic() < until:
-                self._listen()
-        except KeyboardInterrupt:
-            pass
-        self._end_all()
+    def _wind_up(self) -> bool:
+        """After Ctrl-C: tell the jobs, once; return whether there is still time to wait for them."""
+        if self._deadline is None:
+            self._deadline = time.monotonic() + PATIENCE
+            for job in self._running:
+                self.carrier.stop(job.handle)
+        return time.monotonic() < self._deadline
 
     def _end_all(self) -> None:
         for job in list(self._running):
-            with suppress(ProcessLookupError):
-                os.kill(job.pid, signal.SIGKILL)
             self._let_go(job)
 
+    def _require_any(self) -> None:
+        """Raise CannotRun where not one case was run, though nobody asked to stop."""
+        if self._deadline is None and not self._is_over() and all(state.is_empty for state in self._ended):
+            raise CannotRun(f"Each job was killed before it ran a case: is there memory for {self.jobs} at a time?")
 
-def _work(connection: Connection[Any, Any], part: Part, start: Start) -> NoReturn:
-    """Run a part's campaign and say what came of it; whatever happens, the program's own clean-up is not ours."""
-    status = 1
+
+def _told_once(found: Iterable[dict[Fault, Finding]]) -> dict[Fault, Finding]:
+    """The findings of several campaigns as one would tell them: each fault once, relations last."""
+    told: dict[Fault, Finding] = {}
+    known: set[Fault] = set()
+    pairs = [pair for findings in found for pair in findings.items()]
+    for fault, finding in sorted(pairs, key=lambda pair: pair[0][1] in RELATIONS):
+        final = (finding.verdict.kind, finding.verdict.check)
+        if known.isdisjoint({fault, final}) and not is_told_by(known, finding.verdict):
+            told[fault] = finding
+        known |= {fault, final}
+    return told
+
+
+def work(part: Part, start: Start, line: Line) -> None:
+    """Run a part's campaign, and say how it goes and what came of it."""
     try:
         campaign = start(part)
-        campaign.watch = _Report(connection)
+        campaign.watch = _Report(line)
         campaign.run()
-        connection.send(("over", (campaign.tally, campaign.findings)))
-        status = 0
+        line.say(("over", State.of(campaign)))
     except CannotRun as problem:
-        with suppress(OSError):
-            connection.send(("cannot", str(problem)))
-    except BaseException:
-        with suppress(BaseException):
-            import traceback
-
-            traceback.print_exc()
-    finally:
-        os._exit(status)
+        line.say(("cannot", str(problem)))
+    except Exception as error:
+        line.say(("broken", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
 
 
 class _Report:
-    """Says now and then how a campaign is doing; where nobody listens any more, this process has no purpose."""
+    """Says now and then how a campaign is doing, and at once what it has met; ends it where it is told to stop."""
 
-    def __init__(self, connection: Connection[Any, Any]) -> None:
-        self._connection, self._next = connection, 0.0
+    def __init__(self, line: Line) -> None:
+        self._line, self._next, self._failing = line, 0.0, 0
 
     def __call__(self, campaign: Campaign) -> None:
         now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + SECONDS_BETWEEN_REPORTS
-        try:
-            self._connection.send(("at", (campaign.tally, campaign.failing, campaign.is_shrinking)))
-        except OSError:
-            os._exit(1)
+        if now >= self._next or campaign.failing != self._failing:
+            self._next, self._failing = now + SECONDS_BETWEEN_REPORTS, campaign.failing
+            self._line.say(("at", State.of(campaign)))
+        if self._line.is_stopped():
+            raise KeyboardInterrupt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from harness import corpus
@@ -34,7 +35,8 @@ class Corpus:
             if path is None:
                 return
         if drawn is not None and drawn != path:
-            drawn.unlink(missing_ok=True)
+            with suppress(OSError):
+                drawn.unlink()
 
     def located(self, findings: Mapping[Fault, Finding]) -> dict[Fault, Path]:
         """The file of each finding, whichever process saved it, and saved now where none could."""

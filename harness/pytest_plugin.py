@@ -1,5 +1,7 @@
 """pytest collects saved failures: each JSON file of a corpus is one test, which fails while the failure is there.
 
+It also splits the cases of marked property tests among workers (`harness.pytest_split`).
+
 Collected are our files below a folder called `regressions`, and those that the command line names. pytest loads this
 module in every project that has Flashattest installed, so it imports nothing heavy before it meets such a file.
 """
@@ -13,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from harness import pytest_split
+
 FOLDER = "regressions"
 _MARKER = re.compile(rb'\s*\{\s*"flashattest"\s*:')
 _OUR_NAME = re.compile(r"[0-9a-f]{12}\.json")
@@ -20,7 +24,8 @@ _OUR_NAME = re.compile(r"[0-9a-f]{12}\.json")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Make our Hypothesis profiles known where `--hypothesis-profile` names one; none is loaded unasked."""
+    """Make the splitting known, and our Hypothesis profiles where `--hypothesis-profile` names one; none is loaded."""
+    config.pluginmanager.register(pytest_split, "flashattest-split")
     asked = config.getoption("--hypothesis-profile", default=None)
     if asked and asked.startswith("flashattest"):
         from harness import profiles

@@ -9,20 +9,17 @@ from harness.subject import DEFAULT, load
 from strategies import AttentionCase, Features, Geometry, attention_cases
 
 KERNEL = load(DEFAULT)
-PER_TEST = settings(max_examples=60)
 
 
-@pytest.mark.parametrize("dtype", KERNEL.dtypes)
-def test_agrees_with_the_oracles(dtype):
-    @PER_TEST
-    @given(case=KERNEL.cases(dtypes=(dtype,), max_length=300))
-    def agrees(case):
-        attest(KERNEL, case)
-
-    agrees()
+@pytest.mark.flashattest
+@settings(max_examples=180)
+@given(case=KERNEL.cases(max_length=300))
+def test_agrees_with_the_oracles(case):
+    attest(KERNEL, case)
 
 
-@PER_TEST
+@pytest.mark.flashattest
+@settings(max_examples=60)
 @given(case=attention_cases(causal=("lower_right",), max_length=140, head_dims=(1, 16, 40)))
 def test_rows_that_see_nothing(case):
     attest(KERNEL, case)

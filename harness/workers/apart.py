@@ -64,6 +64,11 @@ class Apart:
         except Dead as dead:
             self._has_hung = self._has_hung or dead.verdict.kind == "timed_out"
             return Examined((dead.verdict,)), False
+        except BaseException:
+            # After Ctrl-C the next question must not be given the answer to this one.
+            worker.let_go()
+            self._worker = None
+            raise
         self._slowest = max(self._slowest, time.monotonic() - began)
         return examined, True
 

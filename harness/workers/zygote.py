@@ -11,8 +11,8 @@ import signal
 import socket
 import struct
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
@@ -59,12 +59,9 @@ class Zygote:
     def child(self) -> Child:
         """Fork a child. Raises Lost."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                socket.send_fds(self._control, [_FORK], [theirs.fileno()])
-                pid = self._number()
-            except OSError as error:
-                raise Lost from error
+        with theirs, self._undivided():
+            socket.send_fds(self._control, [_FORK], [theirs.fileno()])
+            pid = self._number()
         return Child(pid, Connection(ours.detach()))
 
     def end(self, child: Child) -> int:
@@ -76,11 +73,9 @@ class Zygote:
 
     def status(self, child: Child) -> int:
         """Wait for a child to end; return its exit status: negative is a signal. Raises Lost."""
-        try:
+        with self._undivided():
             self._control.sendall(_WAIT + _PID.pack(child.pid))
             return self._number()
-        except OSError as error:
-            raise Lost from error
 
     def close(self) -> None:
         """End the zygote. Its children must have been ended; they end by themselves where this process was killed."""
@@ -91,6 +86,17 @@ class Zygote:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+
+    @contextmanager
+    def _undivided(self) -> Iterator[None]:
+        """A question and its answer. Broken off in between, as by Ctrl-C, the zygote is lost: answers would shift."""
+        try:
+            yield
+        except OSError as error:
+            raise Lost from error
+        except BaseException:
+            self._control.close()
+            raise
 
     def _number(self) -> int:
         said = self._control.recv(_PID.size)

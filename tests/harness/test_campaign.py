@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from harness.campaign import Campaign
+from harness.campaign import Campaign, shared_database
 from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry
 
@@ -170,3 +170,20 @@ def test_given_cases_come_before_any_drawn_one():
     Campaign(describe(spy), "cpu", 0, seconds=None, cases=3, before=given).run()
     assert seen[0] == 3
     assert {17, 5} <= set(seen)
+
+
+def test_what_was_shrunk_is_tried_first_the_next_time(tmp_path):
+    def first(subject, seed):
+        database = shared_database(tmp_path, subject.__name__, "cpu")
+        done = Campaign(describe(subject), "cpu", seed, seconds=None, cases=100, database=database).run()
+        return [found.cases_to_first for found in done.findings.values()]
+
+    assert first(toys.raises_on_long_keys, seed=0) > [1]
+    assert first(toys.right, seed=0) == []
+    assert first(toys.raises_on_long_keys, seed=1) == [1]
+
+
+def test_given_cases_that_there_is_no_time_for_are_not_asked_for():
+    given = iter([AttentionCase()] * 3)
+    Campaign(describe(toys.right), "cpu", 0, seconds=None, cases=2, before=given).run()
+    assert len(list(given)) == 1

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import sys
 import time
 
@@ -107,6 +108,16 @@ def test_a_refusal_comes_back_as_such():
     examiner = Apart(lambda: describe(toys.refuses_bf16), "cpu")
     assert "bf16" in examiner.examine(Question(EASY.replace(dtype="bf16"))).refused
     examiner.close()
+
+
+def test_after_ctrl_c_no_question_gets_the_answer_to_another(apart, monkeypatch):
+    examiner = apart(lambda: time.sleep(1))
+    examiner.examine(Question(EASY))
+    monkeypatch.setattr("harness.workers.nursery.Worker._heed", lambda *said: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        examiner.examine(Question.again(HARD, "same_call_twice"))
+    monkeypatch.undo()
+    assert examiner.examine(Question(EASY.replace(dtype="bf16"))).compared["O"].ok
 
 
 def test_a_subject_that_cannot_be_loaded_is_said_in_a_sentence():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.workers.zygote import Zygote
+from harness.workers.zygote import Lost, Zygote
 
 
 @pytest.fixture
@@ -50,6 +50,15 @@ def test_a_child_that_waits_is_ended(zygote):
     child = ask(zygote, 0)
     child.connection.recv()
     assert zygote.end(child) == -signal.SIGKILL
+
+
+def test_a_question_broken_off_is_not_answered_to_the_next(zygote, monkeypatch):
+    monkeypatch.setattr(zygote, "_number", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        zygote.child()
+    monkeypatch.undo()
+    with pytest.raises(Lost):
+        zygote.child()
 
 
 def test_children_end_with_the_zygotes_parent():

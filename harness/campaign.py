@@ -196,8 +196,14 @@ class Campaign:
         test = given(case=self.subject.cases())(self._test())
         # In this order: a seed takes the database away.
         test = self._settings(is_first=number == 0)(seed(hash((self.seed, number)))(test))
-        with suppress(Failure, ExceptionGroup, Flaky):  # what failed is in the trails
-            test()
+        try:
+            with suppress(Failure, ExceptionGroup, Flaky):  # what failed is in the trails
+                test()
+        except BaseExceptionGroup as group:
+            # Ctrl-C in two places of a round is two bugs to Hypothesis.
+            if group.subgroup(KeyboardInterrupt) is None:
+                raise
+            raise KeyboardInterrupt from group
         self._settle()
 
     def _settings(self, is_first: bool) -> settings:

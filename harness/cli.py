@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from harness import corpus_command
+from harness.sanitizer import TOOLS, run_under
 from harness.verdict import CannotRun
 
 STOPPED = 130
@@ -42,9 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--jobs", type=_positive, help="campaigns side by side (default 1; a cluster's all)", metavar="N")
     fuzz.add_argument("--cluster", help="run them on this Ray cluster: HOST:PORT or auto", metavar="ADDRESS")
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
+    fuzz.add_argument("--sanitizer", choices=TOOLS, help="run under compute-sanitizer, on CUDA")
     fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
 
-    replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED or ERROR")
+    replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED, KNOWN or ERROR")
     replay.add_argument("entries", nargs="*", help="an id or a path (default: the whole corpus)", metavar="ID|PATH")
     replay.add_argument("--subject", help="run them on this subject, not on their own", metavar="NAME")
 
@@ -58,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     recall.add_argument("--baselines", action="store_true", help="what the usual checks would find, too")
     recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
 
+    corpus_command.add(commands)
     report = _command(commands, "report", _report, "write a page of what campaigns found, with pictures of where")
     report.add_argument("sources", nargs="*", help="campaign JSON, saved failures (default: corpus)", metavar="SOURCE")
     report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
@@ -83,19 +87,26 @@ def _positive(text: str) -> int:
 
 
 def _fuzz(asked: argparse.Namespace, console: Console) -> int:
+    from harness.devices import choose
     from harness.fuzz import run
 
+    if asked.sanitizer is not None:
+        if choose(asked.device) != "cuda":
+            raise CannotRun("compute-sanitizer watches CUDA kernels; run with --device cuda.")
+        run_under(asked.sanitizer, sys.argv[1:])
     return run(asked, console)
 
 
 def _replay(asked: argparse.Namespace, console: Console) -> int:
     from harness import corpus
+    from harness.github import tell_replays
     from harness.replay import replay
 
     paths = corpus.find(asked.corpus, asked.entries)
     told = [replay(path, asked.subject, asked.device) for path in paths]
     for each in told:
         console.print(each.line(), markup=False, soft_wrap=True)
+    tell_replays(told)
     if len(asked.entries) == 1 == len(told):
         console.print(told[0].story(), markup=False, soft_wrap=True)
     if any(each.status == "FAILED" for each in told):

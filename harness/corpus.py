@@ -10,17 +10,19 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
+import math
 import platform
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.devices import DEVICES
+from harness.files import read_bounded, write_whole
+from harness.mark import Mark
 from harness.reading import Read, an_object, fields, index, mapping, number, text
+from harness.strict_json import parse
 from harness.verdict import CannotRun, Verdict, finite_or_text
 from strategies import AttentionCase, TensorSpec, build, checksum
 from strategies.spec import require
@@ -34,8 +36,9 @@ MARKER = "flashattest"
 
 ID_DIGITS = 12
 MAX_BYTES = 1 << 20
-MAX_WORK = 1 << 28
-"""Scores of a case that is replayed: 2 GiB in float64, far past what a campaign draws."""
+MAX_SIZE = 1 << 26
+"""Scores of a case that is replayed, and elements of each of its tensors: 512 MiB in float64, and far past what a
+campaign draws. A case holds no tensor, so that it is refused before anything of its size is allocated."""
 
 _LIBRARIES = ("torch", "triton", "numpy", "flashattest")
 _LINE = 100
@@ -43,6 +46,14 @@ _LINE = 100
 
 class CorruptEntry(CannotRun):
     """A file that is not a saved failure, or not one that this version reads: one sentence that names it."""
+
+
+class OtherFormat(CorruptEntry):
+    """A file in a format that this version does not read: of a later version, as a rule."""
+
+
+class _FormatError(ValueError):
+    """The format of an entry is not ours."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,8 @@ class Entry:
     """A saved failure: the smallest case that showed it, what the check said of it, and where that was.
 
     subject: its name as on the command line. checksum: of the tensors of the case. versions: of Python and libraries.
+    mark: what a person says of it; an older version, which would fail what is known, refuses the key rather than pass
+    over it.
     """
 
     subject: str
@@ -67,6 +80,7 @@ class Entry:
     checksum: str
     versions: Mapping[str, str]
     worst: Worst | None = None
+    mark: Mark | None = None
 
     def __post_init__(self) -> None:
         is_name = self.subject.isprintable() and 1 <= len(self.subject) <= 1000
@@ -74,7 +88,8 @@ class Entry:
         require(self.device in DEVICES, f"device must be one of {', '.join(DEVICES)}, not {self.device!r}.")
         require(re.fullmatch("[0-9a-f]{64}", self.checksum) is not None, "checksum must be 64 hexadecimal digits.")
         for case in (self.case, *([self.worst.case] if self.worst else [])):
-            require(case.work <= MAX_WORK, f"A saved case has at most {MAX_WORK} scores, not {case.work}.")
+            size = max(case.work, math.prod(case.geometry.q_shape), math.prod(case.geometry.k_shape))
+            require(size <= MAX_SIZE, f"A saved case has at most {MAX_SIZE} scores and elements, not {size}.")
 
     @property
     def kind(self) -> str:
@@ -105,6 +120,7 @@ class Entry:
             **({"worst": worst} if worst else {}),
             "checksum": self.checksum,
             "versions": dict(self.versions),
+            **({"mark": self.mark.to_json()} if self.mark else {}),
         }
 
     @classmethod
@@ -112,19 +128,23 @@ class Entry:
         """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
         found = an_object("A saved failure", data).get(MARKER)
         require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
-        require(found == FORMAT, f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
-        return cls(**fields("A saved failure", data, _ENTRY, optional={"worst"}, dropped={MARKER, "repr"}))
+        if found != FORMAT:
+            raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
+        return cls(**fields("A saved failure", data, _ENTRY, optional={"worst", "mark"}, dropped={MARKER, "repr"}))
 
 
 def entry_of(finding: Finding, subject: str, device: str) -> Entry:
-    """Return the entry that keeps a campaign's finding."""
+    """Return the entry that keeps a campaign's finding. Raises CannotRun where its case is too large to keep."""
     worst = Worst(finding.worst_ratio, finding.worst)
-    return dataclasses.replace(entry(finding.shrunk, finding.verdict, subject, device), worst=worst)
+    return entry(finding.shrunk, finding.verdict, subject, device, worst)
 
 
-def entry(case: AttentionCase, verdict: Verdict, subject: str, device: str) -> Entry:
-    """Return the entry that keeps a failure as it is."""
-    return Entry(subject, device, case, verdict, checksum(build(case)), versions())
+def entry(case: AttentionCase, verdict: Verdict, subject: str, device: str, worst: Worst | None = None) -> Entry:
+    """Return the entry that keeps a failure as it is. Raises CannotRun where its case is too large to keep."""
+    try:
+        return Entry(subject, device, case, verdict, checksum(build(case)), versions(), worst)
+    except ValueError as error:
+        raise CannotRun(f"The failure of {subject} cannot be saved: {error}") from error
 
 
 def versions() -> dict[str, str]:
@@ -148,30 +168,40 @@ def place(entry: Entry, corpus: Path) -> Path:
 def save(entry: Entry, corpus: Path) -> Path:
     """Keep an entry in a corpus, in one piece or not at all, and return its file.
 
-    A readable file of the same fault is left as it is. Raises CannotRun where nothing can be written.
+    A file of the same fault is left as it is, with what may be marked in it, and so is one of a later version; a torn
+    one is replaced. Raises CannotRun where nothing can be written.
     """
     path = place(entry, corpus)
-    if _is_readable(path):
-        return path
-    content = _render(entry.to_json()) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, content.encode(errors="replace"))
-    except OSError as error:
-        raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
+    if not _is_worth_keeping(path):
+        _write(entry, path)
     return path
 
 
 def load(path: Path) -> Entry:
     """Read a saved failure. Raises CorruptEntry, in one sentence that names the file, for anything else."""
     try:
-        return Entry.from_json(_parse(_read_bounded(path)))
+        return Entry.from_json(parse(read_bounded(path, MAX_BYTES)))
     except OSError as error:
         raise CorruptEntry(f"{path} cannot be read: {error.strerror or error}.") from error
+    except _FormatError as error:
+        raise OtherFormat(f"{path} is not a saved failure that can be read here: {error}") from error
     except RecursionError as error:
         raise CorruptEntry(f"{path} is not a saved failure: It is nested too deeply.") from error
     except (ValueError, OverflowError) as error:
         raise CorruptEntry(f"{path} is not a saved failure: {str(error)[:300]}") from error
+
+
+def mark(path: Path, mark: Mark | None) -> None:
+    """Leave a mark in a file, or take it off. Raises CorruptEntry, and CannotRun where it cannot be written."""
+    _write(dataclasses.replace(load(path), mark=mark), path)
+
+
+def remove(path: Path) -> None:
+    """Take a failure out of its corpus. Raises CannotRun where that is not allowed."""
+    try:
+        path.unlink()
+    except OSError as error:
+        raise CannotRun(f"{path} cannot be removed: {error.strerror or error}.") from error
 
 
 def find(corpus: Path, selectors: Iterable[str | Path] = ()) -> list[Path]:
@@ -184,6 +214,14 @@ def find(corpus: Path, selectors: Iterable[str | Path] = ()) -> list[Path]:
         return sorted(corpus.glob("*/*.json"))
     found = dict.fromkeys(path for selector in selectors for path in _select(corpus, selector))
     return list(found)
+
+
+def find_one(corpus: Path, selector: str | Path) -> Path:
+    """Return the one file that an id, a beginning of one, or a path selects. Raises CannotRun for none or several."""
+    found = _select(corpus, selector)
+    if len(found) != 1:
+        raise CannotRun(f"{selector} selects {len(found)} failures; name one by its whole id or its file.")
+    return found[0]
 
 
 def _select(corpus: Path, selector: str | Path) -> list[Path]:
@@ -211,56 +249,23 @@ def _version(library: str) -> str:
         return "not installed"
 
 
-def _is_readable(path: Path) -> bool:
+def _write(entry: Entry, path: Path) -> None:
+    content = _render(entry.to_json()) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content.encode(errors="replace"))
+    except OSError as error:
+        raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
+
+
+def _is_worth_keeping(path: Path) -> bool:
     try:
         load(path)
+    except OtherFormat:
+        return True
     except CorruptEntry:
         return False
     return True
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a new file beside, force it to the disk, then give it its name: a reader meets all of it or none."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk, where the system can open a folder at all."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _read_bounded(path: Path) -> bytes:
-    """Read a regular file (a pipe would block) of bounded size."""
-    require(path.is_file() or not path.exists(), "It is not a regular file.")
-    with path.open("rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    require(len(content) <= MAX_BYTES, f"It is larger than {MAX_BYTES} bytes.")
-    return content
-
-
-def _parse(content: bytes) -> object:
-    data: object = json.loads(content.decode(), parse_constant=_no_constant)
-    json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair would fail later, when it is printed
-    return data
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON.")
 
 
 def _render(value: Any, indent: int = 0) -> str:
@@ -318,4 +323,5 @@ _ENTRY: dict[str, Read] = {
     "checksum": text,
     "versions": mapping(text),
     "worst": _worst,
+    "mark": Mark.from_json,
 }

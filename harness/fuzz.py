@@ -16,6 +16,7 @@ from harness.ahead import Ahead, left_behind
 from harness.campaign import Campaign, database_folder, shared_database
 from harness.devices import choose, prepare
 from harness.forks import Forks
+from harness.github import tell_campaign
 from harness.jobs import Jobs, Part
 from harness.keep import Corpus
 from harness.outcome import print_outcome, write_json
@@ -38,11 +39,11 @@ def run(asked: Namespace, console: Console) -> int:
         campaign.run()
     saved = kept.located(campaign.findings)
     print_outcome(console, campaign, saved)
+    tell_campaign(campaign, saved)
     for problem in kept.problems:
         print(f"flashattest: {problem}", file=sys.stderr)
-    if asked.json is not None:
-        write_json(asked.json, campaign, saved)
-    return 1 if campaign.findings else 0
+    is_written = asked.json is None or write_json(asked.json, campaign, saved)
+    return 1 if campaign.findings else 0 if is_written else 2
 
 
 @contextmanager

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,17 +26,16 @@ class Corpus:
 
     def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
         """Save the case as it was drawn, until it is shrunk; what was in the corpus before stays there."""
-        entry = corpus.entry(case, verdict, self._subject, self._device)
-        is_new = not os.path.exists(corpus.place(entry, self._folder))
-        path = self._save(entry)
-        if path is not None and is_new:
+        before = set(self._folder.glob("*/*.json"))
+        path = self._save(lambda: corpus.entry(case, verdict, self._subject, self._device))
+        if path is not None and path not in before:
             self._as_met[fault] = path
 
     def settled(self, fault: Fault, finding: Finding | None) -> None:
         """Save the shrunk case in the place of the drawn one, unless another finding tells of it."""
         drawn, path = self._as_met.pop(fault, None), None
         if finding is not None:
-            path = self._save(corpus.entry_of(finding, self._subject, self._device))
+            path = self._save_finding(finding)
             if path is None:
                 return
         if drawn is not None and drawn != path:
@@ -46,13 +44,16 @@ class Corpus:
 
     def located(self, findings: Mapping[Fault, Finding]) -> dict[Fault, Path]:
         """The file of each finding, whichever process saved it, and saved now where none could."""
-        entries = {f: corpus.entry_of(found, self._subject, self._device) for f, found in findings.items()}
-        places = {fault: self._save(entry) for fault, entry in entries.items()}
+        self.problems.clear()  # those of cases that were shrunk since, too
+        places = {fault: self._save_finding(finding) for fault, finding in findings.items()}
         return {fault: path for fault, path in places.items() if path is not None}
 
-    def _save(self, entry: corpus.Entry) -> Path | None:
+    def _save_finding(self, finding: Finding) -> Path | None:
+        return self._save(lambda: corpus.entry_of(finding, self._subject, self._device))
+
+    def _save(self, make: Callable[[], corpus.Entry]) -> Path | None:
         try:
-            return corpus.save(entry, self._folder)
+            return corpus.save(make(), self._folder)
         except CannotRun as problem:
             if str(problem) not in self.problems:
                 self.problems.append(str(problem))

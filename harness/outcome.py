@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from harness.bug_report import commands
 from harness.campaign import Account, Fault, Finding
 from harness.corpus import verdict_to_json, versions
 from harness.report.again import NOTHING_TO_DRAW, Asked, Picture, pictures
@@ -40,7 +42,7 @@ def _print_finding(console: Console, campaign: Account, finding: Finding, file: 
     met = f"  first    after {finding.cases_to_first} cases, {finding.seconds_to_first:.2f} s"
     console.print(Text(met), soft_wrap=True)
     if file is not None:
-        console.print(Text(f"  saved    {file}\n  again    flashattest replay {file}"), soft_wrap=True)
+        console.print(Text(commands(file)), soft_wrap=True)
 
 
 def _print_summary(console: Console, campaign: Account) -> None:
@@ -150,6 +152,12 @@ def _all_asked(campaign: Account, finding: Finding) -> dict[str, Asked]:
     }
 
 
-def write_json(path: Path, campaign: Account, saved: Saved) -> None:
-    """Write the outcome to a file."""
-    path.write_text(json.dumps(to_json(campaign, saved, draw(campaign)), indent=2) + "\n")
+def write_json(path: Path, campaign: Account, saved: Saved) -> bool:
+    """Write the outcome to a file. Where that fails, say so on stderr, in one sentence, and return False."""
+    outcome = json.dumps(to_json(campaign, saved, draw(campaign)), indent=2) + "\n"
+    try:
+        path.write_text(outcome)
+    except OSError as error:
+        print(f"flashattest: The outcome cannot be written to {path}: {error.strerror or error}.", file=sys.stderr)
+        return False
+    return True

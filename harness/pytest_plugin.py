@@ -82,7 +82,7 @@ class SavedFailure(pytest.Item):
         self.title = title
 
     def runtest(self) -> None:
-        """Replay it; skip it where its subject does not run on this machine."""
+        """Replay it; skip it where its subject does not run on this machine. What is known is a strict xfail."""
         from harness.replay import replay
 
         replayed = replay(self.path)
@@ -90,7 +90,12 @@ class SavedFailure(pytest.Item):
             pytest.skip(replayed.sentence)
         if replayed.status == "ERROR":
             pytest.fail(f"ERROR {replayed.sentence}", pytrace=False)
-        if replayed.status == "FAILED":
+        if replayed.status == "KNOWN":
+            pytest.xfail(replayed.sentence)
+        if replayed.status == "FIXED" and replayed.is_known:
+            unmark = f"`flashattest corpus mark {self.path} none` takes the mark off."
+            pytest.fail(f"FIXED {replayed.sentence} {unmark}", pytrace=False)
+        if replayed.status != "FIXED":
             pytest.fail(f"{replayed.sentence}\n{replayed.story()}", pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:

@@ -1,4 +1,4 @@
-"""A saved failure run again: FIXED, FAILED, or ERROR where it cannot be told."""
+"""A saved failure run again: FIXED, FAILED (KNOWN where it is so marked), or ERROR where it cannot be told."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Literal
 import torch
 
 from harness import corpus
+from harness.bug_report import bug_report
 from harness.corpus import Entry
 from harness.devices import choose, prepare
 from harness.examine import Examiner, Question
 from harness.relations import RELATIONS
 from harness.run import Refused
-from harness.show import story
-from harness.subject import Subject
+from harness.show import printable
+from harness.subject import Subject, located
 from harness.subject import load as load_subject
 from harness.verdict import CannotRun, Verdict
 from harness.workers import Apart, Here
 from harness.workers.worker import first_line
 from strategies import build, checksum
 
-Status = Literal["FIXED", "FAILED", "ERROR"]
+Status = Literal["FIXED", "FAILED", "KNOWN", "ERROR"]
 
 UNSTEADY = "not_repeatable"
 OF_HISTORY = "history_dependent"
@@ -36,8 +37,9 @@ RUNS_OF_UNSTEADY = 20
 class Replayed:
     """What came of a replay.
 
-    FIXED: no check found anything. FAILED: `verdicts` says what was found, of whatever kind. ERROR: the file, its
-    subject or its case cannot be used here, and `sentence` says why. elsewhere: it takes another device than this one.
+    FIXED: no check found anything. FAILED: `verdicts` says what was found, of whatever kind. KNOWN: it failed as
+    before, and is marked as known. ERROR: the file, its subject or its case cannot be used here, and `sentence` says
+    why. device: where it ran. elsewhere: it takes another device than this one.
     """
 
     status: Status
@@ -46,24 +48,29 @@ class Replayed:
     entry: Entry | None = None
     verdicts: tuple[Verdict, ...] = ()
     elsewhere: bool = False
+    device: str | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it is FIXED on the very device that it was found on: only then may it be forgotten."""
+        return self.status == "FIXED" and self.entry is not None and self.device == self.entry.device
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is marked as known."""
+        return self.entry is not None and self.entry.mark is not None and self.entry.mark.status == "known"
 
     def line(self) -> str:
         """The outcome in one line."""
         name = f"{self.entry.subject} {self.entry.id}  " if self.entry else ""
-        return f"{self.status:6} {name}{self.sentence}"
+        return printable(f"{self.status:6} {name}{self.sentence}")
 
     def story(self) -> str:
         """The whole story: each failure as it is now or, where there is none now, as it was when it was saved."""
         if self.entry is None:
             return self.sentence
-        told = [story(self.entry.subject, self.entry.case, verdict) for verdict in self.verdicts]
-        if not told:
-            saved = story(self.entry.subject, self.entry.case, self.entry.verdict)
-            told = [f"As it was saved, on {self.entry.device}:\n{saved}"]
-        if self.entry.worst is not None:
-            told.append(f"  worst    {self.entry.worst.ratio:.3g} x the budget: {self.entry.worst.case!r}")
-        found_with = ", ".join(f"{name} {version}" for name, version in self.entry.versions.items())
-        return "\n".join([*told, f"  found    on {self.entry.device} with {found_with}"])
+        as_it_was = "" if self.verdicts else f"As it was saved, on {self.entry.device}:\n"
+        return as_it_was + bug_report(self.entry, self.path, self.verdicts)
 
 
 class _Elsewhere(CannotRun):
@@ -88,8 +95,8 @@ def replay(saved: Path | str | Entry, subject_name: str | None = None, device: s
     except Exception as error:
         # One entry that breaks the harness must not keep the others from being replayed.
         return Replayed("ERROR", f"The replay broke with {first_line(error)}", path, entry)
-    status: Status = "FAILED" if verdicts else "FIXED"
-    return Replayed(status, _sentence(entry, verdicts, device), path, entry, verdicts)
+    status: Status = _status(entry, verdicts)
+    return Replayed(status, _sentence(entry, verdicts, device), path, entry, verdicts, device=device)
 
 
 def _find(name: str, path: Path | None, device: str) -> Subject:
@@ -97,15 +104,6 @@ def _find(name: str, path: Path | None, device: str) -> Subject:
     if device not in subject.devices:
         raise _Elsewhere(f"{name} runs on {' and '.join(subject.devices)}, not on {device}.")
     return subject
-
-
-def located(name: str, path: Path | None) -> str:
-    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus."""
-    place, _, attribute = name.rpartition(":")
-    if path is None or not place.endswith(".py") or Path(place).is_file():
-        return name
-    beside_the_corpus = path.absolute().parent.parent.parent / place
-    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
 
 
 def _require_same_tensors(entry: Entry) -> None:
@@ -140,14 +138,28 @@ def _examiner(subject: Subject, device: str) -> Examiner:
     return Apart(lambda: subject, device)
 
 
+def _status(entry: Entry, verdicts: tuple[Verdict, ...]) -> Status:
+    """What is known is the failure as it was saved: one of another kind is news."""
+    if not verdicts:
+        return "FIXED"
+    is_known = entry.mark is not None and entry.mark.status == "known"
+    return "KNOWN" if is_known and _again(entry, verdicts) is not None else "FAILED"
+
+
 def _sentence(entry: Entry, verdicts: tuple[Verdict, ...], device: str) -> str:
+    marked = f" It is marked {entry.mark}." if entry.mark else ""
     if not verdicts:
         place = device if device == entry.device else f"{device} (it was found on {entry.device})"
-        return f"{entry.kind} is no longer seen on {place}."
-    again = next((verdict for verdict in verdicts if _is_same(entry, verdict)), None)
+        return f"{entry.kind} is no longer seen on {place}.{marked}"
+    again = _again(entry, verdicts)
     if again is not None:
-        return f"{entry.kind} as before: {again.sentence}"
-    return f"It was {entry.kind} and is now {verdicts[0].kind}: {verdicts[0].sentence}"
+        return f"{entry.kind} as before: {again.sentence}{marked}"
+    return f"It was {entry.kind} and is now {verdicts[0].kind}: {verdicts[0].sentence}{marked}"
+
+
+def _again(entry: Entry, verdicts: tuple[Verdict, ...]) -> Verdict | None:
+    """The verdict that says what was saved, where there is one."""
+    return next((verdict for verdict in verdicts if _is_same(entry, verdict)), None)
 
 
 def _is_same(entry: Entry, verdict: Verdict) -> bool:

@@ -11,7 +11,15 @@ Fact = tuple[str, str]
 def story(subject: str, case: object, verdict: Verdict) -> str:
     """The whole story of one failure: what, on which case, where, how far off, why that is too far, who agrees."""
     told = [f"  {name:8} {said}" for name, said in facts(subject, case, verdict)]
-    return "\n".join([headline(verdict), *told])
+    return "\n".join(printable(line) for line in (headline(verdict), *told))
+
+
+def printable(text: str) -> str:
+    """The text in one line, with what a terminal would obey (escapes, line ends, marks of direction) spelled out.
+
+    An exception's message, and all that stands in a saved failure, may be a stranger's.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def headline(verdict: Verdict) -> str:

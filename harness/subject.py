@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from hypothesis.strategies import SearchStrategy
 
+from harness.importing import import_from, import_ours, make_way, put_first
 from harness.shipped import module_of, shipped
 from harness.verdict import CannotRun
 from strategies import AttentionCase, attention_cases
@@ -153,6 +154,8 @@ def load(name: str, refuses: str | None = None) -> Subject:
         raise CannotRun(
             f"A subject is package.module:function, path/to/file.py:function or one of {ships}, not {name!r}."
         )
+    if name == DEFAULT:
+        return describe(_ours_or_theirs(place, attribute), name, refuses)
     module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
     function: Any = module
     for part in attribute.split("."):
@@ -162,11 +165,32 @@ def load(name: str, refuses: str | None = None) -> Subject:
     return describe(function, name, refuses)
 
 
+def located(name: str, entry: Path | None) -> str:
+    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus.
+
+    entry: the saved failure that names the subject, `<folder>/<corpus>/<subject>/<id>.json`.
+    """
+    place, _, attribute = name.rpartition(":")
+    if entry is None or not place.endswith(".py") or Path(place).is_file():
+        return name
+    beside_the_corpus = entry.absolute().parent.parent.parent / place
+    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
+
+
+def _ours_or_theirs(package: str, attribute: str) -> Attention:
+    """The default subject: our own kernel, unless a package of that name in the current folder has such a function."""
+    with suppress(CannotRun):
+        theirs = getattr(_module(package), attribute, None)
+        if callable(theirs):
+            return theirs  # type: ignore[no-any-return]
+    return getattr(import_ours(package), attribute)  # type: ignore[no-any-return]
+
+
 def _module(name: str) -> ModuleType:
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    """A module of the current folder, where it lies there, whatever else is installed under its name."""
+    put_first(Path.cwd())
     try:
-        return importlib.import_module(name)
+        return import_from(Path.cwd(), name)
     except Exception as error:
         raise CannotRun(
             f"The subject's module {name!r} cannot be imported: {type(error).__name__}: {error}."
@@ -181,9 +205,14 @@ def _module_of_file(path: Path) -> ModuleType:
         raise CannotRun(f"The subject's file {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.resolve().parent))
+    make_way(Path.cwd(), path.resolve())
+    put_first(Path.cwd())
+    put_first(path.resolve().parent)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise CannotRun(f"The subject's file {path} cannot be imported: {type(error).__name__}: {error}.") from error
+        hint = " Name it as package.module:function." if "relative import" in str(error) else ""
+        raise CannotRun(
+            f"The subject's file {path} cannot be imported: {type(error).__name__}: {error}.{hint}"
+        ) from error
     return module

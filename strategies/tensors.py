@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,13 +104,22 @@ def _tensor(case: AttentionCase, role: Role, shape: Shape) -> _Placed:
 
 
 def _fill_past_end(tensor: Tensor, case: AttentionCase, strides: tuple[int, int, int, int]) -> None:
-    """Fill what no query may see; memory that an expanded layout shares with a visible key keeps its values."""
-    fills = {"nan": float("nan"), "inf": float("inf"), "huge": torch.finfo(tensor.dtype).max}
+    for b, first, fill in fills_past_end(case, tensor.dtype, strides):
+        tensor[b, :, first:] = fill
+
+
+def fills_past_end(
+    case: AttentionCase, dtype: torch.dtype, strides: tuple[int, int, int, int]
+) -> Iterator[tuple[int, int, float]]:
+    """Yield batch entry, first row and number of what is filled where no query may see.
+
+    Memory that an expanded layout shares with a visible key keeps its values.
+    """
+    fills = {"nan": float("nan"), "inf": float("inf"), "huge": torch.finfo(dtype).max}
     if case.past_end not in fills or strides[2] == 0:
         return
     for b, length in enumerate(case.lengths):
-        first = max(case.lengths) if strides[0] == 0 else length
-        tensor[b, :, first:] = fills[case.past_end]
+        yield b, max(case.lengths) if strides[0] == 0 else length, fills[case.past_end]
 
 
 def _place(tensor: Tensor, placement: Placement) -> _Placed:

@@ -16,8 +16,8 @@ ALIGNMENTS = ("upper_left", "lower_right")
 
 NUMBERS = frozenset({"wrong_values", "not_finite", "wrong_lse"})
 """How wrong numbers show: as NaN or inf too, and wrong scores in LSE, which may be looked at first or alone."""
-READS_OUTSIDE = NUMBERS | {"out_of_bounds"}
-"""How a fault shows that reads beside its tensors: by what it reads, or by that the result hangs on it."""
+READS_OUTSIDE = NUMBERS | {"out_of_bounds", "crashed"}
+"""How a fault shows that reads beside its tensors: by what it reads, by that a result hangs on it, or a crash."""
 LSE = frozenset({"wrong_lse"})
 """How a fault of LSE alone shows."""
 HISTORY = frozenset({"history_dependent", "not_repeatable"})

@@ -10,10 +10,10 @@ from pathlib import Path
 from harness.devices import choose, prepare
 from harness.examine import Examined, Question
 from harness.heat import HeatMap
-from harness.replay import RUNS_OF_UNSTEADY, UNSTEADY, located
+from harness.replay import RUNS_OF_UNSTEADY, UNSTEADY
 from harness.report.larger import larger
 from harness.run import Refused
-from harness.subject import load
+from harness.subject import load, located
 from harness.verdict import CannotRun
 from harness.workers import Apart
 from harness.workers.worker import first_line

@@ -10,9 +10,9 @@ from harness.subjects._conventions import declares, refuse_empty
 REQUIRES = "aule-attention"
 
 
-@declares()
+@declares(max_head_dim=128)
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
-    """Attention in (B, H, N, d); causal is upper-left."""
+    """Attention in (B, H, N, d), d up to 128 by its Triton backend; causal is upper-left."""
     refuse_empty(q, k)
     O: Tensor = flash_attention(q, k, v, causal=causal, scale=scale)
     return O

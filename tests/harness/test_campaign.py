@@ -101,6 +101,15 @@ def test_ctrl_c_loses_nothing():
     assert campaign(interrupted, cases=100).tally.cases > 0
 
 
+def test_ctrl_c_at_two_places_of_a_round_is_one_ctrl_c():
+    def interrupt(account):
+        if account.is_shrinking:
+            raise KeyboardInterrupt if account.tally.cases % 2 else KeyboardInterrupt()
+
+    found = Campaign(describe(toys.ignores_causal), "cpu", 0, seconds=None, cases=60, watch=interrupt).run().findings
+    assert ("wrong_values", "values") in found
+
+
 def remembering(key):
     """A right function that keeps, for each key, whether the first call was causal."""
     kept = {}

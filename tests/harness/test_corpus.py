@@ -1,8 +1,12 @@
 """Saved failures: written whole, read strictly, found by name, and harmless whoever wrote them."""
 
+import errno
 import json
 import math
+import multiprocessing
 import os
+import stat
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,9 +16,11 @@ from hypothesis import strategies as st
 
 from harness import corpus
 from harness.corpus import CorruptEntry, Entry, Worst, find, load, save, slug
+from harness.mark import Mark
 from harness.verdict import CannotRun, Verdict
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build, checksum
 
+FORK = multiprocessing.get_context("fork")
 CASE = AttentionCase(Geometry(Nk=2), features=Features(causal=True))
 VERDICT = Verdict(
     "wrong_values",
@@ -39,6 +45,10 @@ ENTRY = Entry(
     {"python": "3.11.9", "torch": "2.13.0"},
     Worst(1234.5, CASE.replace(dtype="bf16")),
 )
+
+
+FULL = replace(ENTRY, mark=Mark("known", "issue 7")).to_json()
+"""An entry with every key there is."""
 
 
 def text_of(entry):
@@ -168,6 +178,68 @@ def test_a_torn_file_is_replaced(tmp_path):
     assert load(path).id == ENTRY.id
 
 
+def test_a_file_of_a_later_version_is_left_as_it_is(tmp_path):
+    path = save(ENTRY, tmp_path)
+    path.write_text(json.dumps(changed(flashattest=2)))
+    assert save(ENTRY, tmp_path) == path
+    assert json.loads(path.read_text())["flashattest"] == 2
+    with pytest.raises(corpus.OtherFormat, match=str(path)):
+        load(path)
+
+
+def _save_from_another_process(folder, start):
+    start.wait()
+    for _ in range(20):
+        save(ENTRY, folder).unlink(missing_ok=True)
+    save(ENTRY, folder)
+
+
+def test_campaigns_in_parallel_save_the_same_fault_once_and_whole(tmp_path):
+    start = FORK.Barrier(4)
+    writers = [FORK.Process(target=_save_from_another_process, args=(tmp_path, start)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * 4
+    (left,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert load(left).id == ENTRY.id
+
+
+def test_a_disk_that_fills_up_while_it_is_written_is_one_sentence(tmp_path, monkeypatch):
+    def full(descriptor, content=b""):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.files.os.replace", full)
+    with pytest.raises(CannotRun, match=r"cannot be saved as .*\.json: No space left on device\.$"):
+        save(ENTRY, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("options", "sentence"), [("size=4k", "No space left"), ("ro", "Read-only file system")])
+def test_a_real_disk_that_takes_no_file_is_one_sentence(disk, options, sentence):
+    folder = disk(options)
+    with pytest.raises(CannotRun, match=rf"{ENTRY.id}\.json: {sentence}"):
+        save(ENTRY, folder)
+    assert list(folder.rglob("*.json*")) == []
+
+
+def test_a_real_disk_with_room_takes_the_file(disk):
+    assert load(save(ENTRY, disk("size=64k"))).id == ENTRY.id
+
+
+def test_a_disk_that_cannot_sync_a_folder_loses_nothing(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def files_alone(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_alone)
+    assert load(save(ENTRY, tmp_path)).id == ENTRY.id
+
+
 def test_a_full_disk_leaves_nothing_behind_and_is_one_sentence(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(28, "No space left on device")
@@ -259,7 +331,8 @@ def in_verdict(**parts):
         (changed(case={"dtype": "fp8"}), "dtype must be one of"),
         (changed(case={"geometry": {"B": 10**9}}), "B must be a whole number"),
         (changed(case={"geometry": {"B": 10**5, "Nq": 10**4, "d": 1000}}), "holds at most"),
-        (changed(case={"geometry": {"B": 60, "Nq": 60000, "Nk": 60000}}), "at most 268435456 scores"),
+        (changed(case={"geometry": {"B": 60, "Nq": 60000, "Nk": 60000}}), "at most 67108864 scores"),
+        (changed(case={"geometry": {"B": 16, "Nq": 60000, "d": 256}}), "scores and elements, not 245760000"),
         (changed(worst={"ratio": 1, "case": {"geometry": {"B": 60, "Nq": 60000, "Nk": 60000}}}), "at most"),
         (in_verdict(kind="odd"), "kind must be one of"),
         (in_verdict(where=[True]), "whole numbers"),
@@ -289,6 +362,11 @@ def test_what_is_not_an_entry_is_refused_in_one_sentence(tmp_path, data, sentenc
         b"[" * 100_000,
         b"1" * 5000,
         b'{"flashattest": NaN}',
+        b'{"flashattest": -Infinity}',
+        b'{"flashattest": 1e999}',
+        b'{"flashattest": 1, "flashattest": 1}',
+        b'{"a":' * 100_000,
+        b"{" + b",".join(b'"%d":0' % n for n in range(80_000)) + b',"9":0}',
         b" " * (corpus.MAX_BYTES + 1),
     ],
 )
@@ -316,7 +394,12 @@ def test_repr_is_shown_and_never_evaluated(tmp_path):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(10**400),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([10**400, -(10**4000), 2**63, 1e308, "nan", "inf", "__class__", "../..", "\x1b[31m", "\0"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
@@ -337,14 +420,21 @@ def put(value, path, part):
     return copy
 
 
+SECONDS = 5.0
+"""What a loader may take at most, on a machine with other work: without the file it takes milliseconds."""
+
+
 def load_bytes(folder, content):
-    """Load a file of these bytes; what comes out is an entry, or CorruptEntry and nothing else."""
+    """Load a file of these bytes, quickly; what comes out is an entry, or CorruptEntry and nothing else."""
     path = folder / "entry.json"
     path.write_bytes(content)
+    start = time.monotonic()
     try:
         return load(path)
     except CorruptEntry:
         return None
+    finally:
+        assert time.monotonic() - start < SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -357,11 +447,11 @@ def test_no_bytes_break_the_loader(folder, content):
     assert load_bytes(folder, content) is None
 
 
-@given(where=st.sampled_from(places(ENTRY.to_json())), part=JSON)
+@given(where=st.sampled_from(places(FULL)), part=JSON)
 @example(where=("case",), part={"history": [[]]})
 @example(where=("case",), part={"features": {"seqlens_k": [[1]]}})
 def test_no_changed_part_breaks_the_loader(folder, where, part):
-    changed = put(ENTRY.to_json(), where, part)
+    changed = put(FULL, where, part)
     entry = load_bytes(folder, json.dumps(changed).encode())
     assert entry is None or json.loads(text_of(entry)) is not None
 
@@ -373,3 +463,42 @@ def test_no_damaged_file_breaks_the_loader(folder, data):
     content[start : start + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=40))
     entry = load_bytes(folder, bytes(content))
     assert entry is None or len(entry.id) == 12
+
+
+@given(where=st.sampled_from(places(FULL)), depth=st.integers(2, 200_000), bracket=st.sampled_from("[{"))
+@example(where=(), depth=200_000, bracket="[")
+def test_no_depth_breaks_the_loader(folder, where, depth, bracket):
+    deep = "[" * depth + "]" * depth if bracket == "[" else '{"a":' * depth + "1" + "}" * depth
+    content = json.dumps(put(FULL, where, "HERE")).replace('"HERE"', deep)
+    assert load_bytes(folder, content.encode()) is None or where == ("repr",)
+
+
+@given(where=st.sampled_from([path for path in places(FULL) if path]))
+def test_a_key_that_stands_twice_is_refused(folder, where):
+    twice = put(FULL, where, "HERE")
+    content = json.dumps(twice).replace('"HERE"', '{"twin": 1, "twin": 2}')
+    assert load_bytes(folder, content.encode()) is None
+
+
+@given(where=st.sampled_from(places(FULL)), word=st.sampled_from(["NaN", "Infinity", "-Infinity", "-1e999"]))
+def test_no_number_is_past_float64(folder, where, word):
+    content = json.dumps(put(FULL, where, "HERE")).replace('"HERE"', word)
+    assert load_bytes(folder, content.encode()) is None
+
+
+@given(
+    version=st.integers().filter(lambda version: version != corpus.FORMAT),
+    more=st.dictionaries(st.text(), st.integers() | st.text()),
+)
+def test_every_other_version_is_refused_by_its_number(folder, version, more):
+    (folder / "later.json").write_text(json.dumps(more | {"flashattest": version}))
+    with pytest.raises(corpus.OtherFormat, match=f"has the format {version}, and this version"):
+        load(folder / "later.json")
+
+
+@given(B=st.integers(1, 2**18), H=st.integers(1, 2**18), N=st.integers(0, 2**16), d=st.integers(1, 1024))
+def test_no_case_of_a_file_is_larger_than_the_bound(folder, B, H, N, d):
+    geometry = {"B": B, "Hq": H, "Nq": N, "Nk": N, "d": d}
+    entry = load_bytes(folder, json.dumps(changed(case={"geometry": geometry})).encode())
+    largest = max(B * H * N * N, B * H * N * d, B * N * d)
+    assert (entry is not None) == (largest <= corpus.MAX_SIZE)

@@ -39,6 +39,7 @@ def pytest_configure(config):
 def drawn(pytester, monkeypatch):
     """Runs a test file as one of two workers that is given all tests; returns the result and what was noted."""
     monkeypatch.chdir(pytester.path)
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # of the run that this test is in
 
     def run(source, *arguments, conftest=A_WORKER, run=pytester.runpytest_inprocess, **outcomes):
         (pytester.path / "drawn").unlink(missing_ok=True)

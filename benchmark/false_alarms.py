@@ -17,6 +17,7 @@ import torch
 from harness.campaign import Campaign
 from harness.devices import choose, prepare
 from harness.faults import CONTROLS
+from harness.forks import Forks
 from harness.jobs import Jobs, Part
 from harness.show import story
 from harness.subject import Subject, load
@@ -42,7 +43,7 @@ def run(name: str, asked: argparse.Namespace, device: str) -> list[str]:
         apart = Apart(make, device, limits)
         return Campaign(apart.subject, device, part.seed, part.seconds, part.cases, examiner=apart)
 
-    done = Jobs(make().card(), device, asked.seed, asked.time, asked.cases, asked.jobs, start).run()
+    done = Jobs(make().card(), device, asked.seed, asked.time, asked.cases, asked.jobs, Forks(start)).run()
     tally, alarms = done.tally, [story(name, each.shrunk, each.verdict) for each in done.findings.values()]
     refused = sum(tally.refused.values())
     row = f"{tally.cases:8} {refused:8} {tally.seconds:9.1f} {tally.worst:7.3f} {len(alarms):7}"

@@ -63,7 +63,8 @@ def linear_in_v(base: Base) -> Iterator[Claim]:
         return
     other = base.again(v=v)
     least = torch.finfo(base.O.dtype).smallest_normal if base.O.dtype is torch.float16 else LEAST
-    is_normal = (base.O.abs() >= least) & base.budget.O.isfinite()
+    # What is equal to the least normal number may have been rounded up to it, in the steps of subnormal ones.
+    is_normal = (base.O.abs() > least) & base.budget.O.isfinite()
     for claim in base.same(other, "With 4V"):
         if claim.tensor == "O":
             yield replace(claim, wanted=base.O.double() * A, budget=A * claim.budget, exact=is_normal)

@@ -231,6 +231,12 @@ def test_what_is_within_the_budget_takes_a_promise(name):
     assert 0 < abs(verdict.got - verdict.wanted) < 1e-5
 
 
+def test_what_was_rounded_up_to_the_least_normal_number_is_no_multiple_of_what_was_not():
+    drawn = case(Hq=30, Hk=30, Nq=64, Nk=17, d=32, dtype="fp16", v="one_hot", scale=-1.0)
+    seeded = drawn.replace(**{name: getattr(drawn, name).replace(seed=1) for name in "qkv"})
+    assert held(toys.right, seeded, ["linear_in_v"]) == []
+
+
 def test_a_further_call_that_raises_is_a_failure_of_its_own():
     def raises_on_one_key(q, k, v):
         return toys.right(q, k, v) if k.shape[2] > 1 else 1 / 0

@@ -10,7 +10,6 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = {
     "false_alarms.py naive-fp32 kernel-16x16 --cases 8 --jobs 2 --device cpu": "kernel-16x16",
     "where_time_goes.py --cases 20": "the harness's own share",
-    "measure_recall.py --faults gqa-interleaved --parts whole --time 2 --device cpu": "| whole | 1 of 1 |",
 }
 
 

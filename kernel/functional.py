@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM
-from .flash_attn_triton import flash_attn_forward
+from .forward import flash_attn_forward
 from .tiles import TileConfig
 
 

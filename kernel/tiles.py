@@ -64,7 +64,8 @@ class TileConfig:
         match = _PATTERN.fullmatch(text)
         if match is None:
             raise ValueError(
-                f'config must be "autotune" or read like "64x64x4x3" (M x N x warps x stages), got {text!r}'
+                f'config must be "autotune" or read like "64x64x4x3" (M x N x warps x stages) or name a path, '
+                f'such as "portable", got {text!r}'
             )
         return cls(*(int(number) for number in match.groups()))
 
@@ -99,15 +100,6 @@ _FMA_DEFAULTS = (
 
 # The interpreter runs one operation at a time, so few large tiles are fastest and there is nothing to tune.
 INTERPRETER_TILE = TileConfig(64, 64, 4, 1)
-
-
-def parse_config(config: TileConfig | str | None) -> TileConfig | str | None:
-    """Return None, "autotune" or a `TileConfig`; TypeError or ValueError for anything else."""
-    if config is None or config == "autotune" or isinstance(config, TileConfig):
-        return config
-    if not isinstance(config, str):
-        raise TypeError(f"config must be None, a string or a TileConfig, got {type(config).__name__}")
-    return TileConfig.parse(config)
 
 
 def block_d(d: int) -> int:

@@ -7,6 +7,7 @@ it alone, so a plan kept under the call's values cannot be out of date.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ MAX_HEAD_DIM = 256
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ALIGNMENTS = ("upper_left", "lower_right")
 _SEQLEN_DTYPES = (torch.int32, torch.int64)
+_NO_BACKWARD = "{} requires grad but the kernel has no backward: detach it or call under torch.no_grad()"
 _LARGEST_FP32 = torch.finfo(torch.float32).max
 
 
@@ -149,7 +151,7 @@ def check(call: Call) -> Problem:
     operands = (call.q, call.k, call.v)
     strides = tuple(_used_strides(x) for x in operands)
     return Problem(
-        *(B, Hq, Hk, Nq, Nk, d, _alignment(call.causal), _scale(call.scale, d), call.q.dtype, call.q.device),
+        *(B, Hq, Hk, Nq, Nk, d, alignment_of(call.causal), _scale(call.scale, d), call.q.dtype, call.q.device),
         *(strides, tuple(x.aligned for x in operands)),
         *((call.seqlens_k.dtype, call.seqlens_k.strides[0]) if call.seqlens_k else (None, 0)),
     )
@@ -195,9 +197,14 @@ def _check_operands(call: Call) -> None:
         if x.device != q.device:
             raise ValueError(f"{name} must be on q's device {q.device}, got {x.device}")
         if x.tracked:
-            raise ValueError(
-                f"{name} requires grad but the kernel has no backward: detach it or call under torch.no_grad()"
-            )
+            raise ValueError(_NO_BACKWARD.format(name))
+
+
+def check_no_grad(tensors: Mapping[str, torch.Tensor]) -> None:
+    """ValueError for a tensor, given by its name, that requires grad in grad mode."""
+    for name, x in tensors.items():
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError(_NO_BACKWARD.format(name))
 
 
 def _check_shapes(call: Call) -> None:
@@ -229,7 +236,8 @@ def _used_strides(x: Operand) -> tuple[int, ...]:
     return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.strides, strict=True))
 
 
-def _alignment(causal: bool | str) -> str | None:
+def alignment_of(causal: bool | str) -> str | None:
+    """The alignment of the diagonal that `causal` asks for, None without one; TypeError or ValueError."""
     if isinstance(causal, bool):
         return "upper_left" if causal else None
     if not isinstance(causal, str):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM
+from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of, check_no_grad
 from .forward import flash_attn_forward
+from .ops import flash_attention_forward
 from .tiles import TileConfig
 
 
@@ -43,8 +44,26 @@ def flash_attention(
         TypeError, ValueError: one sentence with the argument, what came and what is legal.
         NotImplementedError: a pinned tile that cannot run on the device.
     """
-    o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        o, lse = _traced(q, k, v, causal, seqlens_k, scale, config)
+    else:
+        o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
     return (o, lse) if return_lse else o
+
+
+def _traced(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool | str,
+    seqlens_k: torch.Tensor | None,
+    scale: float | None,
+    config: TileConfig | str | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The forward pass as one operator, for what records calls: a compiler, fake tensors, a counter of FLOPs."""
+    check_no_grad({"q": q, "k": k, "v": v})
+    config = str(config) if isinstance(config, TileConfig) else config
+    return flash_attention_forward(q, k, v, alignment_of(causal), seqlens_k, scale, config)
 
 
 # What the function tells a test harness about itself; "configs" are tiles that are worth testing against each other.

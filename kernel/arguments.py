@@ -81,6 +81,11 @@ class Problem:
     seqlens_stride: int
 
     @property
+    def causal(self) -> bool:
+        """Whether there is a diagonal."""
+        return self.alignment is not None
+
+    @property
     def group(self) -> int:
         """Query heads per head of k and v."""
         return self.Hq // self.Hk if self.Hk else 1

@@ -7,6 +7,7 @@ straight to the launcher of the kernel that it compiled.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,11 @@ from triton.compiler import CompiledKernel
 
 DIRECT = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether this Triton's `CompiledKernel.run` is known to take grid, stream, function, metadata, hooks and arguments."""
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make the device the current one, if it is one of CUDA's."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @dataclass
@@ -46,9 +52,9 @@ class Launch:
         """Launch on the device's current stream."""
         if self.device.type != "cuda" or self.device.index == torch.cuda.current_device():
             self._launch(tensors)
-            return
-        with torch.cuda.device(self.device):
-            self._launch(tensors)
+        else:
+            with on(self.device):
+                self._launch(tensors)
 
     def _launch(self, tensors: tuple[torch.Tensor | None, ...]) -> None:
         if self._direct is None or _is_watched():

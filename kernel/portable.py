@@ -9,10 +9,11 @@ import torch
 import triton
 
 from .arguments import Problem
+from .defaults import default_tile
 from .flash_attn_triton import INTERPRETED, _forward
 from .launch import Launch
 from .plan import Plan
-from .tiles import INTERPRETER_TILE, TileConfig, block_d, check_pinned, default_tile, device_arch, fitting_space
+from .tiles import INTERPRETER_TILE, TileConfig, block_d, check_pinned, device_arch, fitting_space
 
 # Sections of heads keep their keys and values within this much of the L2 cache (an H100 has 50 MB, an RTX 4070 36 MB).
 _L2_BYTES = 32 << 20
@@ -34,7 +35,7 @@ class Portable:
         if INTERPRETED:
             return (str(INTERPRETER_TILE),)
         where = (block_d(problem.d), problem.dtype, device_arch(problem.device))
-        return tuple(map(str, dict.fromkeys((default_tile(*where), *fitting_space(*where)))))
+        return tuple(map(str, dict.fromkeys((default_tile(*where, problem.causal), *fitting_space(*where)))))
 
     def plan(self, problem: Problem, config: str | None = None) -> Plan:
         """The plan at a tile or at the device's default one."""
@@ -60,7 +61,7 @@ def usable_tile(problem: Problem, tile: TileConfig | None) -> TileConfig:
         return tile or INTERPRETER_TILE
     where = (block_d(problem.d), problem.dtype, device_arch(problem.device))
     if tile is None:
-        return default_tile(*where)
+        return default_tile(*where, problem.causal)
     check_pinned(tile, *where)
     return tile
 
@@ -76,7 +77,7 @@ def launch_of(problem: Problem, tile: TileConfig, count: bool = False) -> Launch
     )
     constexprs = {
         "BLOCK_D": width,
-        "CAUSAL": problem.alignment is not None,
+        "CAUSAL": problem.causal,
         "HAS_SEQLENS": problem.seqlens_dtype is not None,
         "PAD_D": problem.d != width,
         "FAST": is_fast(problem.dtype, problem.d, problem.aligned, problem.strides),
@@ -125,7 +126,7 @@ def section(problem: Problem) -> int:
     The programs of one group's heads at the same query rows are neighbours, so K and V are read from memory once for
     the group and from the L2 cache otherwise.
     """
-    if problem.alignment is None:
+    if not problem.causal:
         return problem.group
     kv_bytes = max(1, 2 * problem.Nk * problem.d * problem.dtype.itemsize)
     fitting = max(1, _L2_BYTES // kv_bytes)

@@ -1,11 +1,22 @@
-"""Autotuning: what `config="autotune"` measured, once for each bucket of problems."""
+"""Autotuning: `config="autotune"` measures every tile once for each bucket of problems, which takes seconds.
+
+    from kernel import tuning
+
+    tuning.save("tuned.json")  # in a process that has measured
+    tuning.load("tuned.json")  # in one that shall not
+
+Results are those of one device and one Triton, by name, so a file may hold those of several.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
 import triton
@@ -13,9 +24,11 @@ import triton.testing
 from triton.errors import TritonError
 
 from .arguments import Problem
+from .launch import on
 from .plan import Path, Plan
 
 AUTOTUNE = "autotune"
+FORMAT = 1
 logger = logging.getLogger("flashattest.kernel")
 Timer = Callable[[Callable[[], None]], float]
 """Milliseconds that a call takes."""
@@ -99,7 +112,9 @@ def tuned_plan(problem: Problem, paths: Sequence[Path], timer: Timer = bench) ->
         if others:
             choice = TUNED.get(bucket)
             if choice is None or choice.config not in makers:
-                choice = TUNED[bucket] = measure(bucket, {name: partial(plan, name) for name in makers}, tensors, timer)
+                with on(problem.device):
+                    choice = measure(bucket, {name: partial(plan, name) for name in makers}, tensors, timer)
+                TUNED[bucket] = choice
             config = choice.config
         plan(config).launch(*tensors)
 
@@ -132,3 +147,39 @@ def measure(
     if not found:
         raise RuntimeError(f"no tile of {', '.join(candidates)} runs on {bucket.device}")
     return min(found, key=lambda choice: choice.ms)
+
+
+def save(path: str | os.PathLike[str]) -> int:
+    """Write what has been measured or loaded to a JSON file and return how many buckets that is."""
+    rows = [{**bucket._asdict(), **choice._asdict()} for bucket, choice in sorted(TUNED.items(), key=str)]
+    pathlib.Path(path).write_text(json.dumps({"format": FORMAT, "rows": rows}, indent=1) + "\n")
+    return len(rows)
+
+
+def load(path: str | os.PathLike[str]) -> int:
+    """Take over what `save` wrote, before what was measured here, and return how many buckets that is.
+
+    A bucket names its device and its Triton, so those of others are kept and saved again, and never used here. A path
+    or a tile that this version does not have is measured anew. ValueError, in one sentence, for any other file.
+    """
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+        if content["format"] != FORMAT:
+            raise ValueError(f"{path} must have the format {FORMAT} of tuning results, got {content['format']!r}")
+        rows = dict(_read_row(row) for row in content["rows"])
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} must be a file of tuning results, as `kernel.tuning.save` writes it") from error
+    TUNED.update(rows)
+    foreign = sum(bucket.triton != triton.__version__ for bucket in rows)
+    logger.info("%s: %d buckets, %d of them of another Triton", path, len(rows), foreign)
+    return len(rows)
+
+
+def _read_row(row: dict[str, object]) -> tuple[Bucket, Choice]:
+    """A bucket and its choice; TypeError or KeyError where fields are missing, unknown or of another type."""
+    types = {**get_type_hints(Bucket), **get_type_hints(Choice)}
+    if row.keys() != types.keys() or not all(isinstance(row[name], legal) for name, legal in types.items()):
+        raise TypeError(f"not a row of tuning results: {row}")
+    values: dict[str, Any] = dict(row)
+    choice = Choice(values.pop("config"), values.pop("ms"))
+    return Bucket(**values), choice

@@ -128,8 +128,8 @@ edit(
     "The path of a single query takes an upper-left diagonal for the end of the keys.",
     [
         (
-            '"CAUSAL": problem.alignment is not None,',
-            '"CAUSAL": problem.alignment is not None and problem.Nq > 1,',
+            '"CAUSAL": problem.causal,',
+            '"CAUSAL": problem.causal and problem.Nq > 1,',
         )
     ],
     file="portable.py",

@@ -17,8 +17,8 @@ edit(
     [
         _KEEP,
         (
-            '"CAUSAL": problem.alignment is not None,',
-            '"CAUSAL": _kept.setdefault((problem.Nq, problem.Nk, problem.d), problem.alignment is not None),',
+            '"CAUSAL": problem.causal,',
+            '"CAUSAL": _kept.setdefault((problem.Nq, problem.Nk, problem.d), problem.causal),',
         ),
     ],
     file="portable.py",

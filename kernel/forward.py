@@ -25,7 +25,9 @@ def flash_attn_forward(
     plan = plan_for(q, k, v, causal, seqlens_k, scale, config)
     if seqlens_k is not None:
         check_lengths(seqlens_k, k.shape[2])
-    o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    o = torch.empty_like(q, memory_format=torch.contiguous_format)
+    # Sizes one by one are parsed faster than a torch.Size.
+    B, Hq, Nq, _ = q.shape
+    lse = torch.empty(B, Hq, Nq, dtype=torch.float32, device=q.device)
     plan.launch(q, k, v, o, lse, seqlens_k)
     return o, lse

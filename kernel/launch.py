@@ -17,13 +17,10 @@ import triton
 from triton import knobs
 from triton.compiler import CompiledKernel
 
+Direct = Callable[[tuple[torch.Tensor | None, ...], tuple[Any, ...]], None]
+_RUNTIME = knobs.runtime
 DIRECT = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether this Triton's `CompiledKernel.run` is known to take grid, stream, function, metadata, hooks and arguments."""
-
-
-def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Make the device the current one, if it is one of CUDA's."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 @dataclass
@@ -46,42 +43,45 @@ class Launch:
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     device: torch.device
-    _direct: Callable[..., None] | None = field(default=None, init=False, compare=False, repr=False)
+    _direct: Direct | None = field(default=None, init=False, compare=False, repr=False)
 
     def __call__(self, *tensors: torch.Tensor | None) -> None:
         """Launch on the device's current stream."""
-        if self.device.type != "cuda" or self.device.index == torch.cuda.current_device():
-            self._launch(tensors)
+        if self._direct is None or _is_watched():
+            self._through_triton(tensors)
+        elif self.device.index == torch.cuda.current_device():
+            self._direct(tensors, self.arguments)
         else:
             with on(self.device):
-                self._launch(tensors)
+                self._direct(tensors, self.arguments)
 
-    def _launch(self, tensors: tuple[torch.Tensor | None, ...]) -> None:
-        if self._direct is None or _is_watched():
+    def _through_triton(self, tensors: tuple[torch.Tensor | None, ...]) -> None:
+        with on(self.device):
             compiled = self.kernel[self.grid](*tensors, *self.arguments, **self.options)
-            self._direct = self._direct or direct(compiled, self.grid, self.device)
-        else:
-            # An address spares the launcher a look-up of the pointer; that it is of the device was checked before.
-            self._direct([x if x is None else x.data_ptr() for x in tensors], self.arguments)
+        if DIRECT and isinstance(compiled, CompiledKernel):
+            self._direct = direct(compiled, self.grid, self.device)
 
 
-def direct(
-    compiled: object, grid: tuple[int, ...], device: torch.device
-) -> Callable[[list[int | None], tuple[Any, ...]], None] | None:
-    """What launches a compiled kernel on addresses and the other arguments, or None where this Triton is not known."""
-    if not (DIRECT and isinstance(compiled, CompiledKernel)):
-        return None
-    sizes = (*grid, 1, 1)[:3]
+def direct(compiled: CompiledKernel, grid: tuple[int, ...], device: torch.device) -> Direct:
+    """What launches a compiled kernel on tensors and other arguments, where `device` is the current one."""
+    x, y, z = (*grid, 1, 1)[:3]
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     stream_of, index = triton.runtime.driver.active.get_current_stream, device.index
 
-    def launch(addresses: list[int | None], arguments: tuple[Any, ...]) -> None:
-        run(*sizes, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
+    def launch(tensors: tuple[torch.Tensor | None, ...], arguments: tuple[Any, ...]) -> None:
+        # Given addresses, the launcher does not ask the driver whether they are the device's: the plan's checks did.
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        run(x, y, z, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
 
     return launch
 
 
+def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make the device the current one, if it is one of CUDA's."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
 def _is_watched() -> bool:
-    """Whether a profiler's hooks want to see each launch, as Triton shows it to them."""
-    hooks = (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook)
-    return any(getattr(hook, "calls", hook) for hook in hooks)
+    """Whether a profiler's hooks, chains of them or single ones, want to see launches as Triton shows them."""
+    enter, leave = _RUNTIME.launch_enter_hook, _RUNTIME.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))

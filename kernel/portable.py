@@ -40,19 +40,7 @@ class Portable:
     def plan(self, problem: Problem, config: str | None = None) -> Plan:
         """The plan at a tile or at the device's default one."""
         tile = usable_tile(problem, config and TileConfig.parse(config))
-        launch = launch_of(problem, tile)
-
-        def run(
-            q: torch.Tensor,
-            k: torch.Tensor,
-            v: torch.Tensor,
-            o: torch.Tensor,
-            lse: torch.Tensor,
-            seqlens_k: torch.Tensor | None,
-        ) -> None:
-            launch(q, k, v, o, lse, seqlens_k, None)
-
-        return Plan(self.name, str(tile), run)
+        return Plan(self.name, str(tile), launch_of(problem, tile))
 
 
 def usable_tile(problem: Problem, tile: TileConfig | None) -> TileConfig:
@@ -67,7 +55,7 @@ def usable_tile(problem: Problem, tile: TileConfig | None) -> TileConfig:
 
 
 def launch_of(problem: Problem, tile: TileConfig, count: bool = False) -> Launch:
-    """What runs the kernel on q, k, v, O, LSE, seqlens_k and, with `count`, where the skipped tiles are counted."""
+    """What runs the kernel on q, k, v, O, LSE, seqlens_k and, with `count`, the tensor that takes the skipped tiles."""
     sign, scale_log2 = split_scale(problem.scale)
     width = block_d(problem.d)
     scalars = (
@@ -87,9 +75,9 @@ def launch_of(problem: Problem, tile: TileConfig, count: bool = False) -> Launch
         "COUNT": count,
         **tile.blocks(),
     }
+    arguments = (*scalars, *constexprs.values()) if count else (None, *scalars, *constexprs.values())
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    size = grid(problem.heads, problem.Nq, tile.BLOCK_M)
-    return Launch(_forward, size, (*scalars, *constexprs.values()), options, problem.device)
+    return Launch(_forward, grid(problem.heads, problem.Nq, tile.BLOCK_M), arguments, options, problem.device)
 
 
 def grid(heads: int, Nq: int, BLOCK_M: int) -> tuple[int]:

@@ -55,7 +55,7 @@ edit(
     "O is allocated with Q's strides and written as if it were contiguous.",
     [
         (
-            "o = torch.empty(q.shape, dtype=q.dtype, device=q.device)",
+            "o = torch.empty_like(q, memory_format=torch.contiguous_format)",
             "o = torch.empty_like(q)",
         )
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.faults.registry import HISTORY, NUMBERS, edit
 from harness.faults.witness import case
 
-_O = "o = torch.empty(q.shape, dtype=q.dtype, device=q.device)"
+_O = "o = torch.empty_like(q, memory_format=torch.contiguous_format)"
 _IMPORTS = "from __future__ import annotations\n"
 _KEEP = (_IMPORTS, _IMPORTS + "\n_kept = {}\n")
 
@@ -70,7 +70,7 @@ edit(
         _KEEP,
         (
             _O,
-            "o = _kept.setdefault((q.shape, q.dtype, q.device), torch.empty(q.shape, dtype=q.dtype, device=q.device))",
+            "o = _kept.setdefault((q.shape, q.dtype), torch.empty_like(q, memory_format=torch.contiguous_format))",
         ),
     ],
     file="forward.py",

@@ -17,7 +17,7 @@ import triton
 from triton import knobs
 from triton.compiler import CompiledKernel
 
-Direct = Callable[[tuple[torch.Tensor | None, ...], tuple[Any, ...]], None]
+Direct = Callable[[tuple[Any, ...], tuple[Any, ...]], None]
 _RUNTIME = knobs.runtime
 DIRECT = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether this Triton's `CompiledKernel.run` is known to take grid, stream, function, metadata, hooks and arguments."""
@@ -25,7 +25,7 @@ DIRECT = triton.__version__.startswith(("3.6.", "3.7."))
 
 @dataclass
 class Launch:
-    """A kernel with its grid and all arguments bound but the first ones, which are tensors or None.
+    """A kernel with its grid and all arguments bound but the first ones: tensors, descriptors of tensors, or None.
 
     The compiled kernel is kept, so whatever is passed must specialise to the same kernel: the same dtypes, None in the
     same places, and addresses and integers named in `do_not_specialize`.
@@ -45,7 +45,7 @@ class Launch:
     device: torch.device
     _direct: Direct | None = field(default=None, init=False, compare=False, repr=False)
 
-    def __call__(self, *tensors: torch.Tensor | None) -> None:
+    def __call__(self, *tensors: Any) -> None:
         """Launch on the device's current stream."""
         if self._direct is None or _is_watched():
             self._through_triton(tensors)
@@ -55,7 +55,7 @@ class Launch:
             with on(self.device):
                 self._direct(tensors, self.arguments)
 
-    def _through_triton(self, tensors: tuple[torch.Tensor | None, ...]) -> None:
+    def _through_triton(self, tensors: tuple[Any, ...]) -> None:
         with on(self.device):
             compiled = self.kernel[self.grid](*tensors, *self.arguments, **self.options)
         if DIRECT and isinstance(compiled, CompiledKernel):
@@ -68,9 +68,9 @@ def direct(compiled: CompiledKernel, grid: tuple[int, ...], device: torch.device
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     stream_of, index = triton.runtime.driver.active.get_current_stream, device.index
 
-    def launch(tensors: tuple[torch.Tensor | None, ...], arguments: tuple[Any, ...]) -> None:
+    def launch(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         # Given addresses, the launcher does not ask the driver whether they are the device's: the plan's checks did.
-        addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+        addresses = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in tensors]
         run(x, y, z, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
 
     return launch

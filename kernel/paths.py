@@ -14,13 +14,14 @@ import torch
 
 from .arguments import Problem, as_call, as_values, check
 from .flash_attn_triton import INTERPRETED
+from .hopper import Hopper
 from .plan import Path, Plan
 from .portable import Portable
 from .tiles import TileConfig
 from .tuning import AUTOTUNE, tuned_plan
 
 PORTABLE = Portable()
-PATHS: tuple[Path, ...] = (PORTABLE,)
+PATHS: tuple[Path, ...] = (Hopper(), PORTABLE)
 """The best first; the last one refuses nothing."""
 MOST_PLANS = 4096
 logger = logging.getLogger("flashattest.kernel")

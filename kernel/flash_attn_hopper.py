@@ -245,6 +245,19 @@ def _softmax(s, m, l, scale_log2, MASKED: gl.constexpr):
 
 
 @gluon.jit
+def _first_s(q, k_ring, v_full, slot, phase, k_full, GROUPS: gl.constexpr, NEGATIVE: gl.constexpr):
+    """S = Q K^T of a key tile with nothing under way beside it, when its V is there too."""
+    mbarrier.wait(k_full.index(slot), phase)
+    s_token = _start_s(q, k_ring, slot)
+    s = warpgroup_mma_wait(0, deps=(s_token,))
+    _release(_FIRST_FREE + slot, GROUPS)
+    # This wait is a loop in the machine code. In a straight line ptxas would make the comparisons of a mask before S is
+    # there, and pack and unpack what they give at twice the price.
+    mbarrier.wait(v_full.index(slot), phase)
+    return -s if NEGATIVE else s
+
+
+@gluon.jit
 def _consume(
     o_desc,
     rings,
@@ -298,18 +311,26 @@ def _consume(
             acc = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=O)
             mbarrier.wait(q_full.index(q_slot * GROUPS + PART), q_phase)
             q = q_ring.index(q_slot * GROUPS + PART).reshape([ROWS, BLOCK_D])
+            if MASKED:  # noqa: SIM102 (this is known when it is compiled, the other is not)
+                if tiles > whole + 1:
+                    # Of the two tiles that the diagonal cuts, when it cuts two, the first is done by itself.
+                    s = _first_s(q, k_ring, v_full, slot, phase, k_full, GROUPS, NEGATIVE)
+                    s = _mask(s, tiles - 1, row0, kv_len, shift, CAUSAL)
+                    p32, _alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
+                    o_token = _start_o(gl.convert_layout(p32.to(dtype), P), v_ring, slot, acc)
+                    acc = warpgroup_mma_wait(0, deps=(o_token,))
+                    _release(FREE_V + slot, GROUPS)
+                    slot, phase = _next(slot, phase, SLOTS)
+                    tiles -= 1
             if tiles > 0:
                 # The first tile has no P V before it.
-                mbarrier.wait(k_full.index(slot), phase)
-                s_token = _start_s(q, k_ring, slot)
-                s = warpgroup_mma_wait(0, deps=(s_token,))
-                _release(FREE_K + slot, GROUPS)
-                if NEGATIVE:
-                    s = -s
+                s = _first_s(q, k_ring, v_full, slot, phase, k_full, GROUPS, NEGATIVE)
                 if MASKED:
                     s = _mask(s, tiles - 1, row0, kv_len, shift, CAUSAL)
                 p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
                 p = gl.convert_layout(p32.to(dtype), P)
+                if MASKED:
+                    acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
                 v_slot = slot
                 v_phase = phase
                 slot, phase = _next(slot, phase, SLOTS)
@@ -323,9 +344,6 @@ def _consume(
                     _release(FREE_K + slot, GROUPS)
                     if NEGATIVE:
                         s = -s
-                    if MASKED:  # noqa: SIM102 (this is known when it is compiled, the other is not)
-                        if n >= whole:
-                            s = _mask(s, n, row0, kv_len, shift, CAUSAL)
                     p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
                     # The wait for the next K stands here, since it is a loop in the machine code: in a straight line
                     # ptxas would move the wait for P V above the exponentials, and nothing would overlap.

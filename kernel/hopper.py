@@ -18,7 +18,7 @@ from .plan import Plan
 from .portable import split_scale
 from .tiles import block_d, device_arch
 
-TRITONS = ("3.6.",)
+TRITONS = ("3.6.", "3.7.")
 """Versions of Triton with which the kernel has run on a GPU: Gluon is experimental and changes."""
 COMPILED_TRITONS = ("3.7.",)
 """Versions with which it compiles, and which it takes when the environment says so."""

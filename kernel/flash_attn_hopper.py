@@ -245,16 +245,14 @@ def _softmax(s, m, l, scale_log2, MASKED: gl.constexpr):
 
 
 @gluon.jit
-def _first_s(q, k_ring, v_full, slot, phase, k_full, GROUPS: gl.constexpr, NEGATIVE: gl.constexpr):
-    """S = Q K^T of a key tile with nothing under way beside it, when its V is there too."""
-    mbarrier.wait(k_full.index(slot), phase)
+def _start_both(q, k_ring, v_ring, v_full, acc, p, slot, v_slot, v_phase, GROUPS: gl.constexpr):
+    """Start S = Q K^T of a key tile and acc += P V of the one before; returns S, awaited, and the token of acc."""
     s_token = _start_s(q, k_ring, slot)
-    s = warpgroup_mma_wait(0, deps=(s_token,))
+    mbarrier.wait(v_full.index(v_slot), v_phase)
+    o_token = _start_o(p, v_ring, v_slot, acc)
+    s = warpgroup_mma_wait(1, deps=(s_token,))
     _release(_FIRST_FREE + slot, GROUPS)
-    # This wait is a loop in the machine code. In a straight line ptxas would make the comparisons of a mask before S is
-    # there, and pack and unpack what they give at twice the price.
-    mbarrier.wait(v_full.index(slot), phase)
-    return -s if NEGATIVE else s
+    return s, o_token
 
 
 @gluon.jit
@@ -311,44 +309,51 @@ def _consume(
             acc = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=O)
             mbarrier.wait(q_full.index(q_slot * GROUPS + PART), q_phase)
             q = q_ring.index(q_slot * GROUPS + PART).reshape([ROWS, BLOCK_D])
-            if MASKED:  # noqa: SIM102 (this is known when it is compiled, the other is not)
-                if tiles > whole + 1:
-                    # Of the two tiles that the diagonal cuts, when it cuts two, the first is done by itself.
-                    s = _first_s(q, k_ring, v_full, slot, phase, k_full, GROUPS, NEGATIVE)
-                    s = _mask(s, tiles - 1, row0, kv_len, shift, CAUSAL)
-                    p32, _alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
-                    o_token = _start_o(gl.convert_layout(p32.to(dtype), P), v_ring, slot, acc)
-                    acc = warpgroup_mma_wait(0, deps=(o_token,))
-                    _release(FREE_V + slot, GROUPS)
-                    slot, phase = _next(slot, phase, SLOTS)
-                    tiles -= 1
             if tiles > 0:
                 # The first tile has no P V before it.
-                s = _first_s(q, k_ring, v_full, slot, phase, k_full, GROUPS, NEGATIVE)
+                mbarrier.wait(k_full.index(slot), phase)
+                s_token = _start_s(q, k_ring, slot)
+                s = warpgroup_mma_wait(0, deps=(s_token,))
+                _release(FREE_K + slot, GROUPS)
                 if MASKED:
-                    s = _mask(s, tiles - 1, row0, kv_len, shift, CAUSAL)
+                    # This wait too is a loop in the machine code. In a straight line ptxas would make the comparisons
+                    # before S is there, and pack and unpack what they give at twice the price.
+                    mbarrier.wait(v_full.index(slot), phase)
+                    s = _mask(-s if NEGATIVE else s, tiles - 1, row0, kv_len, shift, CAUSAL)
+                elif NEGATIVE:
+                    s = -s
                 p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
-                p = gl.convert_layout(p32.to(dtype), P)
-                if MASKED:
-                    acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
                 v_slot = slot
                 v_phase = phase
                 slot, phase = _next(slot, phase, SLOTS)
                 mbarrier.wait(k_full.index(slot), phase, pred=tiles > 1)
+                if MASKED:  # noqa: SIM102 (this is known when it is compiled, the other is not)
+                    if tiles > whole + 1:
+                        # The diagonal cuts two tiles of 64 rows at most: one step with a mask, and none in the loop.
+                        p = gl.convert_layout(p32.to(dtype), P)
+                        s, o_token = _start_both(q, k_ring, v_ring, v_full, acc, p, slot, v_slot, v_phase, GROUPS)
+                        s = _mask(-s if NEGATIVE else s, tiles - 2, row0, kv_len, shift, CAUSAL)
+                        p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
+                        next_slot, next_phase = _next(slot, phase, SLOTS)
+                        mbarrier.wait(k_full.index(next_slot), next_phase, pred=tiles > 2)
+                        acc, p32 = warpgroup_mma_wait(0, deps=(o_token, p32))
+                        _release(FREE_V + v_slot, GROUPS)
+                        acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
+                        v_slot = slot
+                        v_phase = phase
+                        slot = next_slot
+                        phase = next_phase
+                        tiles -= 1
+                p = gl.convert_layout(p32.to(dtype), P)
                 for i in range(1, tiles):
-                    n = tiles - 1 - i
-                    s_token = _start_s(q, k_ring, slot)
-                    mbarrier.wait(v_full.index(v_slot), v_phase)
-                    o_token = _start_o(p, v_ring, v_slot, acc)
-                    s = warpgroup_mma_wait(1, deps=(s_token,))
-                    _release(FREE_K + slot, GROUPS)
+                    s, o_token = _start_both(q, k_ring, v_ring, v_full, acc, p, slot, v_slot, v_phase, GROUPS)
                     if NEGATIVE:
                         s = -s
                     p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
                     # The wait for the next K stands here, since it is a loop in the machine code: in a straight line
                     # ptxas would move the wait for P V above the exponentials, and nothing would overlap.
                     next_slot, next_phase = _next(slot, phase, SLOTS)
-                    mbarrier.wait(k_full.index(next_slot), next_phase, pred=n > 0)
+                    mbarrier.wait(k_full.index(next_slot), next_phase, pred=i < tiles - 1)
                     acc, p32 = warpgroup_mma_wait(0, deps=(o_token, p32))
                     _release(FREE_V + v_slot, GROUPS)
                     # P is rounded only now: until here P V was reading the registers of the P before.

@@ -54,14 +54,13 @@ class HopperTile(NamedTuple):
         return {2: 240, 3: 160}[self.groups]
 
 
-# What fits and does not spill, by head-dim tile; the comment says what each is best at, on an H100.
+# What fits and does not spill in its loops, by head-dim tile, the fastest on an H100 first. The tall tile has registers
+# for three warpgroups only where nothing is masked.
 TILES: dict[int, tuple[HopperTile, ...]] = {
-    64: (HopperTile(192, 128, 4, 2), HopperTile(128, 128, 3, 2)),  # long problems; short causal ones
-    128: (HopperTile(128, 128, 2, 2), HopperTile(128, 128, 2, 1)),  # not causal; causal
+    64: (HopperTile(192, 128, 4, 2), HopperTile(128, 128, 3, 2)),
+    128: (HopperTile(128, 128, 2, 2), HopperTile(128, 128, 2, 1)),
     256: (HopperTile(128, 64, 2, 1),),
 }
-# Below as many keys the waste of a tall tile along the diagonal is more than it gains elsewhere.
-_SHORT = 8192
 
 
 class Hopper:
@@ -75,25 +74,23 @@ class Hopper:
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
         """The tiles of the head dim, the default first."""
-        default = default_tile(problem)
-        return tuple(map(str, dict.fromkeys((default, *_tiles(problem)))))
+        return tuple(map(str, tiles_of(problem)))
 
     def plan(self, problem: Problem, config: str | None = None) -> Plan:
         """The plan at a tile or at the shipped one."""
-        tile = default_tile(problem) if config is None else _parse(config, problem)
+        tile = tiles_of(problem)[0] if config is None else _parse(config, problem)
         return Plan(self.name, str(tile), _launch(problem, tile))
 
 
-def default_tile(problem: Problem) -> HopperTile:
-    """The tile that ships for a problem; it follows from Nk, d and the mask, so that no head depends on the others."""
-    tall, *others = _tiles(problem)
-    if not (problem.causal and others):
-        return tall
-    return tall if block_d(problem.d) == 64 and problem.Nk >= _SHORT else others[0]
+def tiles_of(problem: Problem) -> tuple[HopperTile, ...]:
+    """The tiles that a problem can have, the shipped one first; no head and no batch entry counts, but d and the mask."""
+    tiles = TILES[max(64, block_d(problem.d))]
+    return tuple(tile for tile in tiles if tile.groups == 2 or not is_masked(problem, tile))
 
 
-def _tiles(problem: Problem) -> tuple[HopperTile, ...]:
-    return TILES[max(64, block_d(problem.d))]
+def is_masked(problem: Problem, tile: HopperTile) -> bool:
+    """Whether some row may see some key tile in part."""
+    return problem.causal or problem.seqlens_dtype is not None or problem.Nk % tile.BLOCK_N != 0
 
 
 def _parse(config: str, problem: Problem) -> HopperTile:
@@ -103,9 +100,9 @@ def _parse(config: str, problem: Problem) -> HopperTile:
             f"config hopper: must read like {TILES[128][0]} (rows x keys x K slots x Q slots), got {config!r}"
         )
     tile = HopperTile(*map(int, config.split("x")))
-    if tile not in _tiles(problem):
-        known = ", ".join(map(str, _tiles(problem)))
-        raise NotImplementedError(f"config hopper:{config} must be one of {known} for the head dim {problem.d}")
+    if tile not in tiles_of(problem):
+        known = ", ".join(map(str, tiles_of(problem)))
+        raise NotImplementedError(f"config hopper:{config} must be one of {known} for this head dim and mask")
     return tile
 
 
@@ -184,11 +181,11 @@ def _grid(problem: Problem, tile: HopperTile) -> tuple[int]:
 def _arguments(problem: Problem, tile: HopperTile) -> tuple[Any, ...]:
     """The kernel's, after its tensors."""
     sign, scale_log2 = split_scale(problem.scale)
-    is_masked = problem.causal or problem.seqlens_dtype is not None or problem.Nk % tile.BLOCK_N != 0
     return (
         *(problem.seqlens_stride, problem.Hq, problem.group, problem.Nq, problem.Nk),
         *(triton.cdiv(problem.Nq, tile.BLOCK_M), int(problem.alignment == "lower_right"), _units(problem, tile)),
-        *(scale_log2, tile.groups, tile.slots, tile.q_slots, tile.registers, problem.causal, is_masked, sign < 0),
+        *(scale_log2, tile.groups, tile.slots, tile.q_slots, tile.registers, problem.causal, is_masked(problem, tile)),
+        sign < 0,,
     )
 
 

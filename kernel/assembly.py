@@ -1,0 +1,141 @@
+"""A check on the assembler: uniform registers that the machine code reads where nothing has written them.
+
+ptxas of CUDA 12.8 shared the second part of a wgmma descriptor between two places of which the first does not always run,
+so that the second read a register that nothing had written, and the product an address that nothing had computed. No
+tool says so, and a problem that takes the first place comes out right. Hence this: in the disassembly, follow every
+path, and list each read of a uniform register that some path reaches without a write. Only sm_90's syntax is known.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from triton import knobs
+
+_LABEL = re.compile(r"^\s*(\.L_x_\d+):")
+_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
+_TARGET = re.compile(r"\.L_x_\d+")
+_UNIFORM = re.compile(r"\bUR(\d+)\b")
+# With both operands in shared memory a wgmma reads two descriptors of two registers each; with A in registers, the
+# second of them.
+_GDESC = re.compile(r"gdesc\[UR(\d+)\]")
+
+
+@dataclass
+class Block:
+    """Instructions that run one after the other: their lines, and the labels that may come next."""
+
+    lines: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """A read of uniform register `register` that may come before any write, and its line of disassembly."""
+
+    register: int
+    line: str
+
+
+def disassemble(cubin: bytes) -> str:
+    """What nvdisasm makes of a compiled kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.nvdisasm.path, "-c", str(path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def unwritten(disassembly: str) -> list[Unwritten]:
+    """The reads of uniform registers that some path from the start reaches without a write of them."""
+    blocks = blocks_of(disassembly)
+    written = _written_before(blocks)
+    return [fault for name, block in blocks.items() for fault in _faults(block, written[name])]
+
+
+def blocks_of(disassembly: str) -> dict[str, Block]:
+    """The blocks by label, "" for the first; a block ends at a label or after a jump, which opens an unnamed one."""
+    blocks = {"": Block()}
+    name, unnamed = "", 0
+    for line in disassembly.splitlines():
+        label = _LABEL.match(line)
+        match = _INSTRUCTION.search(line)
+        if label:
+            _fall(blocks[name], label[1])
+            name = label[1]
+            blocks[name] = Block()
+        elif match:
+            blocks[name].lines.append(line.strip())
+            if match[2].split(".")[0] in ("BRA", "BRX", "EXIT"):
+                targets = _TARGET.findall(line)
+                unnamed += 1
+                follower = f"after {unnamed}"
+                is_sure = match[1] is None and not re.match(r"!?U?P\d", match[3]) and ".DIV" not in match[2]
+                blocks[name].after = targets + ([] if is_sure else [follower])
+                blocks[name].lines.append("")
+                name = follower
+                blocks[name] = Block()
+    return blocks
+
+
+def _fall(block: Block, label: str) -> None:
+    """Let a block that does not end in a jump go on at a label."""
+    if not block.lines or block.lines[-1]:
+        block.after = [label]
+
+
+def _written_before(blocks: dict[str, Block]) -> dict[str, frozenset[int]]:
+    """For each block the registers that every path to it has written; all of them where no path leads."""
+    everything = frozenset(range(64))
+    written = dict.fromkeys(blocks, everything) | {"": frozenset[int]()}
+    reached = {""}
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        out = written[name] | {r for line in blocks[name].lines for r in writes(line)}
+        for target in blocks[name].after:
+            met = written[target] & out
+            if met != written[target] or target not in reached:
+                reached.add(target)
+                written[target] = met
+                waiting.append(target)
+    return written
+
+
+def _faults(block: Block, written: frozenset[int]) -> Iterator[Unwritten]:
+    known = set(written)
+    for line in block.lines:
+        yield from (Unwritten(register, line) for register in sorted(set(reads(line)) - known))
+        known.update(writes(line))
+
+
+def writes(line: str) -> Iterable[int]:
+    """The uniform registers that an instruction writes, also where a predicate may keep it from running."""
+    match = _INSTRUCTION.search(line)
+    first = match and re.match(r"(?:UP\w+, )?UR(\d+)\b", match[3])
+    if not first or not re.match(r"U(?!TMA|BLK)|R2UR|S2UR|VOTEU|ULDC|REDUX", match[2]):
+        return []
+    register = int(first[1])
+    is_pair = ".64" in match[2] or ".WIDE" in match[2]
+    return [register, register + 1] if is_pair else [register]
+
+
+def reads(line: str) -> Iterable[int]:
+    """The uniform registers that an instruction reads; of what TMA takes, the first of each bracket."""
+    match = _INSTRUCTION.search(line)
+    if not match:
+        return []
+    operands = match[3]
+    descriptors = [int(register) for register in _GDESC.findall(operands)]
+    first = 0 if operands.count("R") and re.match(r"R\d+, gdesc", operands) else 2
+    found = [register + i for register in descriptors for i in range(first, 4)]
+    rest = _GDESC.sub("", operands)
+    if writes(line):
+        rest = rest.split(",", 1)[1] if "," in rest else ""
+        rest = re.sub(r"^\s*UR\d+", "", rest) if re.match(r"UP\w+, UR", operands) else rest
+    return found + [int(register) for register in _UNIFORM.findall(rest)]

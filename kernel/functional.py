@@ -34,9 +34,9 @@ def flash_attention(
         return_lse: also return the log-sum-exp of the scaled scores.
         config: None takes the best path and its shipped tile (`defaults.py`). "portable" names a path (`paths.py`),
             "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` a tile of the portable path, which the
-            interpreter takes too. "autotune" compiles and times every tile in the first call of each kind of problem
-            (device, dtype, d, mask; Nq, Nk and heads by powers of two), which takes seconds; `tuning.save` and
-            `tuning.load` keep what it found.
+            interpreter takes too; "decode" is a path for at most 16 query rows. "autotune" compiles and times every
+            tile in the first call of each kind of problem (device, dtype, d, mask; Nq, Nk and heads by powers of
+            two), which takes seconds; `tuning.save` and `tuning.load` keep what it found.
 
     Returns:
         O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from .arguments import Problem, as_call, as_values, check
+from .decode import Decode
 from .flash_attn_triton import INTERPRETED
 from .hopper import Hopper
 from .plan import Path, Plan
@@ -22,7 +23,9 @@ from .tuning import AUTOTUNE, tuned_plan
 
 PORTABLE = Portable()
 PATHS: tuple[Path, ...] = (Hopper(), PORTABLE)
-"""The best first; the last one refuses nothing."""
+"""What `config=None` and "autotune" choose from, the best first; the last one refuses nothing."""
+ASKED_FOR: tuple[Path, ...] = (Decode(),)
+"""Paths that run where `config` names them alone."""
 MOST_PLANS = 4096
 logger = logging.getLogger("flashattest.kernel")
 
@@ -105,7 +108,7 @@ def parse_config(config: TileConfig | str | None) -> tuple[Path | None, str | No
     if not isinstance(config, str):
         raise TypeError(f"config must be None, a string or a TileConfig, got {type(config).__name__}")
     name, _, tile = config.partition(":")
-    for path in PATHS:
+    for path in (*PATHS, *ASKED_FOR):
         if path.name == name:
             return path, tile or None
     TileConfig.parse(config)

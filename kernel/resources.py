@@ -29,25 +29,33 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, CompiledKernel
 
+from . import decode
 from .arguments import DTYPES
+from .decode_triton import _decode
 from .defaults import default_tile
 from .flash_attn_triton import INTERPRETED, _forward
 from .tiles import TileConfig, block_d, fitting_space, shared_memory_limit
 
 ARCHITECTURES = (80, 89, 90, 100)
 _WARP_SIZE = 32
-_POINTERS = {"lse_ptr": "*fp32", "skipped_ptr": "*i32", "seqlens_ptr": "*i32"}
+_POINTERS = {
+    **{"lse_ptr": "*fp32", "skipped_ptr": "*i32", "seqlens_ptr": "*i32"},
+    **{"acc_ptr": "*fp32", "m_ptr": "*fp32", "l_ptr": "*fp32"},
+}
+# Each path's kernel and the constants of its own.
+_KERNELS = {"portable": (_forward, {"skipped_ptr": None, "COUNT": False}), "decode": (_decode, {"SPLIT": True})}
 
 
 @dataclass(frozen=True)
 class Point:
-    """One compilation: an architecture, a head dim, a dtype and a tile."""
+    """One compilation: an architecture, a head dim, a dtype and a tile of a path."""
 
     arch: int
     d: int
     dtype: str
     tile: TileConfig
     default: bool
+    path: str = "portable"
 
 
 @dataclass(frozen=True)
@@ -65,19 +73,18 @@ def compile_kernel(point: Point, **constexprs: int) -> CompiledKernel:
 
     `constexprs` replaces single ones, FAST=False for the path of any strides.
     """
+    kernel, own = _KERNELS[point.path]
     constants = {
-        "skipped_ptr": None,
         "BLOCK_D": block_d(point.d),
         "PAD_D": point.d != block_d(point.d),
-        **{"CAUSAL": True, "HAS_SEQLENS": True, "FAST": True, "WIDE": False, "SIGN": 1, "WIDEN": False, "COUNT": False},
+        **{"CAUSAL": True, "HAS_SEQLENS": True, "FAST": True, "WIDE": False, "SIGN": 1, "WIDEN": False},
+        **own,
         **point.tile.blocks(),
         **constexprs,
     }
-    signature = {
-        p.name: "constexpr" if p.name in constants else _argument_type(p, point.dtype) for p in _forward.params
-    }
+    signature = {p.name: "constexpr" if p.name in constants else _argument_type(p, point.dtype) for p in kernel.params}
     options = {"num_warps": point.tile.num_warps, "num_stages": point.tile.num_stages}
-    source = ASTSource(fn=_forward, signature=signature, constexprs=constants)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
     return triton.compile(source, target=GPUTarget("cuda", point.arch, _WARP_SIZE), options=options)
 
 
@@ -145,6 +152,7 @@ def _points(options: argparse.Namespace) -> list[Point]:
         defaults = dict.fromkeys(default_tile(*where, causal) for causal in (False, True))
         tiles = defaults if options.defaults_only else dict.fromkeys((*defaults, *fitting_space(*where)))
         points += [Point(arch, d, dtype, tile, tile in defaults) for tile in tiles]
+        points.append(Point(arch, d, dtype, decode.default_tile(*where[:2]), True, "decode"))
     return points
 
 
@@ -162,12 +170,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 1 if a default configuration is not ok."""
     options = _parse(arguments)
-    row = "{:>6} {:>4} {:>5} {:>14} {:>8} {:>10} {:>8} {:>9}  {}"
-    print(row.format("arch", "d", "dtype", "tile", "default", "registers", "spilled", "shared", "verdict"))
+    row = "{:>6} {:>4} {:>5} {:>9} {:>14} {:>8} {:>10} {:>8} {:>9}  {}"
+    print(row.format("arch", "d", "dtype", "path", "tile", "default", "registers", "spilled", "shared", "verdict"))
     rows = []
     for point, cost in measure_all(_points(options), options.jobs):
         mark = "*" if point.default else ""
-        fields = (f"sm_{point.arch}", point.d, point.dtype, str(point.tile), mark)
+        fields = (f"sm_{point.arch}", point.d, point.dtype, point.path, str(point.tile), mark)
         print(row.format(*fields, cost.registers, cost.spilled, cost.shared, cost.verdict), flush=True)
         rows.append({**asdict(point), "tile": str(point.tile), **asdict(cost)})
     if options.json:

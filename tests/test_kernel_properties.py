@@ -1,5 +1,7 @@
 """Our kernel under its own harness: whatever is drawn agrees with the oracles."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 
@@ -23,6 +25,13 @@ def test_agrees_with_the_oracles(case):
 @given(case=attention_cases(causal=("lower_right",), max_length=140, head_dims=(1, 16, 40)))
 def test_rows_that_see_nothing(case):
     attest(KERNEL, case)
+
+
+@pytest.mark.flashattest
+@settings(max_examples=60)
+@given(case=KERNEL.cases(max_length=300).filter(lambda case: case.geometry.Nq <= 16))
+def test_few_rows_with_keys_in_parts(case):
+    attest(KERNEL, case.replace(features=dataclasses.replace(case.features, config="decode")))
 
 
 @pytest.mark.parametrize("config", KERNEL.configs)

@@ -41,12 +41,14 @@ def test_the_report_of_a_default(tmp_path):
     arguments = ("--arch", "90", "--d", "64", "--dtype", "fp16", "--defaults-only", "--json", str(table))
     done = run_compiled("-m", "kernel.resources", *arguments)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(table.read_text())
-    assert row["default"]
-    assert row["verdict"] == "ok"
-    assert row["spilled"] == 0
-    assert 0 < row["registers"] <= 255
-    assert row["shared"] > 0
+    rows = json.loads(table.read_text())
+    assert {row["path"] for row in rows} == {"portable", "decode"}
+    for row in rows:
+        assert row["default"]
+        assert row["verdict"] == "ok"
+        assert row["spilled"] == 0
+        assert 0 < row["registers"] <= 255
+        assert row["shared"] > 0
 
 
 def test_it_restarts_without_the_interpreter():

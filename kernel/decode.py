@@ -1,0 +1,150 @@
+"""The path for few query rows: heads of a group packed into one tile, keys in parts that run side by side.
+
+Where the keys are cut depends on Nk alone, never on the batch, the heads or the group, so what a row gives does not
+depend on what stands beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+import triton
+
+from .arguments import Problem
+from .decode_triton import _decode, _merge
+from .flash_attn_triton import INTERPRETED
+from .launch import Launch
+from .plan import Plan
+from .portable import is_fast, is_wide, split_scale
+from .tiles import TileConfig, block_d, check_pinned, device_arch
+
+MOST_ROWS = 16
+_SHORTEST_PART, _LONGEST_PART, _PARTS = 256, 2048, 32
+_PARTS_A_STEP = 16
+
+INTERPRETER_TILE = TileConfig(16, 64, 4, 1)
+_HALF_SPACE = (TileConfig(16, 64, 4, 3), TileConfig(16, 64, 4, 2), TileConfig(16, 128, 8, 2), TileConfig(16, 32, 4, 2))
+_HALF_DEFAULTS = ((64, TileConfig(16, 64, 4, 3)), (128, TileConfig(16, 64, 4, 2)), (256, TileConfig(16, 32, 4, 2)))
+_FMA_DEFAULTS = ((64, TileConfig(16, 32, 4, 1)), (128, TileConfig(16, 32, 8, 1)), (256, TileConfig(16, 16, 8, 1)))
+
+
+class Decode:
+    """A `plan.Path` for at most `MOST_ROWS` query rows; its tiles read "16x64x4x3", BLOCK_M against packed rows."""
+
+    name = "decode"
+
+    def refusal(self, problem: Problem) -> str | None:
+        """It takes few query rows."""
+        return f"there are more than {MOST_ROWS} query rows" if problem.Nq > MOST_ROWS else None
+
+    def configs(self, problem: Problem) -> tuple[str, ...]:
+        """The tiles that fit the device, the shipped one first, or the interpreter's one."""
+        if INTERPRETED:
+            return (str(INTERPRETER_TILE),)
+        tiles = dict.fromkeys((default_tile(block_d(problem.d), problem.dtype), *_HALF_SPACE))
+        return tuple(str(tile) for tile in tiles if _runs(problem, tile))
+
+    def plan(self, problem: Problem, config: str | None = None) -> Plan:
+        """The plan at a tile or at the default one."""
+        tile = _usable_tile(problem, config and TileConfig.parse(config))
+        parts = triton.cdiv(problem.Nk, part_of(problem.Nk))
+        first = _first(problem, tile, parts)
+        launch = _Whole(first) if parts <= 1 else _Split(first, _second(problem, parts), parts)
+        return Plan(self.name, str(tile), launch)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """One part: the first kernel writes O and LSE."""
+
+    first: Launch
+
+    def __call__(self, *tensors: torch.Tensor | None) -> None:
+        self.first(*tensors, None, None, None)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Several parts: the first kernel leaves acc, m and l of each, in fp32, and the second one merges them."""
+
+    first: Launch
+    second: Launch
+    parts: int
+
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        o: torch.Tensor,
+        lse: torch.Tensor,
+        seqlens_k: torch.Tensor | None,
+    ) -> None:
+        acc = torch.empty(*q.shape[:3], self.parts, q.shape[3], dtype=torch.float32, device=q.device)
+        m = torch.empty(*q.shape[:3], self.parts, dtype=torch.float32, device=q.device)
+        l = torch.empty_like(m)
+        self.first(q, k, v, o, lse, seqlens_k, acc, m, l)
+        self.second(o, lse, acc, m, l)
+
+
+def part_of(Nk: int) -> int:
+    """Keys in a part: the least power of two from 256 to 2048 that makes at most 32 parts, or 2048."""
+    wanted = max(1, triton.cdiv(Nk, _PARTS))
+    return min(_LONGEST_PART, max(_SHORTEST_PART, 1 << (wanted - 1).bit_length()))
+
+
+def default_tile(BLOCK_D: int, dtype: torch.dtype) -> TileConfig:
+    """The shipped tile of a head-dim tile, on every architecture: it compiles without spilling; not timed."""
+    rows = _FMA_DEFAULTS if dtype == torch.float32 else _HALF_DEFAULTS
+    return next(tile for widest, tile in rows if widest >= BLOCK_D)
+
+
+def _usable_tile(problem: Problem, tile: TileConfig | None) -> TileConfig:
+    """The pinned tile, if it can run, or the default one; NotImplementedError where it cannot."""
+    if INTERPRETED:
+        return tile or INTERPRETER_TILE
+    if tile is None:
+        return default_tile(block_d(problem.d), problem.dtype)
+    check_pinned(tile, block_d(problem.d), problem.dtype, device_arch(problem.device))
+    return tile
+
+
+def _runs(problem: Problem, tile: TileConfig) -> bool:
+    with contextlib.suppress(NotImplementedError):
+        check_pinned(tile, block_d(problem.d), problem.dtype, device_arch(problem.device))
+        return True
+    return False
+
+
+def _first(problem: Problem, tile: TileConfig, parts: int) -> Launch:
+    sign, scale_log2 = split_scale(problem.scale)
+    width = block_d(problem.d)
+    scalars = (
+        *(stride for of_tensor in problem.strides for stride in of_tensor),
+        *(problem.seqlens_stride, problem.Hk, problem.group, problem.Nq, problem.Nk, problem.d),
+        *(int(problem.alignment == "lower_right"), part_of(problem.Nk), max(1, parts), scale_log2),
+    )
+    constexprs = {
+        "BLOCK_D": width,
+        "CAUSAL": problem.causal,
+        "HAS_SEQLENS": problem.seqlens_dtype is not None,
+        "PAD_D": problem.d != width,
+        "FAST": is_fast(problem.dtype, problem.d, problem.aligned, problem.strides),
+        "WIDE": is_wide(problem.strides, width),
+        "SIGN": sign,
+        "WIDEN": INTERPRETED and problem.dtype == torch.bfloat16,
+        "SPLIT": parts > 1,
+        **tile.blocks(),
+    }
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    row_tiles = triton.cdiv(problem.group * problem.Nq, tile.BLOCK_M)
+    grid = (problem.B * problem.Hk * max(1, parts) * row_tiles,)
+    return Launch(_decode, grid, (*scalars, *constexprs.values()), options, problem.device)
+
+
+def _second(problem: Problem, parts: int) -> Launch:
+    widen = INTERPRETED and problem.dtype == torch.bfloat16
+    arguments = (parts, problem.d, block_d(problem.d), widen, _PARTS_A_STEP)
+    return Launch(_merge, (problem.heads * problem.Nq,), arguments, {"num_warps": 4}, problem.device)

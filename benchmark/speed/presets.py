@@ -98,6 +98,16 @@ def causal() -> Iterator[Row]:
         yield peer_row(1 << power, d, masked)
 
 
+@preset(providers=("naive", "sdpa_flash", "sdpa_cudnn", "ours"))
+def io() -> Iterator[Row]:
+    """What `analyze_io.py` counts the bytes of: each d, causal, long, and with GQA."""
+    for d in (64, 128, 256):
+        yield peer_row(4096, d, False)
+    yield peer_row(4096, 128, True)
+    yield peer_row(16384, 128, False)
+    yield Row(N=4096, d=128, B=4, Hq=16, Hk=2)
+
+
 @preset(providers=ALL, host=True)
 def launch() -> Iterator[Row]:
     """Small problems, where enqueueing takes longer than executing."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 
 import torch
 
@@ -18,6 +19,9 @@ from harness.devices import prepare
 from speed.ncu_csv import ranged
 from speed.providers import Refused, named
 from speed.rows import Inputs, Row, make_inputs
+
+start_profiler: Callable[[], object] = torch.cuda.profiler.start
+stop_profiler: Callable[[], object] = torch.cuda.profiler.stop
 
 
 def main() -> None:
@@ -40,11 +44,11 @@ def call_once(name: str, row: Row, inputs: Inputs) -> None:
         call = provider.bind(row, inputs)
         call()
         torch.cuda.synchronize()
-        torch.cuda.profiler.start()
+        start_profiler()
         with torch.cuda.nvtx.range(ranged(name, row)):
             call()
             torch.cuda.synchronize()
-        torch.cuda.profiler.stop()
+        stop_profiler()
 
 
 if __name__ == "__main__":

@@ -88,13 +88,15 @@ def _is_asked(row: Row, asked: argparse.Namespace) -> bool:
 
 
 def _grid(asked: argparse.Namespace) -> list[Row]:
-    axes = (asked.dtype or ["bf16"], asked.d or [128], asked.N or [4096], asked.causal or [False])
-    axes = (*axes, asked.padding or [0.0], asked.gqa or [1], asked.batch or [1])
-    if any(asked.heads % group for group in asked.gqa or [1]):
-        raise ValueError(f"--gqa must divide --heads, got {asked.gqa} and {asked.heads}.")
+    shapes = product(asked.dtype or ["bf16"], asked.d or [128], asked.N or [4096], asked.causal or [False])
+    groups = asked.gqa or [1]
+    if any(asked.heads % group for group in groups):
+        raise ValueError(f"--gqa must divide --heads, got {groups} and {asked.heads}.")
+    rest = list(product(asked.padding or [0.0], [asked.heads // group for group in groups], asked.batch or [1]))
     return [
-        Row(N=N, d=d, B=B, Hq=asked.heads, Hk=asked.heads // group, dtype=dtype, causal=causal, padding=padding)
-        for dtype, d, N, causal, padding, group, B in product(*axes)
+        Row(N=N, d=d, B=B, Hq=asked.heads, Hk=Hk, dtype=dtype, causal=causal, padding=padding)
+        for dtype, d, N, causal in shapes
+        for padding, Hk, B in rest
     ]
 
 

@@ -119,5 +119,5 @@ def launch() -> Iterator[Row]:
 def quick() -> Iterator[Row]:
     """Sizes that say nothing and run anywhere, the interpreter included."""
     for N, causal in product((32, 64), (False, True)):
-        yield Row(N=N, d=32, Hq=2, Hk=1, causal=causal)
-    yield Row(N=64, d=32, B=2, Hq=2, Hk=2, padding=0.5)
+        yield Row(N=N, d=32, Hq=2, Hk=2, causal=causal)
+    yield Row(N=64, d=32, B=2, Hq=2, Hk=1, padding=0.5)

@@ -1,9 +1,15 @@
-"""What the kernel accepts: every refusal is one sentence that names the argument, what came and what is legal."""
+"""What the kernel accepts: every refusal is one sentence that names the argument, what came and what is legal.
+
+A call is first written down as a `Call`: plain values, no tensor. All checks, and all that a plan is made of, come from
+it alone, so a plan kept under the call's values cannot be out of date.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
@@ -11,12 +17,53 @@ MAX_HEAD_DIM = 256
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ALIGNMENTS = ("upper_left", "lower_right")
 _SEQLEN_DTYPES = (torch.int32, torch.int64)
+_NO_BACKWARD = "{} requires grad but the kernel has no backward: detach it or call under torch.no_grad()"
 _LARGEST_FP32 = torch.finfo(torch.float32).max
+
+
+class Operand(NamedTuple):
+    """What a call says about one of q, k and v; `tracked`: it requires grad and grad mode is on."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    layout: torch.layout
+    aligned: bool
+    tracked: bool
+
+
+class Lengths(NamedTuple):
+    """What a call says about seqlens_k, but for its values."""
+
+    shape: torch.Size
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Call(NamedTuple):
+    """A call, unchecked. The classes of causal and scale stand beside them, since True == 1 and 1 == 1.0."""
+
+    q: Operand
+    k: Operand
+    v: Operand
+    seqlens_k: Lengths | None
+    causal: Any
+    causal_class: type
+    scale: Any
+    scale_class: type
+    config: Any
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A checked attention problem: the geometry, the alignment of the diagonal (None: not causal) and the scale."""
+    """A checked call.
+
+    alignment: of the diagonal, None where not causal. strides: of q, k and v in elements, 0 where the dimension has one
+    entry. aligned: whether the data pointers of q, k and v are multiples of 16 bytes. seqlens_dtype, seqlens_stride:
+    those of seqlens_k, None and 0 without it.
+    """
 
     B: int
     Hq: int
@@ -26,6 +73,55 @@ class Problem:
     d: int
     alignment: str | None
     scale: float
+    dtype: torch.dtype
+    device: torch.device
+    strides: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    aligned: tuple[bool, bool, bool]
+    seqlens_dtype: torch.dtype | None
+    seqlens_stride: int
+
+    @property
+    def causal(self) -> bool:
+        """Whether there is a diagonal."""
+        return self.alignment is not None
+
+    @property
+    def group(self) -> int:
+        """Query heads per head of k and v."""
+        return self.Hq // self.Hk if self.Hk else 1
+
+    @property
+    def heads(self) -> int:
+        """Query heads of the whole batch."""
+        return self.B * self.Hq
+
+
+def as_values(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool | str = False,
+    seqlens_k: torch.Tensor | None = None,
+    scale: float | None = None,
+    config: object = None,
+) -> tuple[Any, ...]:
+    """The fields of a `Call`, as plain tuples since every call of the kernel pays for them.
+
+    TypeError or ValueError in one sentence where q, k, v or seqlens_k is no strided tensor.
+    """
+    graded = torch.is_grad_enabled()
+    try:
+        return (
+            (q.shape, q.stride(), q.dtype, q.device, q.layout, q.data_ptr() % 16 == 0, graded and q.requires_grad),
+            (k.shape, k.stride(), k.dtype, k.device, k.layout, k.data_ptr() % 16 == 0, graded and k.requires_grad),
+            (v.shape, v.stride(), v.dtype, v.device, v.layout, v.data_ptr() % 16 == 0, graded and v.requires_grad),
+            None if seqlens_k is None else (seqlens_k.shape, seqlens_k.stride(), seqlens_k.dtype, seqlens_k.device),
+            causal, causal.__class__, scale, scale.__class__, config,
+        )  # fmt: skip
+    except (AttributeError, TypeError, RuntimeError) as fault:
+        error = fault
+    _check_types(q, k, v, seqlens_k)
+    raise error
 
 
 def check_arguments(
@@ -37,67 +133,116 @@ def check_arguments(
     scale: float | None = None,
 ) -> Problem:
     """Check the arguments of a forward call and return its `Problem`; ValueError or TypeError in one sentence."""
-    _check_tensors(q, k, v)
-    B, Hq, Nq, d = q.shape
-    Hk, Nk = k.shape[1], k.shape[2]
-    _check_shapes(q, k, v)
-    if seqlens_k is not None:
-        _check_seqlens(seqlens_k, B, Nk, q.device)
-    return Problem(B, Hq, Hk, Nq, Nk, d, _alignment(causal), _scale(scale, d))
+    problem = check(as_call(as_values(q, k, v, causal, seqlens_k, scale)))
+    check_lengths(seqlens_k, problem.Nk)
+    return problem
 
 
-def _check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
+def as_call(values: tuple[Any, ...]) -> Call:
+    """What `as_values` gives, with names."""
+    *operands, lengths = values[:4]
+    q, k, v = (Operand(*operand) for operand in operands)
+    return Call(q, k, v, lengths and Lengths(*lengths), *values[4:])
+
+
+def check(call: Call) -> Problem:
+    """The problem of a call; ValueError or TypeError in one sentence. The values of seqlens_k are not looked at."""
+    _check_operands(call)
+    _check_shapes(call)
+    B, Hq, Nq, d = call.q.shape
+    Hk, Nk = call.k.shape[1:3]
+    if call.seqlens_k is not None:
+        _check_lengths(call.seqlens_k, B, call.q.device)
+    operands = (call.q, call.k, call.v)
+    strides = tuple(_used_strides(x) for x in operands)
+    return Problem(
+        *(B, Hq, Hk, Nq, Nk, d, alignment_of(call.causal), _scale(call.scale, d), call.q.dtype, call.q.device),
+        *(strides, tuple(x.aligned for x in operands)),
+        *((call.seqlens_k.dtype, call.seqlens_k.strides[0]) if call.seqlens_k else (None, 0)),
+    )
+
+
+def check_lengths(seqlens_k: torch.Tensor | None, Nk: int) -> None:
+    """ValueError for a length out of range, on a CPU; the tensor must have been checked already.
+
+    Reading a CUDA tensor here would stall the stream, so there the kernel clamps each length to [0, Nk] instead.
+    """
+    if seqlens_k is None or seqlens_k.device.type != "cpu" or not len(seqlens_k):
+        return
+    low, high = (int(x) for x in torch.aminmax(seqlens_k))
+    if low < 0 or high > Nk:
+        raise ValueError(f"seqlens_k must lie in 0..{Nk} (k's length), got values from {low} to {high}")
+
+
+def _check_types(q: object, k: object, v: object, seqlens_k: object) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v), ("seqlens_k", seqlens_k)):
+        if x is None and name == "seqlens_k":
+            continue
         if not isinstance(x, torch.Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+            raise TypeError(
+                f"{name} must be a torch.Tensor{' or None' if name == 'seqlens_k' else ''}, got {type(x).__name__}"
+            )
         if x.layout != torch.strided:
             raise ValueError(f"{name} must be a dense strided tensor, got the layout {x.layout}")
-        if x.dim() != 4:
-            raise ValueError(f"{name} must have 4 dimensions (B, H, N, d), got {x.dim()} of shape {tuple(x.shape)}")
+
+
+def _check_operands(call: Call) -> None:
+    q = call.q
+    for name, x in (("q", call.q), ("k", call.k), ("v", call.v)):
+        if x.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense strided tensor, got the layout {x.layout}")
+        if len(x.shape) != 4:
+            raise ValueError(
+                f"{name} must have 4 dimensions (B, H, N, d), got {len(x.shape)} of shape {tuple(x.shape)}"
+            )
         if x.dtype not in DTYPES.values():
             raise TypeError(f"{name} must be float16, bfloat16 or float32, got {_short(x.dtype)}")
         if x.dtype != q.dtype:
             raise TypeError(f"{name} must have q's dtype {_short(q.dtype)}, got {_short(x.dtype)}")
         if x.device != q.device:
             raise ValueError(f"{name} must be on q's device {q.device}, got {x.device}")
+        if x.tracked:
+            raise ValueError(_NO_BACKWARD.format(name))
+
+
+def check_no_grad(tensors: Mapping[str, torch.Tensor]) -> None:
+    """ValueError for a tensor, given by its name, that requires grad in grad mode."""
+    for name, x in tensors.items():
         if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(
-                f"{name} requires grad but the kernel has no backward: detach it or call under torch.no_grad()"
-            )
+            raise ValueError(_NO_BACKWARD.format(name))
 
 
-def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-    B, Hq, _, d = q.shape
-    Hk = k.shape[1]
-    if v.shape != k.shape:
-        raise ValueError(f"v must have k's shape {tuple(k.shape)}, got {tuple(v.shape)}")
-    if k.shape[0] != B:
-        raise ValueError(f"k must have q's batch size {B}, got {k.shape[0]}")
-    if k.shape[3] != d:
-        raise ValueError(f"k must have q's head dim {d}, got {k.shape[3]}")
+def _check_shapes(call: Call) -> None:
+    q, k, v = call.q.shape, call.k.shape, call.v.shape
+    Hq, d, Hk = q[1], q[3], k[1]
+    if v != k:
+        raise ValueError(f"v must have k's shape {tuple(k)}, got {tuple(v)}")
+    if k[0] != q[0]:
+        raise ValueError(f"k must have q's batch size {q[0]}, got {k[0]}")
+    if k[3] != d:
+        raise ValueError(f"k must have q's head dim {d}, got {k[3]}")
     if not 1 <= d <= MAX_HEAD_DIM:
         raise ValueError(f"q must have a head dim from 1 to {MAX_HEAD_DIM}, got {d}")
     if (Hq % Hk if Hk else Hq) != 0:
         raise ValueError(f"q must have a multiple of k's {Hk} heads, got {Hq}")
 
 
-def _check_seqlens(seqlens_k: torch.Tensor, B: int, Nk: int, device: torch.device) -> None:
-    if not isinstance(seqlens_k, torch.Tensor):
-        raise TypeError(f"seqlens_k must be a torch.Tensor or None, got {type(seqlens_k).__name__}")
-    if seqlens_k.dtype not in _SEQLEN_DTYPES:
-        raise TypeError(f"seqlens_k must be int32 or int64, got {_short(seqlens_k.dtype)}")
-    if tuple(seqlens_k.shape) != (B,):
-        raise ValueError(f"seqlens_k must have shape ({B},), one length per batch, got {tuple(seqlens_k.shape)}")
-    if seqlens_k.device != device:
-        raise ValueError(f"seqlens_k must be on q's device {device}, got {seqlens_k.device}")
-    # Reading a CUDA tensor here would stall the stream, so there the kernel clamps each length to [0, Nk] instead.
-    if device.type == "cpu" and B:
-        low, high = (int(x) for x in torch.aminmax(seqlens_k))
-        if low < 0 or high > Nk:
-            raise ValueError(f"seqlens_k must lie in 0..{Nk} (k's length), got values from {low} to {high}")
+def _check_lengths(lengths: Lengths, B: int, device: torch.device) -> None:
+    if lengths.dtype not in _SEQLEN_DTYPES:
+        raise TypeError(f"seqlens_k must be int32 or int64, got {_short(lengths.dtype)}")
+    if tuple(lengths.shape) != (B,):
+        raise ValueError(f"seqlens_k must have shape ({B},), one length per batch, got {tuple(lengths.shape)}")
+    if lengths.device != device:
+        raise ValueError(f"seqlens_k must be on q's device {device}, got {lengths.device}")
 
 
-def _alignment(causal: bool | str) -> str | None:
+def _used_strides(x: Operand) -> tuple[int, ...]:
+    """Strides in elements, 0 where the dimension has one entry: that stride is never used and may be anything."""
+    return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.strides, strict=True))
+
+
+def alignment_of(causal: bool | str) -> str | None:
+    """The alignment of the diagonal that `causal` asks for, None without one; TypeError or ValueError."""
     if isinstance(causal, bool):
         return "upper_left" if causal else None
     if not isinstance(causal, str):

@@ -7,34 +7,15 @@ A query tile visits its wholly visible key tiles first, in a loop without a mask
 or the end of the keys cuts, in a loop with one. Key tiles that no row of the query tile sees are never visited.
 """
 
-import contextlib
-import functools
-import math
-
-import numpy as np
-import torch
 import triton
 import triton.language as tl
-
-from .arguments import Problem, check_arguments
-from .tiles import (
-    INTERPRETER_TILE,
-    TileConfig,
-    block_d,
-    check_pinned,
-    default_tile,
-    device_arch,
-    fitting_space,
-    parse_config,
-    space,
-)
 
 # A fuzzer throws every length, stride and alignment at the kernel: none of them may compile a variant of its own.
 _NOT_SPECIALIZED = [
     *("q_ptr", "k_ptr", "v_ptr", "o_ptr", "lse_ptr", "seqlens_ptr", "skipped_ptr"),
     *("stride_qb", "stride_qh", "stride_qn", "stride_qd", "stride_kb", "stride_kh", "stride_kn", "stride_kd"),
     *("stride_vb", "stride_vh", "stride_vn", "stride_vd", "stride_seqlens"),
-    *("heads", "Hq", "group", "Nq", "Nk", "d", "lower_right", "section", "bucket", "scale_log2"),
+    *("heads", "Hq", "group", "Nq", "Nk", "d", "lower_right", "section", "scale_log2"),
 ]
 
 
@@ -169,7 +150,6 @@ def _forward(
     d: tl.int32,
     lower_right: tl.int32,
     section: tl.int32,
-    bucket: tl.int64,
     scale_log2,
     BLOCK_D: tl.constexpr,
     CAUSAL: tl.constexpr,
@@ -183,7 +163,7 @@ def _forward(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One query tile of one head. `heads` is B * Hq; `section` heads share the L2 cache; `bucket` only keys autotuning.
+    """One query tile of one head. `heads` is B * Hq; `section` heads share the L2 cache.
 
     Constexprs: PAD_D masks the columns from d to BLOCK_D; FAST promises unit d strides and 16-byte aligned rows; WIDE
     keeps offsets inside a tile in 64 bits; SIGN, that of the scale, goes into q, exactly, since max and scaling
@@ -300,187 +280,4 @@ def _forward(
 
 
 INTERPRETED = not isinstance(_forward, triton.JITFunction)
-
-# Sections of heads keep their keys and values within this much of the L2 cache (an H100 has 50 MB, an RTX 4070 36 MB).
-_L2_BYTES = 32 << 20
-# In-tile offsets of the tallest tile must stay below 2^31 for 32-bit arithmetic.
-_TALLEST_TILE = 256
-
-
-def flash_attn_forward(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool | str = False,
-    seqlens_k: torch.Tensor | None = None,
-    scale: float | None = None,
-    config: TileConfig | str | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of q (B, Hq, Nq, d) over k, v (B, Hk, Nk, d): O like q, contiguous, and LSE (B, Hq, Nq) in fp32.
-
-    The arguments and errors are those of `kernel.flash_attention`.
-    """
-    problem = check_arguments(q, k, v, causal, seqlens_k, scale)
-    return _launch(problem, q, k, v, seqlens_k, parse_config(config), None)
-
-
-def flash_attn_forward_debug(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool | str = False,
-    seqlens_k: torch.Tensor | None = None,
-    scale: float | None = None,
-    config: TileConfig | str | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return O and the key tiles left out, int32 (B, Hq, query tiles), counted by the kernel as it runs."""
-    problem = check_arguments(q, k, v, causal, seqlens_k, scale)
-    tile = parse_config(config)
-    if tile == "autotune":
-        raise ValueError('config must name a tile in debug mode, where the counts depend on it, got "autotune"')
-    tile = _usable_tile(tile, q)
-    q_tiles = triton.cdiv(problem.Nq, tile.BLOCK_M)
-    skipped = torch.empty(problem.B, problem.Hq, q_tiles, dtype=torch.int32, device=q.device)
-    o, _ = _launch(problem, q, k, v, seqlens_k, tile, skipped)
-    return o, skipped
-
-
-def skipped_tiles(Nq: int, Nk: int, kv_len: int, alignment: str | None, tile: TileConfig) -> list[int]:
-    """Closed form of the debug counts of one head: the key tiles that each query tile leaves out."""
-    shift = kv_len - Nq if alignment == "lower_right" else 0
-    counts = []
-    for m0 in range(0, Nq, tile.BLOCK_M):
-        visible = kv_len
-        if alignment is not None:
-            visible = max(0, min(kv_len, min(m0 + tile.BLOCK_M, Nq) + shift))
-        counts.append(triton.cdiv(Nk, tile.BLOCK_N) - triton.cdiv(visible, tile.BLOCK_N))
-    return counts
-
-
-def _launch(
-    problem: Problem,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    seqlens_k: torch.Tensor | None,
-    tile: TileConfig | str | None,
-    skipped: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Allocate O and LSE and run one program per query tile and head."""
-    _check_device(q)
-    o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    heads = problem.B * problem.Hq
-    if heads == 0 or problem.Nq == 0:
-        return o, lse
-    sign, scale_log2 = _split_scale(problem.scale)
-    strides = [_used_strides(x) for x in (q, k, v)]
-    runtime = (
-        *(q, k, v, o, lse, seqlens_k, skipped),
-        *(stride for of_tensor in strides for stride in of_tensor),
-        *(seqlens_k.stride(0) if seqlens_k is not None else 0, heads, problem.Hq, problem.Hq // problem.Hk),
-        *(problem.Nq, problem.Nk, problem.d, int(problem.alignment == "lower_right"), _section(problem, q)),
-        *(_bucket(problem), scale_log2),
-    )
-    constexprs = {
-        "BLOCK_D": block_d(problem.d),
-        "CAUSAL": problem.alignment is not None,
-        "HAS_SEQLENS": seqlens_k is not None,
-        "PAD_D": problem.d != block_d(problem.d),
-        "FAST": is_fast((q, k, v), strides),
-        "WIDE": is_wide(strides, block_d(problem.d)),
-        "SIGN": sign,
-        "WIDEN": INTERPRETED and q.dtype == torch.bfloat16,
-        "COUNT": skipped is not None,
-    }
-    with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
-        if tile == "autotune" and not INTERPRETED:
-            _tuned()[lambda meta: grid(heads, problem.Nq, meta["BLOCK_M"])](*runtime, **constexprs)
-        else:
-            tile = _usable_tile(tile, q)
-            _forward[grid(heads, problem.Nq, tile.BLOCK_M)](*runtime, **constexprs, **tile.options())
-    return o, lse
-
-
-def grid(heads: int, Nq: int, BLOCK_M: int) -> tuple[int]:
-    """One dimension: only the first one of a CUDA grid reaches past 65,535."""
-    return (heads * triton.cdiv(Nq, BLOCK_M),)
-
-
-def is_fast(tensors: tuple[torch.Tensor, ...], strides: list[tuple[int, ...]]) -> bool:
-    """Whether every row of every tensor is contiguous, 16-byte aligned and a multiple of 16 bytes long."""
-    unit = 16 // tensors[0].element_size()
-    return (
-        tensors[0].shape[-1] % unit == 0
-        and all(x.data_ptr() % 16 == 0 for x in tensors)
-        and all(s[3] == 1 and all(stride % unit == 0 for stride in s[:3]) for s in strides)
-    )
-
-
-def is_wide(strides: list[tuple[int, ...]], BLOCK_D: int) -> bool:
-    """Whether an offset inside a tile may reach 2^31."""
-    return any(_TALLEST_TILE * s[2] + BLOCK_D * s[3] >= 2**31 for s in strides)
-
-
-def _used_strides(x: torch.Tensor) -> tuple[int, ...]:
-    """Strides in elements, 0 where the dimension has one entry: that stride is never used and may be anything."""
-    return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.stride(), strict=True))
-
-
-def _split_scale(scale: float) -> tuple[int, float]:
-    """Return the sign of the scale and |scale| * log2(e), or 0 and 1: the kernel needs the latter positive."""
-    scale_log2 = float(np.float32(abs(scale) * math.log2(math.e)))
-    if scale_log2 == 0.0:
-        return 0, 1.0
-    return (1 if scale > 0 else -1), scale_log2
-
-
-def _section(problem: Problem, q: torch.Tensor) -> int:
-    """Heads that run side by side: those of a KV head; for causal, longest first, as many as fit the L2 cache."""
-    group = problem.Hq // problem.Hk
-    if problem.alignment is None:
-        return group
-    kv_bytes = max(1, 2 * problem.Nk * problem.d * q.element_size())
-    fitting = max(1, _L2_BYTES // kv_bytes)
-    return min(problem.B * problem.Hq, group * (1 << (fitting.bit_length() - 1)))
-
-
-def _bucket(problem: Problem) -> int:
-    """Lengths and heads by powers of two, packed into one autotuning key."""
-    sizes = (problem.Nq, problem.Nk, problem.B * problem.Hq)
-    return sum(size.bit_length() << (8 * place) for place, size in enumerate(sizes))
-
-
-def _check_device(q: torch.Tensor) -> None:
-    if not q.is_cuda and not INTERPRETED:
-        raise ValueError(
-            f"q must be on a CUDA device, got {q.device}: on a CPU set TRITON_INTERPRET=1 before importing kernel"
-        )
-
-
-def _usable_tile(tile: TileConfig | str | None, q: torch.Tensor) -> TileConfig:
-    """The pinned tile, if it can run, or the default one."""
-    if INTERPRETED:
-        return tile if isinstance(tile, TileConfig) else INTERPRETER_TILE
-    where = (block_d(q.shape[-1]), q.dtype, device_arch(q.device))
-    if not isinstance(tile, TileConfig):
-        return default_tile(*where)
-    check_pinned(tile, *where)
-    return tile
-
-
-@functools.cache
-def _tuned() -> triton.runtime.Autotuner:
-    """The kernel under Triton's autotuner, over the whole space; repeating a pure kernel is harmless."""
-    return triton.autotune(
-        configs=[triton.Config(tile.blocks(), tile.num_warps, tile.num_stages) for tile in space()],
-        key=["BLOCK_D", "CAUSAL", "HAS_SEQLENS", "PAD_D", "FAST", "WIDE", "SIGN", "COUNT", "bucket"],
-        prune_configs_by={"early_config_prune": _fitting_configs},
-    )(_forward)
-
-
-def _fitting_configs(configs: list[triton.Config], arguments: dict, **constexprs: int) -> list[triton.Config]:
-    """The configurations that fit the device by shared memory and registers."""
-    q = arguments["q_ptr"]
-    tiles = set(fitting_space(constexprs["BLOCK_D"], q.dtype, device_arch(q.device)))
-    return [c for c in configs if TileConfig(**c.kwargs, num_warps=c.num_warps, num_stages=c.num_stages) in tiles]
+"""Whether Triton's interpreter runs the kernel: TRITON_INTERPRET was set when this was imported."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM
-from .flash_attn_triton import flash_attn_forward
+from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of, check_no_grad
+from .forward import flash_attn_forward
+from .ops import flash_attention_forward
 from .tiles import TileConfig
 
 
@@ -31,9 +32,11 @@ def flash_attention(
             raise on a CPU; on CUDA, where looking would stall the stream, they are clamped to 0..Nk.
         scale: any float finite in fp32, d ** -0.5 when None.
         return_lse: also return the log-sum-exp of the scaled scores.
-        config: None takes the shipped tile of the device, "64x64x4x3" (query rows x keys x warps x stages) or a
-            `TileConfig` pins one, "autotune" measures the space once per kind of problem; the interpreter has nothing
-            to tune and then takes its one fixed tile.
+        config: None takes the best path and its shipped tile (`defaults.py`). "portable" names a path (`paths.py`),
+            "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` a tile of the portable path, which the
+            interpreter takes too. "autotune" compiles and times every tile in the first call of each kind of problem
+            (device, dtype, d, mask; Nq, Nk and heads by powers of two), which takes seconds; `tuning.save` and
+            `tuning.load` keep what it found.
 
     Returns:
         O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that
@@ -41,10 +44,29 @@ def flash_attention(
 
     Raises:
         TypeError, ValueError: one sentence with the argument, what came and what is legal.
-        NotImplementedError: a pinned tile that cannot run on the device.
+        NotImplementedError: a pinned tile that cannot run on the device, or a pinned path that refuses the call.
+        RuntimeError: "autotune" in a call that would have to be measured while a CUDA graph is recorded.
     """
-    o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        o, lse = _traced(q, k, v, causal, seqlens_k, scale, config)
+    else:
+        o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
     return (o, lse) if return_lse else o
+
+
+def _traced(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    causal: bool | str,
+    seqlens_k: torch.Tensor | None,
+    scale: float | None,
+    config: TileConfig | str | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The forward pass as one operator, for what records calls: a compiler, fake tensors, a counter of FLOPs."""
+    check_no_grad({"q": q, "k": k, "v": v})
+    config = str(config) if isinstance(config, TileConfig) else config
+    return flash_attention_forward(q, k, v, alignment_of(causal), seqlens_k, scale, config)
 
 
 # What the function tells a test harness about itself; "configs" are tiles that are worth testing against each other.

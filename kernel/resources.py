@@ -30,8 +30,9 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, CompiledKernel
 
 from .arguments import DTYPES
+from .defaults import default_tile
 from .flash_attn_triton import INTERPRETED, _forward
-from .tiles import TileConfig, block_d, default_tile, fitting_space, shared_memory_limit
+from .tiles import TileConfig, block_d, fitting_space, shared_memory_limit
 
 ARCHITECTURES = (80, 89, 90, 100)
 _WARP_SIZE = 32
@@ -140,9 +141,10 @@ def _argument_type(parameter: triton.runtime.jit.KernelParam, dtype: str) -> str
 def _points(options: argparse.Namespace) -> list[Point]:
     points = []
     for arch, dtype, d in itertools.product(options.arch, options.dtype, options.d):
-        default = default_tile(block_d(d), DTYPES[dtype], arch)
-        tiles = [default] if options.defaults_only else fitting_space(block_d(d), DTYPES[dtype], arch)
-        points += [Point(arch, d, dtype, tile, tile == default) for tile in tiles]
+        where = (block_d(d), DTYPES[dtype], arch)
+        defaults = dict.fromkeys(default_tile(*where, causal) for causal in (False, True))
+        tiles = defaults if options.defaults_only else dict.fromkeys((*defaults, *fitting_space(*where)))
+        points += [Point(arch, d, dtype, tile, tile in defaults) for tile in tiles]
     return points
 
 

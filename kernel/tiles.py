@@ -1,4 +1,4 @@
-"""Tile configurations: the space, what fits a device, and the shipped default of each (arch, dtype, head dim)."""
+"""Tile configurations: the space, and what fits a device; `defaults.py` has the one that ships for each problem."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class TileConfig:
         match = _PATTERN.fullmatch(text)
         if match is None:
             raise ValueError(
-                f'config must be "autotune" or read like "64x64x4x3" (M x N x warps x stages), got {text!r}'
+                f'config must be "autotune" or read like "64x64x4x3" (M x N x warps x stages) or name a path, '
+                f'such as "portable", got {text!r}'
             )
         return cls(*(int(number) for number in match.groups()))
 
@@ -80,34 +81,8 @@ _TENSOR_CORE_SPACE = _tiles(
 )
 _FMA_SPACE = _tiles("64x32x8x1", "32x32x8x2", "32x32x8x1", "32x32x4x1", "16x32x8x1", "16x32x4x1", "16x16x8x1")
 
-# Defaults by (lowest architecture, widest head-dim tile); the first row that holds wins. The fp16 and bf16 rows of
-# sm_90 follow timings of such loops on an H100, all others only what compiles without spilling.
-_TENSOR_CORE_DEFAULTS = (
-    (90, 64, TileConfig(128, 64, 4, 3)),
-    (90, 128, TileConfig(128, 64, 8, 3)),
-    (90, 256, TileConfig(128, 64, 8, 2)),
-    (0, 128, TileConfig(64, 64, 4, 3)),
-    (0, 256, TileConfig(64, 64, 8, 1)),
-)
-_FMA_DEFAULTS = (
-    (0, 64, TileConfig(32, 32, 4, 1)),
-    (0, 128, TileConfig(32, 32, 8, 1)),
-    (90, 256, TileConfig(16, 32, 8, 1)),
-    (89, 256, TileConfig(16, 16, 8, 1)),  # one key tile twice as long spills 32 bytes with triton 3.7.1
-    (0, 256, TileConfig(16, 32, 8, 1)),
-)
-
 # The interpreter runs one operation at a time, so few large tiles are fastest and there is nothing to tune.
 INTERPRETER_TILE = TileConfig(64, 64, 4, 1)
-
-
-def parse_config(config: TileConfig | str | None) -> TileConfig | str | None:
-    """Return None, "autotune" or a `TileConfig`; TypeError or ValueError for anything else."""
-    if config is None or config == "autotune" or isinstance(config, TileConfig):
-        return config
-    if not isinstance(config, str):
-        raise TypeError(f"config must be None, a string or a TileConfig, got {type(config).__name__}")
-    return TileConfig.parse(config)
 
 
 def block_d(d: int) -> int:
@@ -143,14 +118,7 @@ def fitting_space(BLOCK_D: int, dtype: torch.dtype, arch: int) -> tuple[TileConf
     )
 
 
-def default_tile(BLOCK_D: int, dtype: torch.dtype, arch: int) -> TileConfig:
-    """The shipped configuration of an architecture, a dtype and a head-dim tile."""
-    arch = _like(arch)
-    table = _FMA_DEFAULTS if dtype == torch.float32 else _TENSOR_CORE_DEFAULTS
-    return next(tile for lowest, widest, tile in table if arch >= lowest and widest >= BLOCK_D)
-
-
-def _like(arch: int) -> int:
+def like(arch: int) -> int:
     """The architecture whose way of multiplying this one shares: sm_120 has no wgmma and no tensor memory, as sm_89."""
     return 89 if arch >= 120 else arch
 
@@ -170,7 +138,7 @@ def check_pinned(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) 
 
 def shared_memory(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> int:
     """Upper estimate in bytes: Q once, K and V once per stage (before sm_90 one buffer fewer), 1 KB for reductions."""
-    buffers = max(2, 2 * tile.num_stages - (_like(arch) < 90))
+    buffers = max(2, 2 * tile.num_stages - (like(arch) < 90))
     return (tile.BLOCK_M + buffers * tile.BLOCK_N) * BLOCK_D * dtype.itemsize + 1024
 
 
@@ -180,5 +148,5 @@ def registers(tile: TileConfig, BLOCK_D: int, dtype: torch.dtype, arch: int) -> 
     threads = tile.num_warps * _WARP_SIZE
     if dtype == torch.float32:
         return _REGISTERS_PER_FMA_ELEMENT * (o + scores) // threads
-    staged = tile.BLOCK_N * BLOCK_D // 2 + (o // 2 if _like(arch) < 90 else 0)
+    staged = tile.BLOCK_N * BLOCK_D // 2 + (o // 2 if like(arch) < 90 else 0)
     return (o + scores + staged) // threads

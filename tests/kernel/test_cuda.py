@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from kernel import flash_attention
+from kernel import flash_attention, launch
 from kernel.flash_attn_triton import INTERPRETED
+from kernel.paths import plan_of
 
 from .reference import assert_close, draw
 
@@ -64,3 +65,52 @@ def test_a_hundred_runs_are_the_same(causal):
     q, k, v = draw(2, 4, 2, 300, 500, 128, torch.bfloat16, "cuda")
     first = flash_attention(q, k, v, causal)
     assert all(torch.equal(first, flash_attention(q, k, v, causal)) for _ in range(100))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_graph_replays_on_changed_inputs(causal):
+    q, k, v = draw(2, 4, 2, 200, 300, 64, torch.bfloat16, "cuda")
+    lengths = torch.tensor([300, 17], device="cuda", dtype=torch.int32)
+    flash_attention(q, k, v, causal, lengths)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        o, lse = flash_attention(q, k, v, causal, lengths, return_lse=True)
+    for seed, n in ((1, 290), (2, 0)):
+        for x, new in zip((q, k, v), draw(2, 4, 2, 200, 300, 64, torch.bfloat16, "cuda", seed), strict=True):
+            x.copy_(new)
+        lengths[0] = n
+        graph.replay()
+        want = flash_attention(q, k, v, causal, lengths, return_lse=True)
+        assert torch.equal(o, want[0])
+        assert torch.equal(lse, want[1])
+
+
+def test_launches_past_triton_give_what_launches_through_it_give(monkeypatch):
+    q, k, v = draw(2, 4, 2, 200, 300, 64, torch.float16, "cuda")
+    past = [flash_attention(q, k, v, True) for _ in range(3)]
+    monkeypatch.setattr(launch, "DIRECT", False)
+    plan_of.cache_clear()
+    through = [flash_attention(q, k, v, True) for _ in range(2)]
+    assert all(torch.equal(past[0], x) for x in (*past, *through))
+
+
+def test_a_stream_of_ones_own():
+    q, k, v = draw(2, 4, 2, 2000, 2000, 64, torch.float16, "cuda")
+    want = flash_attention(q, k, v, True)
+    stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(20_000_000)
+        late = q * 1
+        got = flash_attention(late, k, v, True)
+    stream.synchronize()
+    assert torch.equal(got, want)
+
+
+def test_a_compiled_call_gives_the_bits_of_an_eager_one():
+    q, k, v = draw(2, 4, 2, 200, 300, 64, torch.bfloat16, "cuda")
+    for mode in ("default", "reduce-overhead"):
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda q: flash_attention(q * 2, k, v, True) + 1, fullgraph=True, mode=mode)
+        for _ in range(3):
+            assert torch.equal(compiled(q), flash_attention(q * 2, k, v, True) + 1)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kernel.flash_attn_triton import flash_attn_forward_debug, grid, skipped_tiles
+from kernel.debug import flash_attn_forward_debug, skipped_tiles
+from kernel.portable import grid
 from kernel.tiles import TileConfig
 
 from .reference import assert_close, draw, visible_keys

@@ -5,12 +5,12 @@ import torch
 
 from kernel import flash_attention
 from kernel.arguments import DTYPES
+from kernel.defaults import TABLE, default_row, default_tile
 from kernel.tiles import (
     SHARED_MEMORY,
     TileConfig,
     block_d,
     check_pinned,
-    default_tile,
     fitting_space,
     shared_memory_limit,
     space,
@@ -31,8 +31,32 @@ def test_text_and_tile_are_the_same():
 @pytest.mark.parametrize("arch", SHARED_MEMORY)
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("BLOCK_D", HEAD_TILES)
-def test_defaults_are_in_the_space_that_fits(BLOCK_D, dtype, arch):
-    assert default_tile(BLOCK_D, dtype, arch) in fitting_space(BLOCK_D, dtype, arch)
+@pytest.mark.parametrize("causal", [False, True])
+def test_defaults_are_in_the_space_that_fits(BLOCK_D, dtype, arch, causal):
+    assert default_tile(BLOCK_D, dtype, arch, causal) in fitting_space(BLOCK_D, dtype, arch)
+
+
+def test_no_two_rows_of_the_defaults_hold_for_one_problem():
+    keys = [
+        (row.arch, row.dtype, row.d, causal) for row in TABLE for causal in (False, True) if row.causal != (not causal)
+    ]
+    assert len(keys) == len(set(keys))
+
+
+def test_every_row_of_the_defaults_is_used():
+    problems = [
+        (d, dtype, arch, causal)
+        for d in HEAD_TILES
+        for dtype in DTYPES.values()
+        for arch in SHARED_MEMORY
+        for causal in (False, True)
+    ]
+    assert {default_row(*problem) for problem in problems} == set(TABLE)
+
+
+@pytest.mark.parametrize(("arch", "like"), [(75, 80), (86, 80), (100, 90), (120, 89)])
+def test_an_architecture_without_rows_takes_those_of_a_relative(arch, like):
+    assert default_row(64, torch.float16, arch, True) == default_row(64, torch.float16, like, True)
 
 
 def test_pruning_drops_what_does_not_fit():

@@ -55,10 +55,11 @@ edit(
     "O is allocated with Q's strides and written as if it were contiguous.",
     [
         (
-            "o = torch.empty(q.shape, dtype=q.dtype, device=q.device)",
+            "o = torch.empty_like(q, memory_format=torch.contiguous_format)",
             "o = torch.empty_like(q)",
         )
     ],
+    file="forward.py",
     witness=case(2, 2, Hq=2, Hk=2, layout=("bshd", "contiguous", "contiguous")),
 )
 
@@ -68,6 +69,7 @@ edit(
     "https://github.com/microsoft/onnxruntime/issues/28376",
     "The path for contiguous, aligned rows is picked from the head dimension and the pointer, not the strides.",
     [("and all(s[3] == 1 and all(stride % unit == 0 for stride in s[:3]) for s in strides)", "and bool(strides)")],
+    file="portable.py",
     witness=case(2, 2, layout="column_major"),
     slack=True,
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from harness.faults.registry import HISTORY, NUMBERS, edit
 from harness.faults.witness import case
 
-_O = "o = torch.empty(q.shape, dtype=q.dtype, device=q.device)"
-_ANCHOR = "INTERPRETED = not isinstance(_forward, triton.JITFunction)"
-_KEEP = _ANCHOR + "\n_kept = {}"
+_O = "o = torch.empty_like(q, memory_format=torch.contiguous_format)"
+_IMPORTS = "from __future__ import annotations\n"
+_KEEP = (_IMPORTS, _IMPORTS + "\n_kept = {}\n")
 
 edit(
     "R",
@@ -15,12 +15,13 @@ edit(
     "https://github.com/triton-lang/triton/pull/4808",
     "What was compiled for a shape is kept without `causal` in its key.",
     [
-        (_ANCHOR, _KEEP),
+        _KEEP,
         (
-            '"CAUSAL": problem.alignment is not None,',
-            '"CAUSAL": _kept.setdefault((q.shape, k.shape), problem.alignment is not None),',
+            '"CAUSAL": problem.causal,',
+            '"CAUSAL": _kept.setdefault((problem.Nq, problem.Nk, problem.d), problem.causal),',
         ),
     ],
+    file="portable.py",
     witness=case(2, 2, history=("other_causal",)),
     expects=NUMBERS | HISTORY,
 )
@@ -31,12 +32,13 @@ edit(
     None,
     "The split scale is kept by head dimension, whatever scale comes later.",
     [
-        (_ANCHOR, _KEEP),
+        _KEEP,
         (
-            "sign, scale_log2 = _split_scale(problem.scale)",
-            "sign, scale_log2 = _kept.setdefault(problem.d, _split_scale(problem.scale))",
+            "sign, scale_log2 = split_scale(problem.scale)",
+            "sign, scale_log2 = _kept.setdefault(problem.d, split_scale(problem.scale))",
         ),
     ],
+    file="portable.py",
     witness=case(1, 2, history=("other_scale",)),
     expects=NUMBERS | HISTORY,
 )
@@ -47,12 +49,13 @@ edit(
     "https://github.com/pytorch/pytorch/issues/146377",
     "Strides are those of the first call with the same shapes.",
     [
-        (_ANCHOR, _KEEP),
+        _KEEP,
         (
-            "strides = [_used_strides(x) for x in (q, k, v)]",
-            "strides = _kept.setdefault((q.shape, k.shape), [_used_strides(x) for x in (q, k, v)])",
+            "strides = tuple(_used_strides(x) for x in operands)",
+            "strides = _kept.setdefault((call.q.shape, call.k.shape), tuple(_used_strides(x) for x in operands))",
         ),
     ],
+    file="arguments.py",
     witness=case(2, 2, Hq=2, Hk=2, history=("other_layout",)),
     expects=NUMBERS | HISTORY,
     slack=True,
@@ -64,12 +67,13 @@ edit(
     None,
     "O is a buffer that the next call of the same shape and dtype writes again.",
     [
-        (_ANCHOR, _KEEP),
+        _KEEP,
         (
             _O,
-            "o = _kept.setdefault((q.shape, q.dtype, q.device), torch.empty(q.shape, dtype=q.dtype, device=q.device))",
+            "o = _kept.setdefault((q.shape, q.dtype), torch.empty_like(q, memory_format=torch.contiguous_format))",
         ),
     ],
+    file="forward.py",
     witness=case(1, 1),
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",

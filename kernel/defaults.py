@@ -1,0 +1,66 @@
+"""The tile that ships for an architecture, a dtype, a head dim and a mask, and how we know that it is a good one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from .tiles import TileConfig, like
+
+MEASURED = "timed on an H100 among the tiles that fit"
+COMPILED = "compiles without spilling a register; not timed on such a device"
+
+
+class Row(NamedTuple):
+    """One default.
+
+    arch: the compute capability, 90 for sm_90; also for later ones that have no rows. dtype: "half" is fp16 and bf16,
+    on tensor cores; "fp32" is full precision, without them. d: head dims up to this, and above the row before.
+    causal: None holds for both.
+    """
+
+    arch: int
+    dtype: str
+    d: int
+    causal: bool | None
+    tile: str
+    evidence: str
+
+
+# fmt: off
+TABLE = (
+    Row(80, "half",  64, None, "64x64x4x3",  COMPILED),
+    Row(80, "half", 128, None, "64x64x4x3",  COMPILED),
+    Row(80, "half", 256, None, "64x64x8x1",  COMPILED),
+    Row(80, "fp32",  64, None, "32x32x4x1",  COMPILED),
+    Row(80, "fp32", 128, None, "32x32x8x1",  COMPILED),
+    Row(80, "fp32", 256, None, "16x32x8x1",  COMPILED),
+    Row(89, "half",  64, None, "64x64x4x3",  COMPILED),
+    Row(89, "half", 128, None, "64x64x4x3",  COMPILED),
+    Row(89, "half", 256, None, "64x64x8x1",  COMPILED),
+    Row(89, "fp32",  64, None, "32x32x4x1",  COMPILED),
+    Row(89, "fp32", 128, None, "32x32x8x1",  COMPILED),
+    # One key tile twice as long spills 32 bytes with triton 3.7.1.
+    Row(89, "fp32", 256, None, "16x16x8x1",  COMPILED),
+    Row(90, "half",  64, None, "128x64x4x3", MEASURED),
+    Row(90, "half", 128, None, "128x64x8x3", MEASURED),
+    Row(90, "half", 256, None, "128x64x8x2", MEASURED),
+    Row(90, "fp32",  64, None, "32x32x4x1",  COMPILED),
+    Row(90, "fp32", 128, None, "32x32x8x1",  COMPILED),
+    Row(90, "fp32", 256, None, "16x32x8x1",  COMPILED),
+)
+# fmt: on
+
+
+def default_tile(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> TileConfig:
+    """The shipped tile for a head-dim tile; a device older than every row takes the oldest rows."""
+    return TileConfig.parse(default_row(BLOCK_D, dtype, arch, causal).tile)
+
+
+def default_row(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> Row:
+    """The row of `TABLE` that holds: of the newest architecture, then of the smallest head dim."""
+    newest = max(row.arch for row in TABLE if row.arch <= max(like(arch), min(TABLE).arch))
+    kind = "fp32" if dtype == torch.float32 else "half"
+    rows = [row for row in TABLE if row.arch == newest and row.dtype == kind and row.causal in (None, causal)]
+    return min((row for row in rows if row.d >= BLOCK_D), key=lambda row: row.d)

@@ -1,0 +1,87 @@
+"""Launching a Triton kernel again and again with as little Python as Triton allows.
+
+`JITFunction.run` binds, types and hashes every argument on every call: tens of microseconds for a kernel of forty. When
+a plan is made all of our arguments are known but the tensors, so the first launch goes through Triton, and later ones
+straight to the launcher of the kernel that it compiled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from triton import knobs
+from triton.compiler import CompiledKernel
+
+Direct = Callable[[tuple[Any, ...], tuple[Any, ...]], None]
+_RUNTIME = knobs.runtime
+DIRECT = triton.__version__.startswith(("3.6.", "3.7."))
+"""Whether this Triton's `CompiledKernel.run` is known to take grid, stream, function, metadata, hooks and arguments."""
+
+
+@dataclass
+class Launch:
+    """A kernel with its grid and all arguments bound but the first ones: tensors, descriptors of tensors, or None.
+
+    The compiled kernel is kept, so whatever is passed must specialise to the same kernel: the same dtypes, None in the
+    same places, and addresses and integers named in `do_not_specialize`.
+
+    Args:
+        kernel: a `triton.jit` function, compiled or interpreted.
+        grid: one to three sizes.
+        arguments: all arguments after the tensors, constexprs too, in the order of the signature.
+        options: num_warps, num_stages and the like.
+        device: where the tensors are.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    device: torch.device
+    _direct: Direct | None = field(default=None, init=False, compare=False, repr=False)
+
+    def __call__(self, *tensors: Any) -> None:
+        """Launch on the device's current stream."""
+        if self._direct is None or _is_watched():
+            self._through_triton(tensors)
+        elif self.device.index == torch.cuda.current_device():
+            self._direct(tensors, self.arguments)
+        else:
+            with on(self.device):
+                self._direct(tensors, self.arguments)
+
+    def _through_triton(self, tensors: tuple[Any, ...]) -> None:
+        with on(self.device):
+            compiled = self.kernel[self.grid](*tensors, *self.arguments, **self.options)
+        if DIRECT and isinstance(compiled, CompiledKernel):
+            self._direct = direct(compiled, self.grid, self.device)
+
+
+def direct(compiled: CompiledKernel, grid: tuple[int, ...], device: torch.device) -> Direct:
+    """What launches a compiled kernel on tensors and other arguments, where `device` is the current one."""
+    x, y, z = (*grid, 1, 1)[:3]
+    run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
+    stream_of, index = triton.runtime.driver.active.get_current_stream, device.index
+
+    def launch(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
+        # Given addresses, the launcher does not ask the driver whether they are the device's: the plan's checks did.
+        addresses = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in tensors]
+        run(x, y, z, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
+
+    return launch
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make the device the current one, if it is one of CUDA's."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _is_watched() -> bool:
+    """Whether a profiler's hooks, chains of them or single ones, want to see launches as Triton shows them."""
+    enter, leave = _RUNTIME.launch_enter_hook, _RUNTIME.launch_exit_hook
+    return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))

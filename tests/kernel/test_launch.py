@@ -1,0 +1,105 @@
+"""Launching: through Triton first, then past it, and through it again where someone watches."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+import triton
+from triton import knobs
+from triton.compiler import CompiledKernel
+
+from kernel import launch
+from kernel.launch import Launch
+
+CUDA = torch.device("cuda", 0)
+OTHER = torch.device("cuda", 1)
+STREAMS = {0: 70, 1: 71}
+
+
+class Compiled(CompiledKernel):
+    """What Triton returns from a launch, with a launcher that writes down what it is given."""
+
+    function, packed_metadata = "function", "metadata"
+
+    def __init__(self, said):
+        self._run = lambda *arguments: said.append(("direct", *arguments))
+
+
+class Kernel:
+    """A jitted function that writes its launches down."""
+
+    def __init__(self, said, compiled):
+        self.said, self.compiled = said, compiled
+
+    def __getitem__(self, grid):
+        def run(*arguments, **options):
+            self.said.append(("triton", grid, *arguments, options))
+            return self.compiled
+
+        return run
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """One CUDA device is current, and a driver answers."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(launch, "on", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(triton.runtime.driver, "_active", SimpleNamespace(get_current_stream=STREAMS.get))
+    return []
+
+
+def bound(said, device=CUDA, compiled=True):
+    return Launch(Kernel(said, Compiled(said) if compiled else None), (3, 2), (5, True), {"num_warps": 4}, device)
+
+
+def test_the_first_launch_compiles_and_the_next_goes_past_triton(said):
+    x = torch.zeros(1)
+    once = bound(said)
+    once(x, None)
+    once(x, None)
+    assert said[0] == ("triton", (3, 2), x, None, 5, True, {"num_warps": 4})
+    assert said[1:] == [("direct", 3, 2, 1, 70, "function", "metadata", None, None, None, x.data_ptr(), None, 5, True)]
+
+
+def test_another_device_is_made_the_current_one(said, monkeypatch):
+    entered = []
+    monkeypatch.setattr(launch, "on", lambda device: contextlib.nullcontext(entered.append(device)))
+    there = bound(said, OTHER)
+    there()
+    there()
+    assert entered == [OTHER, OTHER]
+    assert said[1][4] == STREAMS[1]
+
+
+@pytest.mark.parametrize("hook", ["launch_enter_hook", "launch_exit_hook"])
+def test_a_profiler_sees_each_launch(said, hook):
+    watched = bound(said)
+    watched()
+    chain = getattr(knobs.runtime, hook)
+    chain.add(print)
+    try:
+        watched()
+    finally:
+        chain.remove(print)
+    watched()
+    assert [how for how, *_ in said] == ["triton", "triton", "direct"]
+
+
+def test_what_is_not_known_goes_through_triton(said, monkeypatch):
+    interpreted = bound(said, torch.device("cpu"), compiled=False)
+    interpreted()
+    interpreted()
+    monkeypatch.setattr(launch, "DIRECT", False)
+    newer = bound(said)
+    newer()
+    newer()
+    assert [how for how, *_ in said] == ["triton"] * 4
+
+
+def test_launches_are_the_same_by_what_is_bound(said):
+    one, other = bound(said), bound(said)
+    other.kernel = one.kernel
+    one()
+    assert one == other
+    assert one != Launch(one.kernel, (3, 3), one.arguments, one.options, CUDA)

@@ -2,8 +2,8 @@
 
     python benchmark/analyze_io.py                                   # theory, and ncu's counts where there is ncu
     python benchmark/analyze_io.py --json benchmark/results/io.json --plot plots
-    python benchmark/analyze_io.py --d 128 --N 4096 --providers ours ours:config=128x128x8x2
-    python benchmark/analyze_io.py --csv io.csv --plot plots         # reads a CSV that an earlier run kept by --csv
+    python benchmark/analyze_io.py --d 128 --N 4096 --providers ours ours_portable ours:config=128x128x8x2
+    python benchmark/analyze_io.py --read io.csv                     # ncu's CSV, as an earlier run kept it by --csv
     python benchmark/analyze_io.py --tiles 64x64 128x64 128x128! 256x64  # how the tile decides what is asked of L2
 
 Prints for each problem what DRAM must move at least, what the tiles ask of L2, and with ncu the measured bytes and
@@ -29,6 +29,7 @@ from speed.io_show import print_problems, print_tiles
 from speed.machine import describe
 from speed.ncu_command import find_ncu, kernels, profile
 from speed.ncu_csv import ranged
+from speed.our_tile import our_tile
 from speed.presets import PRESETS
 from speed.providers import named
 from speed.rows import DTYPES, Row
@@ -36,8 +37,6 @@ from speed.traffic import Tile
 
 NAIVE_SCORES = 1 << 30
 """Naive attention is profiled up to here: ncu saves and restores what a kernel writes for each of its passes."""
-THEORY_ARCH = 90
-"""The default tiles of which architecture stand in the theory where there is no device."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,8 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         report = _report(asked, device)
         _measure(asked, device, report)
-    except (CannotRun, ValueError, KeyError, RuntimeError) as problem:
-        print(f"analyze_io: {problem.args[0]}", file=sys.stderr)
+    except (CannotRun, OSError, ValueError, KeyError, RuntimeError) as problem:
+        print(f"analyze_io: {problem if isinstance(problem, OSError) else problem.args[0]}", file=sys.stderr)
         return 2
     print_problems(report)
     if asked.json is not None:
@@ -64,18 +63,14 @@ def _report(asked: argparse.Namespace, device: str) -> IoReport:
     """All problems in theory, and the ceilings of the device."""
     names = asked.providers or list(PRESETS["io"].providers)
     providers = [named(name) for name in names]
-    ceilings = None
-    if device == "cuda":
-        ceilings = measure_ceilings(device, [asked.dtype], clock_of(device))
-    report = IoReport(
-        describe(device), {p.name: p.label for p in providers}, tuple(p.name for p in providers if p.ours)
-    )
-    report.ceilings = ceilings
+    labels, ours = {p.name: p.label for p in providers}, tuple(p.name for p in providers if p.ours)
+    report = IoReport(describe(device), labels, ours)
+    if device == "cuda" and asked.read is None:
+        report.ceilings = measure_ceilings(device, [asked.dtype], clock_of(device))
     for row in _rows(asked):
-        fitting = [p for p in providers if p.name != "naive" or row.B * row.Hq * row.N * row.N <= NAIVE_SCORES]
-        report.problems += [
-            in_theory(p.name, row, _tile(asked, p.name, row, device) if p.ours else None) for p in fitting
-        ]
+        for p in providers:
+            if p.name != "naive" or row.B * row.Hq * row.N * row.N <= NAIVE_SCORES:
+                report.problems.append(in_theory(p.name, row, our_tile(row, p.config, device) if p.ours else None))
     return report
 
 
@@ -87,27 +82,8 @@ def _rows(asked: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def _tile(asked: argparse.Namespace, name: str, row: Row, device: str) -> Tile:
-    """The tile of ours: what its name pins, or --tile, or the shipped default."""
-    from kernel.tiles import block_d, default_tile
-
-    pinned = next((pin.removeprefix("config=") for pin in name.partition(":")[2].split(",") if "config=" in pin), None)
-    if pinned or asked.tile:
-        return Tile.parse(pinned or asked.tile)
-    default = default_tile(block_d(row.d), DTYPES[row.dtype], _arch(device))
-    return Tile(default.BLOCK_M, default.BLOCK_N)
-
-
-def _arch(device: str) -> int:
-    import torch
-
-    from kernel.tiles import device_arch
-
-    return device_arch(torch.device("cuda")) if device == "cuda" else THEORY_ARCH
-
-
 def _measure(asked: argparse.Namespace, device: str, report: IoReport) -> None:
-    """Add what ncu counts to each problem, from a CSV that was kept or a run of ncu; or say that there is neither."""
+    """Add what ncu counted to each problem, if anything did."""
     text = _counted(asked, device, report)
     if text is None:
         return
@@ -121,13 +97,14 @@ def _measure(asked: argparse.Namespace, device: str, report: IoReport) -> None:
 
 
 def _counted(asked: argparse.Namespace, device: str, report: IoReport) -> str | None:
-    if asked.csv is not None and asked.csv.exists():
-        return str(asked.csv.read_text())
+    """Ncu's CSV: one that was kept, or that of a run; None where there is neither, which is said."""
+    if asked.read is not None:
+        report.machine = {"device": f"the device of {asked.read}"}
+        return str(asked.read.read_text())
     ncu = find_ncu(asked.ncu)
     if ncu is None or device != "cuda":
-        print(
-            f"Nothing is measured, since there is no {'CUDA device' if ncu else 'ncu'} here: what follows is theory.\n"
-        )
+        missing = "CUDA device" if ncu else "ncu"
+        print(f"Nothing is measured, since there is no {missing} here: what follows is theory.\n")
         return None
     with TemporaryDirectory() as folder:
         calls = [(problem.row, problem.provider) for problem in report.problems]
@@ -151,13 +128,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--N", type=int, nargs="+", help="of the problems, only those of these lengths")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--providers", nargs="+", metavar="NAME")
-    parser.add_argument(
-        "--tile", help="ours' tile, 128x64, where it is not the default; 128x64! loads whole tiles (TMA)"
-    )
     parser.add_argument("--tiles", nargs="+", help="print what each of these tiles asks of L2, and stop")
     parser.add_argument("--ncu", help="where ncu is, if not on the path")
     parser.add_argument("--ncu-time", type=float, default=300.0, help="seconds that ncu may take")
-    parser.add_argument("--csv", type=Path, help="keep ncu's CSV here; if the file is there, read it and run no ncu")
+    parser.add_argument("--csv", type=Path, help="keep ncu's CSV here")
+    parser.add_argument("--read", type=Path, metavar="CSV", help="read this CSV of the same problems, and run no ncu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw theory against measurement, and the roofline")
     return parser.parse_args(arguments)

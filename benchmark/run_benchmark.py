@@ -52,7 +52,7 @@ class Work:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    asked = _arguments(arguments)
+    begun, asked = time.monotonic(), _arguments(arguments)
     console = Console(highlight=False, soft_wrap=True)
     try:
         device = choose(asked.device)
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (CannotRun, ValueError, KeyError) as problem:
         print(f"run_benchmark: {problem.args[0]}", file=sys.stderr)
         return 2
-    _run(asked, works, results, device, console)
+    _run(asked, works, results, device, console, begun)
     for told_line in told(results):
         console.print(told_line, markup=False)
     bad = ("wrong", "failed")
@@ -104,9 +104,9 @@ def _begin(asked: argparse.Namespace, device: str, works: list[Work]) -> Results
     """Compile ahead where that is asked for, and measure the ceilings."""
     providers = [named(name) for name in dict.fromkeys(name for work in works for name in work.providers)]
     absent = {p.name: why for p in providers if (why := p.absent(device)) is not None}
-    if asked.jobs > 1 and device == "cuda":
-        for work in works:
-            compile_ahead(work.rows, [name for name in work.providers if name not in absent], device, asked.jobs)
+    if asked.jobs > 1:
+        calls = ((name, row) for work in works for row in work.rows for name in work.providers)
+        compile_ahead(((name, row) for name, row in calls if name not in absent), device, asked.jobs)
     dtypes = list(dict.fromkeys(row.dtype for work in works for row in work.rows))
     return Results(
         machine=describe(device),
@@ -118,9 +118,11 @@ def _begin(asked: argparse.Namespace, device: str, works: list[Work]) -> Results
     )
 
 
-def _run(asked: argparse.Namespace, works: list[Work], results: Results, device: str, console: Console) -> None:
-    begun, clock = time.monotonic(), clock_of(device)
-    bench = Bench(device, clock, Budget(asked.rounds, asked.milliseconds), results.ceilings, asked.seed)
+def _run(
+    asked: argparse.Namespace, works: list[Work], results: Results, device: str, console: Console, begun: float
+) -> None:
+    budget = Budget(asked.rounds, asked.milliseconds)
+    bench = Bench(device, clock_of(device), budget, results.ceilings, asked.seed)
     _print_ceilings(results, console)
     columns = (TextColumn("{task.completed}/{task.total} rows  {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -134,6 +136,7 @@ def _run(asked: argparse.Namespace, works: list[Work], results: Results, device:
                     results.left_out.append(f"Left out for want of time: {work.preset}, {row}.")
                     continue
                 _one(work, row, providers, replace(bench, host=work.host), results, console)
+                results.settings["seconds"] = round(time.monotonic() - begun, 1)
                 write(results, asked.json, asked.csv)
 
 
@@ -173,7 +176,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=f"{', '.join(PROVIDERS)}, or ours:KEY=VALUE,...")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each provider takes on a row")
     parser.add_argument("--milliseconds", type=float, default=100.0, help="of timed calls, for a provider on a row")
-    parser.add_argument("--time", type=float, help="seconds after which no further row is begun")
+    parser.add_argument("--time", type=float, help="seconds, all told, after which no row is begun")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile ahead")
     parser.add_argument("--host", action="store_true", help="time enqueueing too")
     parser.add_argument("--seed", type=int, default=0)

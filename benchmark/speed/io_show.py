@@ -13,9 +13,10 @@ _WORST = 3
 
 def print_problems(report: IoReport) -> None:
     """Theory, and beside it what was measured; bytes in MB."""
-    machine = report.machine
-    print(f"{machine['device']}, torch {machine['torch']}, triton {machine['triton']}, commit {machine['commit']}")
-    print("Bytes in MB: what DRAM must move, what the tiles ask of L2 (both ways); measured, and x theory.\n")
+    words = (f"{name} {report.machine[name]}" for name in ("torch", "triton", "commit") if name in report.machine)
+    print(", ".join((report.machine["device"], *words)))
+    print("Bytes in MB, read and written: what DRAM must move, what the tiles ask of L2; measured, and x theory.")
+    print("A tile is queries x keys; ! loads whole tiles.\n")
     for problem in report.problems:
         print(f"{shape(problem.row)}  {problem.provider:14} {_theory(problem)}")
         if problem.measured is not None:

@@ -14,7 +14,8 @@ from speed.rows import Row
 TOKENS, HIDDEN = 16384, 2048
 """Of every row of a table of peers: B = TOKENS / N, H = HIDDEN / d."""
 
-FUSED = ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "flex_compiled", "flash_attn", "flash_attn_4", "ours")
+OURS = ("ours", "ours_portable")
+FUSED = ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "flex_compiled", "flash_attn", "flash_attn_4", *OURS)
 """What never holds the scores in memory."""
 ALL = ("naive", "sdpa_math", *FUSED)
 
@@ -61,14 +62,14 @@ def peers() -> Iterator[Row]:
         yield peer_row(N, d, causal)
 
 
-@preset(providers=("sdpa_flash", "ours"))
+@preset(providers=("sdpa_flash", *OURS))
 def fa2() -> Iterator[Row]:
     """The table of peers at N 1k and 4k against torch's FlashAttention-2 alone."""
     for d, N, causal in product((64, 128, 256), (1024, 4096), (False, True)):
         yield peer_row(N, d, causal)
 
 
-@preset(providers=("sdpa_cudnn", "sdpa_efficient", "flex_compiled", "ours"))
+@preset(providers=("sdpa_cudnn", "sdpa_efficient", "flex_compiled", *OURS))
 def padding() -> Iterator[Row]:
     """A growing share of the keys past seqlens_k; lengths alike, and spread."""
     for causal, share in product((False, True), (0.0, 0.25, 0.5, 0.75, 0.9)):
@@ -91,14 +92,14 @@ def memory() -> Iterator[Row]:
         yield Row(N=1 << power, d=64, Hq=8, Hk=8)
 
 
-@preset(providers=("sdpa_flash", "sdpa_cudnn", "ours"))
+@preset(providers=("sdpa_flash", "sdpa_cudnn", *OURS))
 def causal() -> Iterator[Row]:
     """What causal attention costs beside full attention, N 512 to 32k."""
     for d, power, masked in product((64, 128), range(9, 16), (False, True)):
         yield peer_row(1 << power, d, masked)
 
 
-@preset(providers=("naive", "sdpa_flash", "sdpa_cudnn", "ours"))
+@preset(providers=("naive", "sdpa_flash", "sdpa_cudnn", *OURS))
 def io() -> Iterator[Row]:
     """What `analyze_io.py` counts the bytes of: each d, causal, long, and with GQA."""
     for d in (64, 128, 256):

@@ -2,7 +2,7 @@
 
 A new one is one function, or one line for another way to call ours:
 
-    ours("ours_128x128", "ours, 128x128", config="128x128x8x2")
+    ours("ours_portable", "ours, portable path", config="portable")
 
 `bind` may prepare what a user would keep between calls (a mask); only the call that it returns is timed. It raises
 `Refused`, or NotImplementedError, for what the provider does not do. `kernel` is imported late, once the device is
@@ -44,7 +44,8 @@ class Provider:
     """A way to compute attention.
 
     around: entered around all calls, checks and timing alike, so that choosing a backend costs no call anything.
-    package: the module that must be there. scores: the largest B·Hq·N² it is given. ours: whether it is under test.
+    package: the module that must be there. scores: the largest B·Hq·N² it is given. ours: whether it is under test,
+    and then called with this config.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Provider:
     package: str | None = None
     scores: int | None = None
     ours: bool = False
+    config: str | None = None
 
     def absent(self, device: str) -> str | None:
         """Why it cannot be timed here at all; None where it can."""
@@ -88,7 +90,7 @@ def ours(name: str, label: str, **pinned: Any) -> Provider:
         causal, seqlens_k = row.causal, inputs.seqlens_k
         return partial(flash_attention, inputs.q, inputs.k, inputs.v, causal=causal, seqlens_k=seqlens_k, **pinned)
 
-    PROVIDERS[name] = Provider(name, label, bind, ours=True)
+    PROVIDERS[name] = Provider(name, label, bind, ours=True, config=pinned.get("config"))
     return PROVIDERS[name]
 
 
@@ -207,3 +209,4 @@ def _in_bshd(function: Callable[..., Any], row: Row, inputs: Inputs) -> Call:
 
 
 ours("ours", "ours")
+ours("ours_portable", "ours, portable path", config="portable")

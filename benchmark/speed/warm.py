@@ -5,11 +5,14 @@ Nothing is timed here, and what fails is left for the run itself to tell.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_context
 
+from harness.devices import prepare
 from speed.providers import named
 from speed.rows import Row, make_inputs
 
@@ -17,12 +20,18 @@ COMPILED = ("flex_compiled", "flash_attn_4")
 """Providers that compile for seconds, beside ours."""
 
 
-def compile_ahead(rows: list[Row], names: list[str], device: str, jobs: int) -> None:
-    """Call each compiled provider once on each row, `jobs` processes side by side."""
-    tasks = [(name, row) for row in rows for name in names if name in COMPILED or named(name).ours]
-    with suppress(BrokenProcessPool), ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+def compile_ahead(calls: Iterable[tuple[str, Row]], device: str, jobs: int) -> None:
+    """Call each provider that compiles once on each of its rows, `jobs` processes side by side."""
+    tasks = [(name, row) for name, row in dict.fromkeys(calls) if name in COMPILED or named(name).ours]
+    processes = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin, initargs=(device,))
+    with suppress(BrokenProcessPool), processes as pool:
         for _ in pool.map(_call, tasks, [device] * len(tasks)):
             pass
+
+
+def _begin(device: str) -> None:
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # each process would start a pool of its own
+    prepare(device)
 
 
 def _call(task: tuple[str, Row], device: str) -> None:

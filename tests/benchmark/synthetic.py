@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from speed.ceilings import Ceilings
 from speed.io_report import IoReport, Measured, in_theory
-from speed.presets import PRESETS
+from speed.presets import OURS, PRESETS
 from speed.providers import PROVIDERS
 from speed.results import Outcome, Results, Timed
 from speed.traffic import Tile
@@ -14,9 +14,9 @@ from speed.turns import Spread
 MACHINE = {"device": "Imagined GPU", "torch": "2.11.0", "triton": "3.6.0", "commit": "0123456789ab", "command": "none"}
 CEILING = 800.0
 SPEED = {"sdpa_flash": 0.44, "sdpa_cudnn": 0.8, "sdpa_efficient": 0.2, "flex_compiled": 0.58, "flash_attn_4": 0.86}
-SPEED |= {"ours": 0.84, "naive": 0.08, "sdpa_math": 0.03}
+SPEED |= {"ours": 0.84, "ours_portable": 0.6, "naive": 0.08, "sdpa_math": 0.03}
 HOST = {"naive": 48.0, "sdpa_math": 90.0, "sdpa_flash": 18.0, "sdpa_cudnn": 26.0, "sdpa_efficient": 21.0}
-HOST |= {"flex_compiled": 130.0, "ours": 62.0, "flash_attn_4": 40.0}
+HOST |= {"flex_compiled": 130.0, "ours": 62.0, "ours_portable": 55.0, "flash_attn_4": 40.0}
 MOST_BYTES = 40 << 30
 
 
@@ -56,16 +56,16 @@ def results(*presets, dtypes=()):
             timed.append(Timed(preset.name, row, tuple(outcome(n, row, preset.host, numbers) for n in names)))
     labels = {name: PROVIDERS[name].label for name in PROVIDERS if name in SPEED}
     ceilings = Ceilings({"bf16": CEILING, "fp16": 0.97 * CEILING}, 3000.0)
-    return Results(MACHINE, {"rounds": 3}, ceilings, labels, ("ours",), timed=timed)
+    return Results(MACHINE, {"rounds": 3}, ceilings, labels, OURS, timed=timed)
 
 
 def io_report(measured=True):
     """An analysis of the preset io, with counts a little past theory."""
-    report = IoReport(MACHINE, {name: PROVIDERS[name].label for name in PRESETS["io"].providers}, ("ours",))
+    report = IoReport(MACHINE, {name: PROVIDERS[name].label for name in PRESETS["io"].providers}, OURS)
     report.ceilings = Ceilings({"bf16": CEILING}, 3000.0) if measured else None
     for row in PRESETS["io"].rows():
         for name in PRESETS["io"].providers:
-            problem = in_theory(name, row, Tile(128, 64) if name == "ours" else None)
+            problem = in_theory(name, row, Tile(128, 64) if name in OURS else None)
             report.problems.append(replace(problem, measured=counts(problem)) if measured else problem)
     return report
 

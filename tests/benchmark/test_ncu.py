@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+import analyze_io
 from speed.io_report import IoReport, from_json, in_theory, longest, measured, tensor_busy, to_json
 from speed.ncu_command import METRICS, command, kernels, known, profile
 from speed.ncu_csv import ranged, read
@@ -209,3 +210,21 @@ def test_a_run_that_hangs_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr("speed.ncu_command.subprocess.run", run)
     with pytest.raises(RuntimeError, match="had not ended after 5 s"):
         profile("ncu", [(ROW, "ours")], tmp_path / "report", 5)
+
+
+def test_a_kept_csv_is_told_beside_theory(tmp_path, capsys):
+    (tmp_path / "io.csv").write_text(CSV)
+    chosen = ["--d", "128", "--N", "4096", "--providers", "ours_portable", "naive", "ours"]
+    assert analyze_io.main([*chosen, "--read", str(tmp_path / "io.csv"), "--json", str(tmp_path / "io.json")]) == 0
+    said = capsys.readouterr().out
+    assert "DRAM 275 (1.02x)" in said
+    assert "L2 and SMs 4396 (0.99x)" in said
+    assert "warps stalled: long_scoreboard 2.25, gmma 0.50" in said
+    assert "ncu saw no kernel of ours_portable on" in said
+    assert from_json((tmp_path / "io.json").read_text()).machine == {"device": f"the device of {tmp_path}/io.csv"}
+
+
+@pytest.mark.parametrize("wrong", [["--read", "nowhere.csv"], ["--d", "7"], ["--providers", "nobody"]])
+def test_what_cannot_be_analyzed_is_said_in_a_line(wrong, capsys):
+    assert analyze_io.main([*wrong, "--ncu", "no-such-ncu"]) == 2
+    assert capsys.readouterr().err.startswith("analyze_io: ")

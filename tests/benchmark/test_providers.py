@@ -7,7 +7,7 @@ from speed.providers import PROVIDERS, named, ours, provider
 from speed.rows import Row, make_inputs
 from speed.truth import truth
 
-ON_CPU = ("naive", "sdpa_math", "sdpa_flash", "ours", "ours:config=32x32x4x1")
+ON_CPU = ("naive", "sdpa_math", "sdpa_flash", "ours", "ours_portable", "ours:config=32x32x4x1")
 ROWS = [
     Row(N=40, d=16, Hq=2, Hk=2),
     Row(N=40, d=16, B=2, Hq=4, Hk=2, causal=True),
@@ -51,14 +51,14 @@ def test_math_is_given_no_large_problem():
     assert named("sdpa_math").too_large(Row(N=8192, d=64))
 
 
-def test_our_other_path_is_one_line(registry, monkeypatch):
+def test_another_way_to_call_ours_is_one_line(registry, monkeypatch):
     calls = []
     monkeypatch.setattr("kernel.flash_attention", lambda q, k, v, **asked: calls.append(asked) or q)
-    ours("ours_portable", "ours, portable", path="portable")
+    ours("ours_other", "ours, otherwise", config="other")
     row = ROWS[0]
-    named("ours_portable").bind(row, make_inputs(row, "cpu"))()
-    assert calls == [{"causal": False, "seqlens_k": None, "path": "portable"}]
-    assert named("ours_portable").ours
+    named("ours_other").bind(row, make_inputs(row, "cpu"))()
+    assert calls == [{"causal": False, "seqlens_k": None, "config": "other"}]
+    assert named("ours_other").ours
 
 
 @pytest.mark.parametrize("name", ["nobody", "naive:config=1", "ours:config", "ours:=1"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernel.flash_attn_triton import flash_attn_forward_debug
+from kernel.debug import flash_attn_forward_debug
 from kernel.tiles import TileConfig
 from speed.rows import Row, make_inputs
 from speed.traffic import Tile, Traffic, asked, least, loaded_keys, naive, naive_steps, served_by_l2, written_steps

@@ -144,7 +144,7 @@ def _told(kernel: Kernel) -> dict[str, Any]:
         "name": kernel.name,
         "seconds": get(TIME),
         "registers": get(REGISTERS),
-        "shared_bytes": get(SHARED),
+        "shared_bytes": next((kernel.metrics[name] for name in SHARED if name in kernel.metrics), None),
         "occupancy_percent": get(OCCUPANCY),
         "tensor_percent": get(TENSOR),
         "stalls": kernel.stalls(),

@@ -70,7 +70,6 @@ def _failed(provider: Provider, problem: Exception) -> Outcome:
     if isinstance(problem, (Refused, NotImplementedError)) or any(words in str(problem) for words in _NOT_TAKEN):
         return Outcome(provider.name, "refused", said)
     if isinstance(problem, torch.OutOfMemoryError):
-        torch.cuda.empty_cache()
         return Outcome(provider.name, "out of memory", said)
     return Outcome(provider.name, "failed", f"{type(problem).__name__}: {said}")
 

@@ -24,7 +24,10 @@ TIME = "gpu__time_duration.sum"
 DRAM_READ, DRAM_WRITE = "dram__bytes_read.sum", "dram__bytes_write.sum"
 SM_READ, SM_WRITE = "l1tex__m_xbar2l1tex_read_bytes.sum", "l1tex__m_l1tex2xbar_write_bytes.sum"
 """What the SMs get from L2 and send to it: of loads through L1 and of the bulk copy engine (TMA)."""
-REGISTERS, SHARED = "launch__registers_per_thread", "launch__shared_mem_per_block"
+REGISTERS = "launch__registers_per_thread"
+_OF_BLOCK = "launch__shared_mem_per_block"
+SHARED = (_OF_BLOCK, f"{_OF_BLOCK}_allocated", f"{_OF_BLOCK}_dynamic")
+"""By the first of these names that ncu has."""
 OCCUPANCY = "sm__warps_active.avg.pct_of_peak_sustained_active"
 TENSOR = "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
 

@@ -19,7 +19,7 @@ from speed.rows import Row
 NAME = "Kernel Name"
 _FIRST = "ID"
 _RANGED = re.compile(r"flashattest_\w+")
-_STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+)_per_issue_active(?:\.ratio)?")
+_STALL = re.compile(r"smsp__average_warps_issue_stalled_(\w+)(?<!_not_issued)_per_issue_active(?:\.ratio)?")
 _SCALES = {
     **{"byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9, "Tbyte": 1e12},
     **{"second": 1.0, "s": 1.0, "msecond": 1e-3, "ms": 1e-3, "usecond": 1e-6, "us": 1e-6, "nsecond": 1e-9, "ns": 1e-9},
@@ -37,9 +37,10 @@ class Kernel:
     metrics: dict[str, float]
 
     def stalls(self) -> dict[str, float]:
-        """Warps that wait for each reason, for each instruction issued; the worst first."""
+        """Warps that wait for each reason, for each instruction issued; the worst first. To be selected is no wait."""
         found = {match[1]: value for key, value in self.metrics.items() if (match := _STALL.fullmatch(key))}
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        waits = [(name, value) for name, value in found.items() if name != "selected"]
+        return dict(sorted(waits, key=lambda item: -item[1]))
 
 
 def ranged(provider: str, row: Row) -> str:

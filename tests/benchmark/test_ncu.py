@@ -27,6 +27,7 @@ METRIC_UNITS = {
     "sm__warps_active.avg.pct_of_peak_sustained_active": "%",
     "smsp__average_warps_issue_stalled_gmma_per_issue_active.ratio": "inst",
     "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio": "inst",
+    "smsp__average_warps_issue_stalled_selected_per_issue_active.ratio": "inst",
     "lts__t_bytes.sum": "",
 }
 
@@ -44,9 +45,9 @@ def line(number, name, of, values):
 OURS = ranged("ours", ROW)
 NAIVE = ranged("naive", ROW)
 GEMM = "void at::native::gemm<float, 2>(int, T1 *)"
-FORWARD_COUNTS = "207,618,048 67.5 620.25 67,108,864 4,328,521,728 168 131.072 71.2 12.1 0.50 2.25 n/a"
-GEMM_COUNTS = "67,108,864 2,147.5 1,900 2,147,483,648 3,000,000,000 90 98.3 80 10 1 0.1 5"
-SOFTMAX_COUNTS = "2,147,483,648 2,147.5 1,500 2,147,483,648 2,147,483,648 32 n/a 0 90 n/a 9 n/a"
+FORWARD_COUNTS = "207,618,048 67.5 620.25 67,108,864 4,328,521,728 168 131.072 71.2 12.1 0.50 2.25 1 n/a"
+GEMM_COUNTS = "67,108,864 2,147.5 1,900 2,147,483,648 3,000,000,000 90 98.3 80 10 1 0.1 1 5"
+SOFTMAX_COUNTS = "2,147,483,648 2,147.5 1,500 2,147,483,648 2,147,483,648 32 n/a 0 90 n/a 9 1 n/a"
 
 CSV = "\n".join(
     [
@@ -80,7 +81,7 @@ def test_what_ncu_has_not_is_left_out():
     assert gemm.metrics["lts__t_bytes.sum"] == 5
 
 
-def test_stalls_come_worst_first():
+def test_stalls_come_worst_first_and_without_what_is_none():
     assert list(read(CSV)[0].stalls().items()) == [("long_scoreboard", 2.25), ("gmma", 0.5)]
 
 

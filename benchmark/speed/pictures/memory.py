@@ -43,7 +43,7 @@ def _line(axes: Axes, results: Results, timed: list[Timed], name: str, points: l
     """A provider's line, with a cross where it found no more memory."""
     look = style.look(name, results.ours)
     xs, peaks = zip(*points, strict=True)
-    axes.plot(xs, peaks, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=3 if look.ours else 2)
+    axes.plot(xs, peaks, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=look.front)
     more = next((t.row.N for t in timed if xs[-1] < t.row.N and _ran_out(t, name)), None)
     said = f"{results.labels[name]}  {style.in_bytes(peaks[-1])}"
     if more is not None:

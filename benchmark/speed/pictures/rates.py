@@ -85,7 +85,7 @@ def _panel(axes: Axes, results: Results, timed: list[Timed], x: Callable[[Row], 
         look = style.look(name, results.ours)
         xs, medians, slow, fast = zip(*points, strict=True)
         axes.fill_between(xs, slow, fast, color=look.colour, alpha=0.15, linewidth=0)
-        axes.plot(xs, medians, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=3 if look.ours else 2)
+        axes.plot(xs, medians, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=look.front)
         said = f"{results.labels[name]}  {medians[-1]:.3g}"
         ends.append(End(xs[-1], medians[-1], said, look.colour, look.ours))
     if ceiling:

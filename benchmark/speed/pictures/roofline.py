@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def roofline(report: IoReport) -> Figure | None:
-    """A mark for each problem that ncu measured, with the letter of its row in it; None where it measured none."""
+    """A mark for each problem that ncu measured, with the letter of its row beside it; None where it measured none."""
     found = [(problem, point) for problem in report.problems if (point := _point(problem)) is not None]
     if not found or report.ceilings is None:
         return None
@@ -62,9 +62,11 @@ def _ceilings(axes: Axes, matmul: float, copy: float, points: list[tuple[float, 
 
 
 def _mark(axes: Axes, x: float, y: float, letter: str, look: style.Look) -> None:
-    axes.plot(x, y, "o" if look.ours else "s", color=look.colour, mec="white", mew=0.8, ms=11.5, zorder=3)
-    font = {"ha": "center", "va": "center_baseline", "fontsize": 7, "color": "white", "weight": "bold"}
-    axes.text(x, y, letter, font, zorder=4)
+    """A mark with the letter of its row beside it: at the right for ours, at the left for others."""
+    axes.plot(x, y, look.marker, color=look.colour, ms=6.5, zorder=look.front)
+    side, offset = ("left", 6) if look.ours else ("right", -6)
+    font = {"fontsize": style.SMALL, "color": look.colour, "weight": "bold" if look.ours else "normal"}
+    axes.annotate(letter, (x, y), (offset, 0), textcoords="offset points").set(ha=side, va="center", **font)
 
 
 def _key(axes: Axes, report: IoReport, providers: list[str], letters: dict[Row, str]) -> None:
@@ -72,7 +74,7 @@ def _key(axes: Axes, report: IoReport, providers: list[str], letters: dict[Row, 
     y, step = 0.97, 0.055
     for name in dict.fromkeys(providers):
         look = style.look(name, report.ours)
-        axes.plot(1.05, y, "o" if look.ours else "s", color=look.colour, ms=8, transform=axes.transAxes, clip_on=False)
+        axes.plot(1.05, y, look.marker, color=look.colour, ms=6.5, transform=axes.transAxes, clip_on=False)
         weight = "bold" if look.ours else "normal"
         font = {"fontsize": style.SMALL, "color": look.colour, "va": "center", "weight": weight}
         axes.text(1.08, y, report.labels[name], font, transform=axes.transAxes)

@@ -92,7 +92,7 @@ def _padding_panel(axes: Axes, results: Results, points: Points, masked: bool) -
     work = [share * (2 - share) if masked else share for share in seen]  # as `speed.rows.visible_pairs` counts it
     axes.plot(seen, work, color=style.GREY, lw=1, ls=(0, (4, 3)))
     axes.set_xlim(1.03, 0)
-    axes.set_ylim(0, max(1.05, *(y for of in points.values() for _, y in of)))
+    axes.set_ylim(-0.12, max(1.05, *(y for of in points.values() for _, y in of)))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     axes.set_xlabel("share of the keys that is seen")
     axes.set_ylabel("time / time without padding")
@@ -104,7 +104,7 @@ def _draw(axes: Axes, results: Results, points: Points) -> list[End]:
     for name, of in points.items():
         look = style.look(name, results.ours)
         xs, ys = zip(*of, strict=True)
-        axes.plot(xs, ys, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=3 if look.ours else 2)
+        axes.plot(xs, ys, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=look.front)
         x, y = min(of) if xs[0] < 1 else of[-1]
         ends.append(End(x, y, f"{results.labels[name]}  {y:.2f}", look.colour, look.ours))
     return ends

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, GREY, RULE = "#222222", "#6f6f6f", "#e3e3e3"
-_OURS = ("#0072b2", "#56b4e9", "#004a75", "#7aa6c2")
+_OURS = ("#0072b2", "#45a3dd", "#004a75", "#7aa6c2")
 _PEERS = {
     "sdpa_flash": "#d55e00",
     "sdpa_cudnn": "#009e73",
@@ -37,19 +37,21 @@ _LETTER = 0.066
 
 @dataclass(frozen=True)
 class Look:
-    """The colour, marker and width of a provider's line, and whether it is ours."""
+    """The colour, marker and width of a provider's line, whether it is ours, and how far in front it lies."""
 
     colour: str
     marker: str
     width: float
     ours: bool
+    front: float
 
 
 def look(name: str, ours: Sequence[str]) -> Look:
     """How a provider looks; ours stand out."""
     if name in ours:
-        return Look(_OURS[list(ours).index(name) % len(_OURS)], "o", 2.6, True)
-    return Look(_PEERS.get(name, _SPARE), _MARKERS.get(name, "."), 1.4, False)
+        place = list(ours).index(name)
+        return Look(_OURS[place % len(_OURS)], "o", 2.6 if place == 0 else 1.8, True, 4 - 0.1 * place)
+    return Look(_PEERS.get(name, _SPARE), _MARKERS.get(name, "."), 1.4, False, 2)
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"run_benchmark: {problem.args[0]}", file=sys.stderr)
         return 2
     _run(asked, works, results, device, console, begun)
+    write(results, asked.json, asked.csv)
     for told_line in told(results):
         console.print(told_line, markup=False)
     bad = ("wrong", "failed")

@@ -105,10 +105,10 @@ def _place(step, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
 
 @gluon.jit
 def _keys(b, m0, geometry, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
-    """What the rows of a query tile see.
+    """What the rows from m0 to m0 + BLOCK_M, or Nq, see.
 
-    Returns the keys that any row of the batch entry sees, the shift of the diagonal, the key tiles that all rows of the
-    query tile see whole, and those that any of them sees.
+    Returns the keys that any row of the batch entry sees, the shift of the diagonal, the key tiles that all the rows
+    see whole, and those that any of them sees.
     """
     seqlens_ptr, stride_seqlens, _Hq, _group, Nq, Nk, _q_tiles, lower_right = geometry
     kv_len = Nk
@@ -123,6 +123,7 @@ def _keys(b, m0, geometry, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL:
         full = gl.maximum(gl.minimum(kv_len, m0 + 1 + shift), 0)
         visible = gl.maximum(gl.minimum(kv_len, gl.minimum(m0 + BLOCK_M, Nq) + shift), 0)
         kv_len = gl.maximum(gl.minimum(kv_len, Nq + shift), 0)
+    visible = gl.where(m0 < Nq, visible, 0)
     return kv_len, shift, full // BLOCK_N, (visible + BLOCK_N - 1) // BLOCK_N
 
 
@@ -282,8 +283,16 @@ def _consume(
     for step in range(0, _steps(units, CAUSAL)):
         is_due, b, hq, _hk, m0 = _place(step, geometry, GROUPS * ROWS, CAUSAL)
         if is_due:
-            kv_len, shift, whole, tiles = _keys(b, m0, geometry, GROUPS * ROWS, BLOCK_N, CAUSAL)
             row0 = m0 + PART * ROWS
+            _kv_len, _shift, _whole, loaded = _keys(b, m0, geometry, GROUPS * ROWS, BLOCK_N, CAUSAL)
+            kv_len, shift, whole, tiles = _keys(b, row0, geometry, ROWS, BLOCK_N, CAUSAL)
+            for _ in range(tiles, loaded):
+                # Tiles that only rows of the other warpgroups see.
+                mbarrier.wait(k_full.index(slot), phase)
+                _release(FREE_K + slot, GROUPS)
+                mbarrier.wait(v_full.index(slot), phase)
+                _release(FREE_V + slot, GROUPS)
+                slot, phase = _next(slot, phase, SLOTS)
             m = gl.full([ROWS], -float("inf"), gl.float32, layout=gl.SliceLayout(1, S))
             l = gl.full([ROWS], 0.0, gl.float32, layout=gl.SliceLayout(1, S))
             acc = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=O)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import subprocess
@@ -44,10 +45,10 @@ def _cudnn() -> str:
 
 
 def _commit() -> str:
-    """The commit, with a "+" where the tree differs from it; "unknown" outside a checkout."""
+    """The commit, with a "+" where the tree differs from it; outside a checkout what FLASHATTEST_COMMIT says."""
     commit = _said("git", "rev-parse", "--short=12", "HEAD")
     changed = _said("git", "status", "--porcelain", "--untracked-files=no")
-    return (commit + ("+" if changed else "")) if commit else "unknown"
+    return (commit + ("+" if changed else "")) if commit else os.environ.get("FLASHATTEST_COMMIT") or "unknown"
 
 
 def _said(*command: str) -> str:

@@ -1,0 +1,142 @@
+"""Bytes that attention moves: in theory (`speed/traffic.py`, with its sources), and as Nsight Compute counts them.
+
+    python benchmark/analyze_io.py                                   # theory, and ncu's counts where there is ncu
+    python benchmark/analyze_io.py --json benchmark/results/io.json --plot plots
+    python benchmark/analyze_io.py --d 128 --N 4096 --providers ours ours_portable ours:config=128x128x8x2
+    python benchmark/analyze_io.py --read io.csv                     # ncu's CSV, as an earlier run kept it by --csv
+    python benchmark/analyze_io.py --tiles 64x64 128x64 128x128! 256x64  # how the tile decides what is asked of L2
+
+Prints for each problem what DRAM must move at least, what the tiles ask of L2, and with ncu the measured bytes and
+their ratio to theory, time, tensor pipe, occupancy, registers, shared memory and the three worst stalls. Without ncu
+or a CUDA device it prints the theory and says so. Exit code 2: it could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from harness.devices import choose, prepare
+from harness.files import write_whole
+from harness.verdict import CannotRun
+from speed.ceilings import measure_ceilings
+from speed.clock import clock_of
+from speed.io_report import IoReport, in_theory, measured, to_json
+from speed.io_show import print_problems, print_tiles
+from speed.machine import describe
+from speed.ncu_command import find_ncu, kernels, profile
+from speed.ncu_csv import ranged
+from speed.our_tile import our_tile
+from speed.presets import PRESETS
+from speed.providers import named
+from speed.rows import DTYPES, Row
+from speed.traffic import Tile
+
+NAIVE_SCORES = 1 << 30
+"""Naive attention is profiled up to here: ncu saves and restores what a kernel writes for each of its passes."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = _arguments(arguments)
+    try:
+        device = choose()
+        prepare(device)
+        if asked.tiles:
+            print_tiles(_rows(asked), [Tile.parse(text) for text in asked.tiles])
+            return 0
+        report = _report(asked, device)
+        _measure(asked, device, report)
+    except (CannotRun, OSError, ValueError, KeyError, RuntimeError) as problem:
+        print(f"analyze_io: {problem if isinstance(problem, OSError) else problem.args[0]}", file=sys.stderr)
+        return 2
+    print_problems(report)
+    if asked.json is not None:
+        asked.json.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(asked.json, to_json(report).encode())
+    return _plotted(asked, report)
+
+
+def _report(asked: argparse.Namespace, device: str) -> IoReport:
+    """All problems in theory, and the ceilings of the device."""
+    names = asked.providers or list(PRESETS["io"].providers)
+    providers = [named(name) for name in names]
+    labels, ours = {p.name: p.label for p in providers}, tuple(p.name for p in providers if p.ours)
+    report = IoReport(describe(device), labels, ours)
+    if device == "cuda" and asked.read is None:
+        report.ceilings = measure_ceilings(device, [asked.dtype], clock_of(device))
+    for row in _rows(asked):
+        for p in providers:
+            if p.name != "naive" or row.B * row.Hq * row.N * row.N <= NAIVE_SCORES:
+                report.problems.append(in_theory(p.name, row, our_tile(row, p.config, device) if p.ours else None))
+    return report
+
+
+def _rows(asked: argparse.Namespace) -> list[Row]:
+    rows = PRESETS["io"].rows([asked.dtype])
+    rows = [row for row in rows if (not asked.d or row.d in asked.d) and (not asked.N or row.N in asked.N)]
+    if not rows:
+        raise ValueError("No problem has that d and N: leave --d or --N out.")
+    return rows
+
+
+def _measure(asked: argparse.Namespace, device: str, report: IoReport) -> None:
+    """Add what ncu counted to each problem, if anything did."""
+    text = _counted(asked, device, report)
+    if text is None:
+        return
+    found = kernels(text)
+    for index, problem in enumerate(report.problems):
+        of_call = [kernel for kernel in found if kernel.range == ranged(problem.provider, problem.row)]
+        if of_call:
+            report.problems[index] = replace(problem, measured=measured(of_call))
+        else:
+            print(f"ncu saw no kernel of {problem.provider} on {problem.row}.")
+
+
+def _counted(asked: argparse.Namespace, device: str, report: IoReport) -> str | None:
+    """Ncu's CSV: one that was kept, or that of a run; None where there is neither, which is said."""
+    if asked.read is not None:
+        report.machine = {"device": f"the device of {asked.read}"}
+        return str(asked.read.read_text())
+    ncu = find_ncu(asked.ncu)
+    if ncu is None or device != "cuda":
+        missing = "CUDA device" if ncu else "ncu"
+        print(f"Nothing is measured, since there is no {missing} here: what follows is theory.\n")
+        return None
+    with TemporaryDirectory() as folder:
+        calls = [(problem.row, problem.provider) for problem in report.problems]
+        text = profile(ncu, calls, Path(folder, "report"), asked.ncu_time)
+    if asked.csv is not None:
+        write_whole(asked.csv, text.encode())
+    return text
+
+
+def _plotted(asked: argparse.Namespace, report: IoReport) -> int:
+    if asked.plot is None:
+        return 0
+    from speed.pictures import io_pictures, save_all
+
+    return save_all(io_pictures(report), asked.plot)
+
+
+def _arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--d", type=int, nargs="+", help="of the problems, only those of these head dims")
+    parser.add_argument("--N", type=int, nargs="+", help="of the problems, only those of these lengths")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
+    parser.add_argument("--providers", nargs="+", metavar="NAME")
+    parser.add_argument("--tiles", nargs="+", help="print what each of these tiles asks of L2, and stop")
+    parser.add_argument("--ncu", help="where ncu is, if not on the path")
+    parser.add_argument("--ncu-time", type=float, default=300.0, help="seconds that ncu may take")
+    parser.add_argument("--csv", type=Path, help="keep ncu's CSV here")
+    parser.add_argument("--read", type=Path, metavar="CSV", help="read this CSV of the same problems, and run no ncu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw theory against measurement, and the roofline")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

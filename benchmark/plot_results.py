@@ -1,0 +1,69 @@
+"""Draws what `run_benchmark.py` and `analyze_io.py` kept as JSON.
+
+    python benchmark/plot_results.py results.json [more.json io.json ...] --out plots
+
+TFLOP/s against N for each d and mask, ours against the fastest other and FlashAttention-2, heads that share K and V,
+memory against N, what early exit saves, launch overhead; bytes in theory and measured, and the roofline. A picture
+whose rows were not measured is left out. Several files of one device are drawn together, the last of twins. Needs
+matplotlib (pip install 'flashattest[plot]'). Exit code 2: it could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from speed import io_report, results
+from speed.pictures import io_pictures, pictures, save_all
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path, help="JSON of run_benchmark.py or analyze_io.py")
+    parser.add_argument("--out", type=Path, default=Path("plots"))
+    asked = parser.parse_args(arguments)
+    try:
+        runs, reports = read(asked.files)
+    except (OSError, ValueError) as problem:
+        print(f"plot_results: {problem}", file=sys.stderr)
+        return 2
+    return save_all(chain(_of_runs(runs), *(io_pictures(report) for report in reports)), asked.out)
+
+
+def read(files: list[Path]) -> tuple[list[results.Results], list[io_report.IoReport]]:
+    """The files of either kind. OSError or ValueError, which names the file, for one that is neither."""
+    runs, reports = [], []
+    for file in files:
+        text = file.read_text()
+        try:
+            if '"kind": "io"' in text:
+                reports.append(io_report.from_json(text))
+            else:
+                runs.append(results.from_json(text))
+        except (ValueError, TypeError, KeyError) as problem:
+            raise ValueError(f"{file} cannot be read: {problem}") from problem
+    return runs, reports
+
+
+def merged(runs: list[results.Results]) -> results.Results:
+    """One run of several: their rows together. ValueError where they are not of one device."""
+    first, *others = runs
+    for other in others:
+        if other.machine["device"] != first.machine["device"]:
+            raise ValueError(f"One device a picture: got {first.machine['device']} and {other.machine['device']}.")
+        first.timed += other.timed
+        first.labels |= other.labels
+        first.ours = tuple(dict.fromkeys((*first.ours, *other.ours)))
+        first.ceilings.matmul.update(other.ceilings.matmul)
+    return first
+
+
+def _of_runs(runs: list[results.Results]) -> Iterator:  # type: ignore[type-arg]
+    return pictures(merged(runs)) if runs else iter(())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""One row: each provider is bound, held against the truth, and only then timed, all in turns."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from speed.ceilings import Ceilings
+from speed.clock import Clock, Run
+from speed.providers import Provider, Refused
+from speed.results import Outcome, Timed
+from speed.rows import Inputs, Row, make_inputs
+from speed.truth import Truth, truth
+from speed.turns import Bound, Budget, Spread, take_turns
+
+_NOT_TAKEN = ("No available kernel", "No viable backend")
+HOST_BATCHES = 9
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What rows are measured with. host: whether to time enqueueing too."""
+
+    device: str
+    clock: Clock
+    budget: Budget
+    ceilings: Ceilings
+    seed: int = 0
+    host: bool = False
+
+
+def measure_row(preset: str, row: Row, providers: list[Provider], bench: Bench) -> Timed:
+    """Time the providers on a row; one that refuses, fails or is wrong comes out so, without a time."""
+    inputs = make_inputs(row, bench.device, bench.seed)
+    right = truth(row, inputs)
+    outcomes: dict[str, Outcome] = {}
+    calls: dict[str, Bound] = {}
+    for provider in providers:
+        outcomes[provider.name], bound = admit(provider, row, inputs, right, bench.clock)
+        if bound is not None:
+            calls[provider.name] = bound
+    for name, spread in take_turns(calls, bench.clock, bench.budget).items():
+        outcomes[name] = _with_rate(outcomes[name], spread, row, bench.ceilings)
+    if bench.host:
+        for name, bound in calls.items():
+            outcomes[name] = replace(outcomes[name], host_ms=bound.within(partial(_host, bench.clock)))
+    return Timed(preset, row, tuple(outcomes.values()))
+
+
+def admit(provider: Provider, row: Row, inputs: Inputs, right: Truth, clock: Clock) -> tuple[Outcome, Bound | None]:
+    """Call a provider once and hold it against the truth; its call comes back only where it is right."""
+    if provider.too_large(row):
+        return Outcome(provider.name, "too large", f"it is given {provider.scores:,} scores at most"), None
+    try:
+        with provider.around(), warnings.catch_warnings(action="ignore"):
+            call = provider.bind(row, inputs)
+            error = right.error(call())
+            if not error <= 1:
+                return Outcome(provider.name, "wrong", f"its error is {error:.3g} times what is allowed", error), None
+            return Outcome(provider.name, error=error, peak_bytes=clock.peak_bytes(call)), Bound(call, provider.around)
+    except Exception as problem:  # whatever a provider raises is its outcome
+        return _failed(provider, problem), None
+
+
+def _failed(provider: Provider, problem: Exception) -> Outcome:
+    said = (str(problem).strip() or type(problem).__name__).split("\n")[0][:200]
+    if isinstance(problem, (Refused, NotImplementedError)) or any(words in str(problem) for words in _NOT_TAKEN):
+        return Outcome(provider.name, "refused", said)
+    if isinstance(problem, torch.OutOfMemoryError):
+        return Outcome(provider.name, "out of memory", said)
+    return Outcome(provider.name, "failed", f"{type(problem).__name__}: {said}")
+
+
+def _with_rate(outcome: Outcome, ms: Spread, row: Row, ceilings: Ceilings) -> Outcome:
+    tflops = row.flops / ms.median * 1e-9
+    ceiling = ceilings.matmul.get(row.dtype)
+    return replace(outcome, ms=ms, tflops=tflops, share=tflops / ceiling if ceiling else None)
+
+
+def _host(clock: Clock, call: Run) -> Spread | None:
+    times = [clock.host(call) for _ in range(HOST_BATCHES)]
+    known = [time for time in times if time is not None]
+    return Spread.of([known]) if known else None

@@ -1,0 +1,42 @@
+"""The tile that ours takes on a row: from its plan on a CUDA device, and without one as it would be on an H100."""
+
+from __future__ import annotations
+
+from speed.rows import DTYPES, Row, make_inputs
+from speed.traffic import Tile
+
+THEORY_ARCH = 90
+HOPPER = "hopper"
+"""The path whose loads are TMA's, of whole tiles."""
+
+
+def our_tile(row: Row, config: str | None, device: str) -> Tile:
+    """The tile of ours, called with a `config`. The errors are those of `kernel.flash_attention`."""
+    path, tile = _planned(row, config) if device == "cuda" else _as_on_an_h100(row, config)
+    return Tile.parse(f"{tile}!" if path == HOPPER else tile)
+
+
+def _planned(row: Row, config: str | None) -> tuple[str, str]:
+    """The path and the tile of the kernel's own plan."""
+    from kernel.paths import plan_for
+
+    inputs = make_inputs(row, "cuda")
+    plan = plan_for(inputs.q, inputs.k, inputs.v, row.causal, inputs.seqlens_k, None, config)
+    return plan.path, plan.config
+
+
+def _as_on_an_h100(row: Row, config: str | None) -> tuple[str, str]:
+    import torch
+
+    from kernel import defaults, hopper
+    from kernel.arguments import check_arguments
+    from kernel.paths import parse_config
+    from kernel.tiles import block_d
+
+    named, tile = parse_config(config)
+    fits_hopper = row.dtype != "fp32" and row.N > hopper.LEAST_ROWS and row.d > 32 and row.d % 8 == 0
+    path = named.name if named else HOPPER if fits_hopper else "portable"
+    if tile is None and path == HOPPER:
+        q, k = (torch.empty(row.B, H, row.N, row.d, dtype=DTYPES[row.dtype], device="meta") for H in (row.Hq, row.Hk))
+        tile = str(hopper.default_tile(check_arguments(q, k, k, row.causal)))
+    return path, tile or str(defaults.default_tile(block_d(row.d), DTYPES[row.dtype], THEORY_ARCH, row.causal))

@@ -1,0 +1,55 @@
+"""Pictures of the results, by name. A new one is one function, and one line here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speed.io_report import IoReport
+from speed.results import Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    Pictures = Iterator[tuple[str, Figure | None]]
+
+
+def pictures(results: Results) -> Pictures:
+    """The pictures of a run; None for one whose rows were not measured."""
+    from speed.pictures import launch, memory, rates, savings, speedup
+
+    for dtype in dict.fromkeys(timed.row.dtype for timed in results.timed):
+        yield f"rates_{dtype}", rates.rates(results, dtype)
+        yield f"speedup_{dtype}", speedup.speedup(results, dtype)
+    yield "gqa", rates.shared_heads(results)
+    yield "memory", memory.memory(results)
+    yield "savings", savings.savings(results)
+    yield "launch", launch.launch(results)
+
+
+def io_pictures(report: IoReport) -> Pictures:
+    """The pictures of an analysis of bytes."""
+    from speed.pictures import io, roofline
+
+    yield "io", io.moved(report)
+    yield "io_growth", io.growth(report)
+    yield "roofline", roofline.roofline(report)
+
+
+def save_all(made: Pictures, folder: Path) -> int:
+    """Save each as PNG; 2, and what to do about it, without matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        print(
+            "matplotlib is not installed, which draws the pictures: pip install 'flashattest[plot]'.", file=sys.stderr
+        )
+        return 2
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in made:
+        if figure is not None:
+            figure.savefig(folder / f"{name}.png", bbox_inches="tight", pad_inches=0.15)
+            print(folder / f"{name}.png")
+    return 0

@@ -1,0 +1,209 @@
+"""How the pictures look: colours that the colour-blind can tell apart, panels laid out in inches, labels at the lines.
+
+Colours are of Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), one a provider in every picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+INK, GREY, RULE = "#222222", "#6f6f6f", "#e3e3e3"
+_OURS = ("#0072b2", "#45a3dd", "#004a75", "#7aa6c2")
+_PEERS = {
+    "sdpa_flash": "#d55e00",
+    "sdpa_cudnn": "#009e73",
+    "sdpa_efficient": "#c08a00",
+    "sdpa_math": "#a9a9a9",
+    "flex_compiled": "#cc79a7",
+    "flash_attn": "#8c510a",
+    "flash_attn_4": "#111111",
+    "naive": "#7a7a7a",
+}
+_SPARE = "#5b3c88"
+_MARKERS = {"sdpa_flash": "s", "sdpa_cudnn": "D", "sdpa_efficient": "v", "flex_compiled": "^", "flash_attn_4": "P"}
+_MARKERS |= {"naive": "X", "sdpa_math": "x"}
+_UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"))
+SMALL, MEDIUM, LARGE = 8.0, 9.5, 13.0
+_LETTER = 0.066
+"""Inches that a letter of a SMALL text is wide, about."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The colour, marker and width of a provider's line, whether it is ours, and how far in front it lies."""
+
+    colour: str
+    marker: str
+    width: float
+    ours: bool
+    front: float
+
+
+def look(name: str, ours: Sequence[str]) -> Look:
+    """How a provider looks; ours stand out."""
+    if name in ours:
+        place = list(ours).index(name)
+        return Look(_OURS[place % len(_OURS)], "o", 2.6 if place == 0 else 1.8, True, 4 - 0.1 * place)
+    return Look(_PEERS.get(name, _SPARE), _MARKERS.get(name, "."), 1.4, False, 2)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Inches around and between panels; `right` is the room for labels, beside each panel."""
+
+    left: float = 0.75
+    right: float = 2.0
+    top: float = 1.2
+    bottom: float = 0.65
+    gap: float = 0.75
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], margins: Margins) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows x columns panels of `size` inches, with room for labels to the right of each."""
+    from matplotlib.figure import Figure
+
+    width = margins.left + columns * (size[0] + margins.right) + (columns - 1) * 0.45
+    height = margins.top + rows * size[1] + (rows - 1) * margins.gap + margins.bottom
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    made = []
+    for row in range(rows):
+        bottom = margins.bottom + (rows - 1 - row) * (size[1] + margins.gap)
+        lefts = [margins.left + column * (size[0] + margins.right + 0.45) for column in range(columns)]
+        boxes = [(left / width, bottom / height, size[0] / width, size[1] / height) for left in lefts]
+        made.append([figure.add_axes(box) for box in boxes])
+    for axes in (axes for row in made for axes in row):
+        tidy(axes)
+    return figure, made
+
+
+def tidy(axes: Axes) -> None:
+    """No frame, faint rules behind what is drawn."""
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=5, labelsize=SMALL, colors=GREY)
+    axes.xaxis.label.set(fontsize=SMALL, color=GREY)
+    axes.yaxis.label.set(fontsize=SMALL, color=GREY)
+
+
+def title(figure: Figure, said: str, below: str) -> None:
+    """A title at the upper left, and a line below it that says on what and with what."""
+    width, height = figure.get_size_inches()
+    figure.text(0.15 / width, 1 - 0.32 / height, said, fontsize=LARGE, fontweight="bold", color=INK, va="center")
+    figure.text(0.15 / width, 1 - 0.60 / height, below, fontsize=SMALL, color=GREY, va="center")
+
+
+def panel_title(axes: Axes, said: str) -> None:
+    """A panel's own title, at its upper left."""
+    axes.set_title(said, loc="left", fontsize=MEDIUM, color=INK, pad=8)
+
+
+def machine_line(machine: dict[str, str]) -> str:
+    """The device, the versions and the commit."""
+    words = [machine.get("device", "an unknown device")]
+    words += [f"{name} {machine[name]}" for name in ("torch", "triton", "commit") if name in machine]
+    return " · ".join([*words, *([machine["date"][:10]] if "date" in machine else [])])
+
+
+def tokens(N: float) -> str:
+    """512, 1k, 16k."""
+    return f"{N / 1024:g}k" if N >= 1024 else f"{N:g}"
+
+
+def token_axis(axes: Axes, lengths: Sequence[int]) -> None:
+    """A logarithmic axis with a tick at each length, every second one where they would touch."""
+    shown = sorted(set(lengths))
+    shown = shown[(len(shown) - 1) % 2 :: 2] if len(shown) > 6 else shown
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shown, [tokens(N) for N in shown])
+    axes.minorticks_off()
+    axes.set_xlabel("tokens N")
+
+
+def byte_axis(axis: Axis) -> None:
+    """A logarithmic axis of bytes with a tick at each second or fourth power of two. Call it once the limits stand."""
+    from matplotlib.ticker import NullLocator
+
+    low, high = sorted(axis.get_view_interval())
+    powers = [power for power in range(0, 60, 2) if low <= 1 << power <= high]
+    powers = powers[:: 1 + len(powers) // 9]
+    axis.set_ticks([1 << power for power in powers], [in_bytes(1 << power) for power in powers])
+    axis.set_minor_locator(NullLocator())
+
+
+def in_bytes(count: float) -> str:
+    """5 GB, 640 KB: in powers of 1024, with three digits."""
+    for size, unit in _UNITS:
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def key(axes: Axes, marks: Sequence[tuple[str, str, bool, str]]) -> None:
+    """What marks mean, in a line above the panel: of each its marker, colour, whether it is filled, and the words."""
+    from matplotlib.transforms import ScaledTranslation
+
+    above = axes.transAxes + ScaledTranslation(0, 0.17, axes.figure.dpi_scale_trans)
+    width, x = axes.get_window_extent().width / axes.figure.dpi, 0.0
+    for marker, colour, filled, said in marks:
+        face = colour if filled else "white"
+        axes.plot(x, 1.0, marker, mfc=face, mec=colour, ms=6, transform=above, clip_on=False)
+        axes.text(x + 0.12 / width, 1.0, said, {"fontsize": SMALL, "color": colour, "va": "center"}, transform=above)
+        x += (0.45 + len(said) * _LETTER) / width
+
+
+@dataclass(frozen=True)
+class End:
+    """Where a line ends, in data, and what its label says."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+    bold: bool = False
+
+
+def label_ends(axes: Axes, ends: Sequence[End], lines: float = 1.25) -> None:
+    """Write each label to the right of the panel at the height where its line ends, moved apart where they would touch.
+
+    Call it once the limits and scales are settled. A thin line leads from the end to a label that was moved.
+    """
+    if not ends:
+        return
+    height = axes.get_window_extent().height
+    gap = lines * SMALL / 72 * axes.figure.dpi / height
+    wanted = [axes.transAxes.inverted().transform(axes.transData.transform((end.x, end.y))) for end in ends]
+    order = sorted(range(len(ends)), key=lambda index: -wanted[index][1])
+    heights = spread([float(wanted[index][1]) for index in order], gap)
+    for index, y in zip(order, heights, strict=True):
+        end, (x, at) = ends[index], wanted[index]
+        axes.plot([x, 1.015, 1.045], [at, y, y], transform=axes.transAxes, color=end.colour, lw=0.6, clip_on=False)
+        weight = "bold" if end.bold else "normal"
+        style = {"color": end.colour, "fontsize": SMALL, "va": "center", "weight": weight}
+        axes.text(1.055, y, end.text, style, transform=axes.transAxes)
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights, highest first, moved as little as a `gap` between neighbours needs, clusters about their middle."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height, 1])
+        while len(groups) > 1 and _bottom(groups[-2], gap) - gap < _top(groups[-1], gap):
+            (above, n), (below, m) = groups[-2:]
+            groups[-2:] = [[(above * n + below * m) / (n + m), n + m]]
+    return [_top(group, gap) - gap * place for group in groups for place in range(int(group[1]))]
+
+
+def _top(group: list[float], gap: float) -> float:
+    return group[0] + gap * (group[1] - 1) / 2
+
+
+def _bottom(group: list[float], gap: float) -> float:
+    return group[0] - gap * (group[1] - 1) / 2

@@ -97,10 +97,5 @@ def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) ->
         if is_out_of_memory(error) and is_large(case):
             raise Refused("out of memory, on a large problem") from error
         raised = error
-    return Result(
-        returned,
-        raised,
-        mutated=tuple(names[i] for i in snapshot.changed()),
-        overrun=tuple(names[i] for i in snapshot.changed_outside()),
-        overrun_own=tuple(allocations.written_beside()),
-    )
+    own, outside = (tuple(names[i] for i in positions) for positions in snapshot.changes())
+    return Result(returned, raised, mutated=own, overrun=outside, overrun_own=tuple(allocations.written_beside()))

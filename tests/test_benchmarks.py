@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = {
     "false_alarms.py naive-fp32 kernel-16x16 --cases 8 --jobs 2 --device cpu": "kernel-16x16",
     "where_time_goes.py --cases 20": "the harness's own share",
+    "where_to_judge.py --device cpu --most 17": "the device is faster from",
 }
 
 

@@ -1,5 +1,7 @@
 """What runs on a GPU is judged on the CPU, from the same bits, and judged there as it is where it ran."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -95,11 +97,22 @@ def test_a_subject_that_writes_to_its_inputs_does_not_reach_what_is_judged(cuda,
 # --- the same verdicts
 
 
+def at_home(function, device):
+    """The function, which raises where it is called with a tensor of another device."""
+
+    @functools.wraps(function)
+    def attention(*tensors, **asked):
+        assert {x.device.type for x in (*tensors, *asked.values()) if isinstance(x, torch.Tensor)} == {device}
+        return function(*tensors, **asked)
+
+    return attention
+
+
 def alike(function, case, exact=(), also=RELATIONS):
     """What is found on the pretended device, once it is found to be what is found on the CPU."""
     found = []
     for device in ("cpu", "cuda"):
-        subject = test_relations.promising(function(), exact)
+        subject = test_relations.promising(at_home(function(), device), exact)
         found.append(judge(attempt(subject, case, device), also, others=False))
     assert repr(found[0]) == repr(found[1])
     return found[1]

@@ -156,7 +156,7 @@ class Base:
     def _where_it_runs(self, made: Problem) -> Problem:
         """A problem on the subject's device; what is left as it was is the very tensor of the first call."""
         device, first, old = self.attempt.device, self.attempt.problem, self.problem
-        if old is first:
+        if self.attempt.elsewhere is None:
             return made
 
         def there(role: str) -> Tensor:

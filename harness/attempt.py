@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from torch import Tensor
+
+from harness.devices import judged_on
 from harness.memory import zero_beside
 from harness.run import Result, call
 from harness.subject import Subject
@@ -14,12 +17,16 @@ from strategies import AttentionCase, Problem, build
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the checks look at. `result` came of `subject` on the tensors of `problem`, made from `case`."""
+    """What the checks look at. `result` came of `subject` on the tensors of `problem`, made from `case`.
+
+    elsewhere: the same tensors on another device, where the result is judged; None where it is judged where it ran.
+    """
 
     subject: Subject
     case: AttentionCase
     problem: Problem
     result: Result
+    elsewhere: Problem | None = None
 
     @cached_property
     def truth(self) -> Truth:
@@ -39,10 +46,17 @@ class Attempt:
 
     @cached_property
     def pristine(self) -> Problem:
-        """The tensors as they were before the call."""
+        """The tensors as they were before the call, where the result is judged."""
+        if self.elsewhere is not None:
+            return self.elsewhere
         if not (self.result.mutated or self.result.overrun):
             return self.problem
-        return build(self.case, self.problem.q.device.type)
+        return build(self.case, self.device)
+
+    @property
+    def device(self) -> str:
+        """Where the subject ran."""
+        return self.problem.q.device.type
 
     @cached_property
     def is_right_among_zeros(self) -> bool:
@@ -52,8 +66,14 @@ class Attempt:
         """
         before = self.pristine
         q, k, v = (zero_beside(tensor) for tensor in (before.q, before.k, before.v))
-        result = call(self.subject, self.case, replace(before, q=q, k=k, v=v), band=0)
+        result = call(self.subject, self.case, replace(before, q=q, k=k, v=v).to(self.device), band=0)
         return result.raised is None and all(found.ok for found in self._compare(result).values())
+
+    def copied(self) -> tuple[Tensor, Tensor | None]:
+        """O, and LSE where it came back, as they are now, copied to where they are judged."""
+        O, LSE = self.result.output, self.result.lse
+        place = self.pristine.q.device
+        return O.to(place, copy=True), None if LSE is None else LSE.to(place, copy=True)
 
     def _compare(self, result: Result) -> dict[str, Comparison]:
         compared = {"O": compare(result.output, self.truth.O, self.budget.O)}
@@ -64,8 +84,10 @@ class Attempt:
 
 def attempt(subject: Subject, case: AttentionCase, device: str) -> Attempt:
     """Build the tensors and call the subject. Raises Refused where it refuses."""
-    problem = build(case, device)
-    return Attempt(subject, case, problem, call(subject, case, problem))
+    made = build(case)
+    problem = made.to(device)
+    is_elsewhere = judged_on(case, device) != device
+    return Attempt(subject, case, problem, call(subject, case, problem), made if is_elsewhere else None)
 
 
 def is_independent(case: AttentionCase) -> bool:

@@ -1,4 +1,4 @@
-"""Where a subject runs: the device, and Triton's interpreter where there is no GPU."""
+"""Where a subject runs (the device, and Triton's interpreter where there is no GPU), and where it is judged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ import torch
 
 from harness.interpreter import mend
 from harness.verdict import CannotRun
+from strategies import AttentionCase
 
 DEVICES = ("cpu", "cuda")
+
+LARGE = 1 << 24
+"""Size from which a case is judged where it ran. One core takes some 5 ms for this much (0.3 ns a unit, measured); that
+a GPU's launches take about as long is a guess, which `benchmark/where_to_judge.py` is there to replace."""
 
 
 def choose(device: str | None = None) -> str:
@@ -25,6 +30,21 @@ def choose(device: str | None = None) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise CannotRun("There is no CUDA device here; run with --device cpu.")
     return device
+
+
+def judged_on(case: AttentionCase, device: str) -> str:
+    """Where a result that came from this device is judged: its truth, its budget, and the comparison with them.
+
+    On the CPU, from the same bits, since hundreds of small operations take a GPU as many launches; where it ran, once
+    the arithmetic takes a CPU longer than that.
+    """
+    return device if size(case) >= LARGE else "cpu"
+
+
+def size(case: AttentionCase) -> int:
+    """What judging a case takes, in units of about equal time on a CPU: for each score, and for each element."""
+    g = case.geometry
+    return case.work * (g.d + 64) + 32 * g.B * g.d * (g.Hq * g.Nq + 2 * g.Hk * g.Nk)
 
 
 def prepare(device: str) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from harness.campaign import Campaign, Fault, Finding, Watch, is_told_by, unwatched
+from harness.errors import Broken, with_traceback
 from harness.interrupts import held_back
 from harness.relations import RELATIONS
 from harness.subject import Subject
 from harness.tally import Tally
 from harness.verdict import CannotRun
-from harness.workers.worker import Broken
 
 SECONDS_BETWEEN_REPORTS = 0.5
 PATIENCE = 60.0
@@ -248,7 +247,7 @@ def work(part: Part, start: Start, line: Line) -> None:
     except CannotRun as problem:
         line.say(("cannot", str(problem)))
     except Exception as error:
-        line.say(("broken", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        line.say(("broken", with_traceback(error)))
 
 
 class _Report:

@@ -55,4 +55,4 @@ def _after_its_calls(tried: Attempt, verdicts: list[Verdict]) -> list[Verdict]:
 
 
 def _checks_that_fail(tried: Attempt, case: AttentionCase) -> set[str]:
-    return {v.check for v in _checked(attempt(tried.subject, case, tried.problem.q.device.type))}
+    return {v.check for v in _checked(attempt(tried.subject, case, tried.device))}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness import corpus
@@ -26,10 +27,13 @@ class Corpus:
 
     def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
         """Save the case as it was drawn, until it is shrunk; what was in the corpus before stays there."""
-        before = set(self._folder.glob("*/*.json"))
-        path = self._save(lambda: corpus.entry(case, verdict, self._subject, self._device))
-        if path is not None and path not in before:
-            self._as_met[fault] = path
+        with self._problems_noted():
+            entry = corpus.entry(case, verdict, self._subject, self._device)
+            # Not Path.exists, which raises where a folder cannot be entered.
+            was_there = os.path.exists(corpus.place(entry, self._folder))
+            path = corpus.save(entry, self._folder)
+            if not was_there:
+                self._as_met[fault] = path
 
     def settled(self, fault: Fault, finding: Finding | None) -> None:
         """Save the shrunk case in the place of the drawn one, unless another finding tells of it."""
@@ -49,12 +53,15 @@ class Corpus:
         return {fault: path for fault, path in places.items() if path is not None}
 
     def _save_finding(self, finding: Finding) -> Path | None:
-        return self._save(lambda: corpus.entry_of(finding, self._subject, self._device))
+        with self._problems_noted():
+            return corpus.save(corpus.entry_of(finding, self._subject, self._device), self._folder)
+        return None
 
-    def _save(self, make: Callable[[], corpus.Entry]) -> Path | None:
+    @contextmanager
+    def _problems_noted(self) -> Iterator[None]:
+        """Go on where something cannot be saved, and say so once."""
         try:
-            return corpus.save(make(), self._folder)
+            yield
         except CannotRun as problem:
             if str(problem) not in self.problems:
                 self.problems.append(str(problem))
-            return None

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from strategies.tensors import memory_of
+
 _UNFILLED = frozenset(
     {
         torch.empty,
@@ -112,28 +114,26 @@ class Snapshot:
         self._tensors = list(tensors)
         self._before = [_words(tensor).clone() for tensor in self._tensors]
 
-    def changed(self) -> list[int]:
-        """Positions of the tensors whose own elements changed."""
-        return [i for i, before in enumerate(self._before) if not self._same(i, before, own=True)]
+    def changes(self) -> tuple[list[int], list[int]]:
+        """Positions of the tensors whose own elements changed, and of those around whose elements memory did.
 
-    def changed_outside(self) -> list[int]:
-        """Positions of the tensors around whose elements memory changed: guard bands, gaps between rows."""
-        return [i for i, before in enumerate(self._before) if not self._same(i, before, own=False)]
-
-    def _same(self, position: int, before: Tensor, own: bool) -> bool:
-        tensor = self._tensors[position]
-        now = _words(tensor)
-        if torch.equal(now, before):
-            return True
-        differs = (now.view(torch.uint8) != before.view(torch.uint8)).view(-1, tensor.element_size()).any(dim=1)
-        is_own = _own_elements(tensor)
-        return not bool((differs & (is_own if own else ~is_own)).any())
+        Around them are guard bands, and gaps between rows.
+        """
+        own, outside = [], []
+        for position, (tensor, before) in enumerate(zip(self._tensors, self._before, strict=True)):
+            now = _words(tensor)
+            if torch.equal(now, before):
+                continue
+            differs = (now.view(torch.uint8) != before.view(torch.uint8)).view(-1, tensor.element_size()).any(dim=1)
+            is_own = _own_elements(tensor)
+            own += [position] if bool((differs & is_own).any()) else []
+            outside += [position] if bool((differs & ~is_own).any()) else []
+        return own, outside
 
 
 def zero_beside(tensor: Tensor) -> Tensor:
     """A copy of a tensor's whole memory, laid out alike, with 0 wherever it has no element."""
-    memory = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
-    emptied = memory.masked_fill(~_own_elements(tensor), 0.0)
+    emptied = memory_of(tensor).masked_fill(~_own_elements(tensor), 0.0)
     return emptied.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 

@@ -12,6 +12,7 @@ from harness import corpus
 from harness.bug_report import bug_report
 from harness.corpus import Entry
 from harness.devices import choose, prepare
+from harness.errors import first_line
 from harness.examine import Examiner, Question
 from harness.relations import RELATIONS
 from harness.run import Refused
@@ -20,7 +21,6 @@ from harness.subject import Subject, located
 from harness.subject import load as load_subject
 from harness.verdict import CannotRun, Verdict
 from harness.workers import Apart, Here
-from harness.workers.worker import first_line
 from strategies import build, checksum
 
 Status = Literal["FIXED", "FAILED", "KNOWN", "ERROR"]

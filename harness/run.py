@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.errors import first_line
 from harness.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject import Subject
 from strategies import AttentionCase, Problem, build, calls_before
@@ -92,14 +93,9 @@ def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) ->
             torch.cuda.synchronize()
     except Exception as error:
         if subject.is_refusal(error):
-            raise Refused(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+            raise Refused(first_line(error)) from error
         if is_out_of_memory(error) and is_large(case):
             raise Refused("out of memory, on a large problem") from error
         raised = error
-    return Result(
-        returned,
-        raised,
-        mutated=tuple(names[i] for i in snapshot.changed()),
-        overrun=tuple(names[i] for i in snapshot.changed_outside()),
-        overrun_own=tuple(allocations.written_beside()),
-    )
+    own, outside = (tuple(names[i] for i in positions) for positions in snapshot.changes())
+    return Result(returned, raised, mutated=own, overrun=outside, overrun_own=tuple(allocations.written_beside()))

@@ -15,7 +15,9 @@ def with_votes(attempt: Attempt, verdict: Verdict) -> Verdict:
         return verdict
     votes = {"subject": f"off by {verdict.ratio:.3g} x the budget"}
     dissent = []
-    for name, found in vote(attempt.pristine, attempt.truth, attempt.budget).items():
+    # An oracle may be a kernel of the subject's own device.
+    problem = attempt.pristine.to(attempt.device)
+    for name, found in vote(problem, attempt.truth, attempt.budget).items():
         agrees = found.ok
         votes[name] = f"agrees with float64, error/budget {found.ratio:.2g}" if agrees else f"off by {found.ratio:.3g}"
         dissent += [] if agrees else [name]

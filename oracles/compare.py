@@ -29,7 +29,7 @@ class Comparison:
 
 
 def compare(got: Tensor, want: Tensor, budget: Tensor) -> Comparison:
-    """Hold an output (any float dtype) against the truth and its budget (float64) of the same shape.
+    """Hold an output (any float dtype, any device) against the truth and its budget (float64) of the same shape.
 
     Error/budget is 0 where both are equal, both NaN, or the budget is inf (nothing is promised there). NaN or inf
     in the wrong place is inf, and so is an error where the budget is 0. An inf of the right sign is right where the
@@ -40,6 +40,7 @@ def compare(got: Tensor, want: Tensor, budget: Tensor) -> Comparison:
         raise ValueError(f"Output, truth and budget must have one shape, not {shapes}.")
     if got.numel() == 0:
         return Comparison(True, 0.0, (), math.nan, math.nan, 0.0, 0.0)
+    got = got.to(want.device)
     ratio = (got.to(torch.float64) - want).abs_().div_(budget)
     index, worst = _largest(ratio)
     if not math.isfinite(worst):
@@ -50,6 +51,7 @@ def compare(got: Tensor, want: Tensor, budget: Tensor) -> Comparison:
 
 def error_over_budget(got: Tensor, want: Tensor, budget: Tensor) -> Tensor:
     """Error/budget of every element, in float64, by the rules of `compare`: NaN or inf in the wrong place is inf."""
+    got = got.to(want.device)
     ratio = (got.to(torch.float64) - want).abs_().div_(budget)
     return _settled(ratio, got, want, budget)
 

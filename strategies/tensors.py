@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,13 @@ class Problem:
             seen = seen & (keys <= last + shift)
         return seen
 
+    def to(self, device: str) -> Problem:
+        """The same problem on a device, bit for bit; this very one where it lies there already."""
+        if self.q.device.type == device:
+            return self
+        q, k, v = (moved(tensor, device) for tensor in (self.q, self.k, self.v))
+        return replace(self, q=q, k=k, v=v, seqlens_k=None if self.seqlens_k is None else self.seqlens_k.to(device))
+
     def _lengths(self) -> Tensor:
         if self.seqlens_k is None:
             return torch.full((1, 1, 1, 1), self.k.shape[2], device=self.q.device)
@@ -63,10 +70,22 @@ class Problem:
 def build(case: AttentionCase, device: str = "cpu") -> Problem:
     """Make the tensors of a case on a device; the bits are the same on every machine."""
     shapes: dict[Role, Shape] = {"q": case.geometry.q_shape, "k": case.geometry.k_shape, "v": case.geometry.k_shape}
-    q, k, v = (_tensor(case, role, shape).to_device(device) for role, shape in shapes.items())
+    q, k, v = (_tensor(case, role, shape) for role, shape in shapes.items())
     lengths = case.features.seqlens_k
-    seqlens_k = None if lengths is None else torch.tensor(lengths, dtype=torch.int32, device=device)
-    return Problem(q, k, v, case.features.causal, case.scale, seqlens_k)
+    seqlens_k = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
+    return Problem(q, k, v, case.features.causal, case.scale, seqlens_k).to(device)
+
+
+def memory_of(tensor: Tensor) -> Tensor:
+    """All elements of the memory that a tensor lies in, in one dimension: what lies beside its own among them."""
+    return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+
+
+def moved(tensor: Tensor, device: str) -> Tensor:
+    """A tensor on a device, all the memory that it lies in and its layout included; itself where it lies there."""
+    if tensor.device.type == device:
+        return tensor
+    return memory_of(tensor).to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def checksum(problem: Problem) -> str:
@@ -79,20 +98,7 @@ def checksum(problem: Problem) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """A buffer and where in it the tensor lies."""
-
-    buffer: Tensor
-    shape: Shape
-    placement: Placement
-
-    def to_device(self, device: str) -> Tensor:
-        moved = self.buffer.to(device)
-        return moved.as_strided(self.shape, self.placement.strides, self.placement.offset + GUARD)
-
-
-def _tensor(case: AttentionCase, role: Role, shape: Shape) -> _Placed:
+def _tensor(case: AttentionCase, role: Role, shape: Shape) -> Tensor:
     spec: TensorSpec = getattr(case, role)
     values = FAMILIES[spec.values](Stream.of(spec.seed, role), shape, role)
     dtype = TORCH_DTYPES[case.dtype]
@@ -122,7 +128,7 @@ def fills_past_end(
         yield b, max(case.lengths) if strides[0] == 0 else length, fills[case.past_end]
 
 
-def _place(tensor: Tensor, placement: Placement) -> _Placed:
+def _place(tensor: Tensor, placement: Placement) -> Tensor:
     shape = tensor.shape
     reach = sum((size - 1) * stride for size, stride in zip(shape, placement.strides, strict=True)) + 1
     size = -(-(placement.offset + max(reach, 0)) // 4) * 4 + 2 * GUARD
@@ -131,4 +137,4 @@ def _place(tensor: Tensor, placement: Placement) -> _Placed:
     own = tensor[tuple(slice(0, n) for n in sizes)]
     if own.numel():
         buffer.as_strided(own.shape, placement.strides, placement.offset + GUARD).copy_(own)
-    return _Placed(buffer, (shape[0], shape[1], shape[2], shape[3]), placement)
+    return buffer.as_strided(shape, placement.strides, placement.offset + GUARD)

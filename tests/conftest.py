@@ -1,5 +1,8 @@
 """Before any test module is imported: Triton's interpreter where there is no GPU, and our Hypothesis profile."""
 
+import pytest
+import torch
+
 from harness import profiles
 from harness.devices import choose, prepare
 
@@ -7,3 +10,10 @@ pytest_plugins = ["pytester"]
 
 prepare(choose())
 profiles.load()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

@@ -15,6 +15,7 @@ SCRIPTS = {
     "analyze_io.py --d 256 --ncu no-such-ncu --json io.json": "what follows is theory",
     "analyze_io.py --tiles 64x64 128x64": "(98%)",
     f"ncu_target.py {CALLS}": "called ours on Row(N=40",
+    "where_to_judge.py --device cpu --most 17": "the device is faster from",
 }
 
 

@@ -5,14 +5,17 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from harness.corpus import find, load
 
 ROOT = Path(__file__).parents[1]
-CHAPTER = (ROOT / "README.md").read_text().partition("\n## Test your own kernel\n")[2].partition("\n## ")[0]
+README = (ROOT / "README.md").read_text()
+CHAPTER = README.partition("\n## Test your own kernel\n")[2].partition("\n## ")[0]
 FAULTY = re.search(r"```python\n(.*?)```", CHAPTER, re.DOTALL)[1]
 COMMANDS = re.findall(r"^    ((?:pip|flashattest|pytest) .*?)(?:  #.*)?$", CHAPTER, re.MULTILINE)
 RIGHT = FAULTY.replace("tril(1)", "tril()")
@@ -47,6 +50,17 @@ def test_the_chapter_holds_the_walk():
     names = [" ".join(command.split()[:2]) for command in COMMANDS[:6]]
     fuzz, replay = "flashattest fuzz", "flashattest replay"
     assert names == ["pip install", fuzz, replay, replay, "pytest regressions/", fuzz]
+
+
+def test_every_install_of_a_checkout_is_pinned_within_our_ranges():
+    installs = [line for line in README.splitlines() if re.match(r"    pip install .*'?\.", line)]
+    assert len(installs) == 3
+    assert all(" -c constraints.txt " in line for line in installs)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ranges = [Requirement(r) for r in sum(project["optional-dependencies"].values(), project["dependencies"])]
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    assert [r for r in ranges if r.name in pinned and pinned[r.name] not in r.specifier] == []
+    assert {r.name for r in ranges} - set(pinned) == {"flashattest", "ray"}
 
 
 def test_from_install_to_verdict(repository):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.faults.registry import ALIGNMENTS
+from strategies.tensors import memory_of
 
 Output = Tensor | tuple[Tensor, Tensor]
 Causal = bool | str
@@ -226,7 +227,7 @@ def reread(x: Tensor, strides: Sequence[int], offset: int | None = None) -> Tens
     """The memory of a tensor under other strides (in elements): NaN where they leave its storage."""
     first = x.storage_offset() if offset is None else offset
     reach = first + sum((n - 1) * s for n, s in zip(x.shape, strides, strict=True)) + 1
-    memory = torch.empty(0, dtype=x.dtype, device=x.device).set_(x.untyped_storage())
+    memory = memory_of(x)
     room = memory.new_full((max(0, reach - memory.numel()),), float("nan"))
     return torch.cat((memory, room)).as_strided(x.shape, tuple(strides), first)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import harness
 from harness.subject import DECLARATION
+from strategies.tensors import memory_of
 
 KERNEL = Path(harness.__file__).parent.parent / "kernel"
 """Our kernel's source, found beside this package: the name `kernel` may be a user's own package."""
@@ -120,6 +121,6 @@ def _with_room(tensor: Tensor, strides: Sequence[tuple[int, ...]]) -> Tensor:
     B, H, N, d = tensor.shape
     sizes = (B, H, N + _TALLEST_TILE, d + _TALLEST_TILE)
     room = max(sum(n * s for n, s in zip(sizes, each, strict=True)) for each in strides)
-    memory = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
+    memory = memory_of(tensor)
     longer = torch.cat((memory, memory.new_full((room,), float("nan"))))
     return longer.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

@@ -18,7 +18,7 @@ from harness.verdict import Verdict
 from oracles import Budget, forward_budget
 from strategies import Geometry, Problem
 from strategies.layouts import LAYOUTS
-from strategies.tensors import GUARD
+from strategies.tensors import GUARD, memory_of, moved
 
 T = TypeVar("T")
 EVERYWHERE = (slice(None), slice(None), slice(None))
@@ -81,8 +81,9 @@ class Again(Attempt):
 
 @dataclass(frozen=True)
 class Base:
-    """A right result from which a relation starts. O, LSE: copies of it, made before any further call.
+    """A right result from which a relation starts.
 
+    O, LSE: copies of it, where it is judged, made before any further call.
     thorough: take every choice that the relation has, not one that follows from the case's seed.
     """
 
@@ -94,13 +95,12 @@ class Base:
     @classmethod
     def of(cls, attempt: Attempt) -> Base:
         """Start from an attempt that the checks have found right."""
-        lse = attempt.result.lse
-        return cls(attempt, attempt.result.output.clone(), None if lse is None else lse.clone())
+        return cls(attempt, *attempt.copied())
 
     @property
     def problem(self) -> Problem:
-        """The tensors of the base result."""
-        return self.attempt.problem
+        """The tensors of the base result, where it is judged: all but the calls themselves is done there."""
+        return self.attempt.pristine
 
     @property
     def budget(self) -> Budget:
@@ -139,23 +139,37 @@ class Base:
         _, Hk, Nk, _ = k.shape
         changed = case.replace(geometry=Geometry(B, Hq, Hk, Nq, Nk, d), features=asked, history=())
         lengths = None if asked.seqlens_k is None else torch.tensor(asked.seqlens_k, dtype=torch.int32, device=q.device)
-        problem = Problem(q, k, v, asked.causal, changed.scale, lengths)
+        made = Problem(q, k, v, asked.causal, changed.scale, lengths)
+        problem = self._where_it_runs(made)
         relaid = any(
             new.stride() != was.stride() and 0 in was.stride()
             for new, was in zip((q, k, v), (old.q, old.k, old.v), strict=True)
         )
-        again = Again(self.attempt.subject, changed, problem, call(self.attempt.subject, changed, problem), relaid)
+        elsewhere = None if self.attempt.elsewhere is None else made
+        result = call(self.attempt.subject, changed, problem)
+        again = Again(self.attempt.subject, changed, problem, result, elsewhere, relaid)
         for verdict in look(again, (Stage.CALL, Stage.FORM)):
             raise Broken(verdict)
         # The next call may write to what this one returned: that is for first_output_kept alone to say.
-        returned = again.O.clone() if again.LSE is None else (again.O.clone(), again.LSE.clone())
-        return replace(again, result=replace(again.result, returned=returned))
+        return replace(again, result=replace(result, returned=again.copied()))
+
+    def _where_it_runs(self, made: Problem) -> Problem:
+        """A problem on the subject's device; what is left as it was is the very tensor of the first call."""
+        device, first, old = self.attempt.device, self.attempt.problem, self.problem
+        if self.attempt.elsewhere is None:
+            return made
+
+        def there(role: str) -> Tensor:
+            tensor: Tensor = getattr(made, role)
+            return getattr(first, role) if tensor is getattr(old, role) else moved(tensor, device)
+
+        lengths = None if made.seqlens_k is None else made.seqlens_k.to(device)
+        return replace(made, q=there("q"), k=there("k"), v=there("v"), seqlens_k=lengths)
 
     def mapped(self, role: str, change: Callable[[Tensor], Tensor]) -> Laid:
         """A tensor of the problem with a function applied to every element of its memory, NaN bands included."""
         tensor: Tensor = getattr(self.problem, role)
-        memory = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
-        return Laid(change(memory).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
+        return Laid(change(memory_of(tensor)).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
 
     def same(
         self,

@@ -26,6 +26,6 @@ def called_before(base: Base) -> Iterator[Claim]:
         return
     for name in base.choices(sorted(VARIATIONS)):
         for earlier in calls_before(case.replace(history=(name,))):
-            call_and_forget(subject, earlier, base.problem.q.device.type)
+            call_and_forget(subject, earlier, base.attempt.device)
         what = f"After a call with {name.replace('_', ' ')}"
         yield from base.same(base.again(), what, kind="history_dependent")

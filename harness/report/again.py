@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.devices import choose, prepare
+from harness.errors import first_line
 from harness.examine import Examined, Question
 from harness.heat import HeatMap
 from harness.replay import RUNS_OF_UNSTEADY, UNSTEADY
@@ -16,7 +17,6 @@ from harness.run import Refused
 from harness.subject import load, located
 from harness.verdict import CannotRun
 from harness.workers import Apart
-from harness.workers.worker import first_line
 from strategies import AttentionCase, build, checksum
 
 NOTHING_TO_DRAW = "It is not about numbers, so there is nothing to draw."

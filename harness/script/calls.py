@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from harness.attempt import attempt, is_independent
@@ -15,6 +14,7 @@ from harness.subject import Subject
 from harness.verdict import CannotRun
 from oracles import Budget, compare, float64, forward_budget
 from strategies import AttentionCase, Problem, build, calls_before
+from strategies.tensors import memory_of
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,10 @@ def _is_right(call: Call, returned: Any) -> bool:
     assert call.budget is not None
     O, LSE = returned if isinstance(returned, tuple) else (returned, None)
     truth = float64(call.problem)
-    is_right = compare(O.cpu(), truth.O, call.budget.O).ok
-    return is_right and (LSE is None or compare(LSE.cpu(), truth.LSE, call.budget.LSE).ok)
+    is_right = compare(O, truth.O, call.budget.O).ok
+    return is_right and (LSE is None or compare(LSE, truth.LSE, call.budget.LSE).ok)
 
 
 def _kept(tensor: Tensor) -> Tensor:
     """A copy on the CPU of a tensor and of all the memory that it lies in."""
-    memory = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage()).cpu().clone()
-    return memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+    return memory_of(tensor).cpu().clone().as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())

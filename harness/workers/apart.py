@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from harness.examine import Examined, Question
 from harness.subject import Subject
 from harness.workers.limits import Limits
-from harness.workers.nursery import Dead, Nursery, Worker
+from harness.workers.nursery import Nursery, Worker
 from harness.workers.worker import Make
 
 LEAST_SECONDS = 2.0
@@ -25,52 +26,53 @@ class Apart:
         self._limits = self._nursery.limits
         self._slowest = 0.0
         self._has_hung = False
-        self._worker: Worker | None = self._nursery.hire()
+        self._worker = self._nursery.hire()
         self.subject: Subject = self._worker.subject
 
     def examine(self, question: Question) -> Examined:
         """Run a case in the worker; where that dies, this is the failure, and the next case has a new worker."""
-        self._worker = self._worker or self._nursery.hire()
-        examined, lives = self._ask(self._worker, question)
-        if not lives:
-            self._worker = None
-        elif any(verdict.kind == "out_of_bounds" for verdict in examined.verdicts):
+        if self._worker.is_gone:
+            self._worker = self._nursery.hire()
+        with self._anew_after_ctrl_c():
+            examined = self._ask(self._worker, question)
+        if any(verdict.kind == "out_of_bounds" for verdict in examined.verdicts):
             # Memory that is not its own may be anything: what comes of it later would be laid on another case.
             self._worker.let_go()
-            self._worker = None
         return examined
 
     def afresh(self, question: Question) -> Examined | None:
         """Run a case in a worker of its own."""
-        worker = self._nursery.hire()
-        examined, lives = self._ask(worker, question)
-        if lives:
-            worker.let_go()
-        return examined
+        with self._anew_after_ctrl_c():
+            worker = self._nursery.hire()
+            try:
+                return self._ask(worker, question)
+            finally:
+                worker.let_go()
 
     def close(self) -> None:
         """Let all processes go."""
-        if self._worker is not None:
-            self._worker.let_go()
-            self._worker = None
+        self._worker.let_go()
         with suppress(OSError):
             self._nursery.close()
 
-    def _ask(self, worker: Worker, question: Question) -> tuple[Examined, bool]:
-        """What came of the case, and whether the worker lives on."""
-        began = time.monotonic()
+    @contextmanager
+    def _anew_after_ctrl_c(self) -> Iterator[None]:
+        """Ctrl-C may cost the zygote, and with it every worker: the next case has a new one."""
         try:
-            examined = worker.ask(question, self._seconds())
-        except Dead as dead:
-            self._has_hung = self._has_hung or dead.verdict.kind == "timed_out"
-            return Examined((dead.verdict,)), False
+            yield
         except BaseException:
-            # After Ctrl-C the next question must not be given the answer to this one.
-            worker.let_go()
-            self._worker = None
+            self._worker.let_go()
             raise
-        self._slowest = max(self._slowest, time.monotonic() - began)
-        return examined, True
+
+    def _ask(self, worker: Worker, question: Question) -> Examined:
+        """What came of the case, and how long it took, for those to come."""
+        began = time.monotonic()
+        examined = worker.examine(question, self._seconds())
+        if worker.is_gone:
+            self._has_hung = self._has_hung or any(verdict.kind == "timed_out" for verdict in examined.verdicts)
+        else:
+            self._slowest = max(self._slowest, time.monotonic() - began)
+        return examined
 
     def _seconds(self) -> float:
         """How long a case may take: the first has time to warm up, and shrinking what hangs must not take for ever."""

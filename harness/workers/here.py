@@ -8,7 +8,7 @@ from harness.examine import Examined, Question, examine
 from harness.subject import Subject
 from harness.verdict import CannotRun
 from harness.workers.limits import Limits
-from harness.workers.nursery import Dead, Nursery
+from harness.workers.nursery import Nursery
 
 
 class Here:
@@ -28,13 +28,12 @@ class Here:
             return None
         try:
             worker = self._nursery.hire()
-            examined = worker.ask(question, self._nursery.limits.seconds)
-        except Dead as dead:
-            return Examined((dead.verdict,))
         except CannotRun:
             return None
-        worker.let_go()
-        return examined
+        try:
+            return worker.examine(question, self._nursery.limits.seconds)
+        finally:
+            worker.let_go()
 
     def close(self) -> None:
         """End the processes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import tempfile
 import time
@@ -9,18 +11,24 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
+from harness.errors import Broken
 from harness.examine import Examined, Question
 from harness.subject import Subject
 from harness.verdict import CannotRun, Verdict
 from harness.workers.limits import Limits
-from harness.workers.worker import Broken, Make, serve
+from harness.workers.worker import Make, serve
 from harness.workers.zygote import Child, Lost, Zygote
 
 CHECK = "survives"
 """The check, as verdicts name it, that a call leaves its process alive, its device usable, and ends in time."""
 
-GRACE = 10.0
-"""Seconds for a process to end whose connection has closed."""
+
+def appended() -> IO[bytes]:
+    """A file without a name in which every write goes to the end, wherever another process has moved the offset."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the nursery)
+    # Not mode "a+b": tempfile opens the file itself, and leaves O_APPEND out.
+    fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
+    return file
 
 
 class Dead(Exception):
@@ -39,7 +47,7 @@ class Nursery:
 
     def __init__(self, make: Make, device: str, limits: Limits) -> None:
         self._make, self._device, self.limits = make, device, limits
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the nursery)
+        self._output = appended()
         self._zygote = self._fork()
 
     def hire(self) -> Worker:
@@ -67,12 +75,13 @@ class Nursery:
 
 
 class Worker:
-    """A process that answers. subject: what it made, without its function."""
+    """A process that answers. subject: what it made, without its function. is_gone: whether it has ended."""
 
     def __init__(self, zygote: Zygote, child: Child, output: IO[bytes], limits: Limits) -> None:
         self._zygote, self._child, self._output, self._limits = zygote, child, output, limits
         self._printed = _size(output)
         self._at: str | None = None
+        self.is_gone = False
         try:
             self.subject: Subject = self._await("ready", limits.compiling)
         except Dead as dead:
@@ -81,8 +90,18 @@ class Worker:
             self.let_go()
             raise
 
-    def ask(self, question: Question, seconds: float) -> Examined:
-        """Examine a case within some seconds, compilations aside. Raises Dead, and then the worker is let go."""
+    def examine(self, question: Question, seconds: float) -> Examined:
+        """Examine a case within some seconds, compilations aside; what ends this worker is what came of the case."""
+        try:
+            return self._ask(question, seconds)
+        except Dead as dead:
+            return Examined((dead.verdict,))
+        except BaseException:
+            # After Ctrl-C the next question must not be given the answer to this one.
+            self.let_go()
+            raise
+
+    def _ask(self, question: Question, seconds: float) -> Examined:
         self._at = None
         try:
             self._child.connection.send(question)
@@ -92,9 +111,11 @@ class Worker:
         return examined
 
     def let_go(self) -> None:
-        """End the process."""
-        with suppress(Lost):
-            self._zygote.end(self._child)
+        """End the process, where it has not ended yet."""
+        if not self.is_gone:
+            self.is_gone = True
+            with suppress(Lost):
+                self._zygote.end(self._child)
 
     def _await(self, wanted: str, seconds: float) -> Any:
         deadline = time.monotonic() + seconds
@@ -126,6 +147,7 @@ class Worker:
 
     def _obituary(self) -> Verdict:
         """How a process ended whose connection is closed, and the last that it printed."""
+        self.is_gone = True
         try:
             status = self._zygote.status(self._child)
         except Lost:

@@ -6,7 +6,6 @@ import faulthandler
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from harness.devices import prepare
+from harness.errors import first_line, with_traceback
 from harness.examine import Examined, Question, examine
 from harness.subject import Subject
 from harness.verdict import CannotRun
@@ -29,10 +29,6 @@ is no subject, or no answer.
 """
 
 Make = Callable[[], Subject]
-
-
-class Broken(Exception):
-    """The harness itself broke in a worker: what `first_line` says of it, and its traceback."""
 
 
 def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Limits, output: int) -> None:
@@ -79,7 +75,7 @@ def _answer(connection: Connection[Any, Any], subject: Subject, question: Questi
     try:
         said: tuple[Said, object] = ("examined", examine(subject, question, device, at))
     except Exception as error:
-        said = ("broken", f"{first_line(error)}\n{traceback.format_exc()}")
+        said = ("broken", with_traceback(error))
     poison = _poison(device) if _may_be_poisoned(said[1]) else None
     connection.send(said if poison is None else ("poisoned", poison))
     return poison is None
@@ -98,12 +94,6 @@ def _poison(device: str) -> str | None:
     except Exception as error:
         return first_line(error)
     return None
-
-
-def first_line(error: Exception) -> str:
-    """The type of an exception and the first line of what it says."""
-    said = (str(error).splitlines() or [""])[0]
-    return said if isinstance(error, Broken) else f"{type(error).__name__}: {said}"
 
 
 @contextmanager

@@ -1,14 +1,5 @@
-"""One thread: the tensors are small, and threads that wait for one another on a busy machine cost twenty times more."""
+"""Small problems on one thread."""
 
-from __future__ import annotations
+from tests.threads import one_thread
 
-import pytest
-import torch
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]

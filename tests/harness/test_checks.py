@@ -22,14 +22,14 @@ EMPTY_WITH_LSE = EMPTY.replace(features=EMPTY.features.replace(return_lse=True))
 
 def writes_past_output(q, k, v):
     """One element past the end of O is written."""
-    O = torch.empty(q.shape, dtype=q.dtype)
+    O = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     O.as_strided((1,), (1,), O.storage_offset() + O.numel()).zero_()
     return O.copy_(toys.right(q, k, v))
 
 
 def writes_past_scratch(q, k, v):
     """One element before the start of a tensor that is not returned is written."""
-    scratch = torch.zeros(7)
+    scratch = torch.zeros(7, device=q.device)
     scratch.as_strided((1,), (1,), scratch.storage_offset() - 1).fill_(1)
     return toys.right(q, k, v)
 
@@ -42,7 +42,7 @@ def reads_past_v(q, k, v):
 
 def reads_past_scratch(q, k, v):
     """What stands behind a fresh tensor is added with weight 0."""
-    scratch = torch.zeros(7)
+    scratch = torch.zeros(7, device=q.device)
     return toys.right(q, k, v) + 0 * scratch.as_strided((1,), (1,), scratch.storage_offset() + 7).to(q.dtype)
 
 

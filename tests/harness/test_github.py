@@ -155,5 +155,13 @@ def test_the_action_fuzzes_and_replays(workflow):
     assert run_step("Replay", **(inputs | {"DEVICE": ""})).returncode == 0
 
 
+def test_the_readmes_step_gives_what_the_action_takes():
+    step = re.search(r"- uses: \S+\n  with:\n((?:    .+\n)+)", (ACTION.parent / "README.md").read_text())[1]
+    inputs = ACTION.read_text().partition("\ninputs:\n")[2].partition("\nruns:")[0]
+    given, taken = re.findall(r"^    (\w+):", step, re.MULTILINE), re.findall(r"^  (\w+):", inputs, re.MULTILINE)
+    assert "subject" in given
+    assert set(given) <= set(taken)
+
+
 def test_the_action_installs_as_it_is_told():
     assert run_step("Install", INSTALL="echo one && echo 'two words'").stdout == "one\ntwo words\n"

@@ -10,11 +10,11 @@ import pytest
 
 from harness import corpus
 from harness.campaign import Finding
+from harness.errors import Broken
 from harness.jobs import Jobs, State
 from harness.subject import describe
 from harness.tally import Tally
 from harness.verdict import CannotRun, Verdict
-from harness.workers.worker import Broken
 from strategies import AttentionCase
 
 from . import toys

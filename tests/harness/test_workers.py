@@ -14,6 +14,7 @@ from harness.examine import Question
 from harness.subject import describe, load
 from harness.verdict import CannotRun
 from harness.workers import Apart, Limits
+from harness.workers.nursery import appended
 from strategies import AttentionCase, Geometry
 
 from . import toys
@@ -75,6 +76,14 @@ def test_the_last_words_are_told(apart):
     assert "heap corrupted" in only(apart(fall).examine(Question(HARD))).sentence
 
 
+def test_what_is_printed_is_never_overwritten_by_who_prints_after_a_reader():
+    output = appended()
+    for line in (b"one\n", b"two\n"):
+        os.write(output.fileno(), line)
+        output.seek(0)
+    assert output.read() == b"one\ntwo\n"
+
+
 def test_a_hang_is_told_within_the_limit(apart):
     examiner = apart(lambda: time.sleep(60), seconds=0.5)
     examiner.examine(Question(EASY))
@@ -110,14 +119,31 @@ def test_a_refusal_comes_back_as_such():
     examiner.close()
 
 
-def test_after_ctrl_c_no_question_gets_the_answer_to_another(apart, monkeypatch):
-    examiner = apart(lambda: time.sleep(1))
+def interrupt(*said):
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("how", [Apart.examine, Apart.afresh])
+@pytest.mark.parametrize("where", ["nursery.Worker._heed", "zygote.Zygote._number"])
+def test_after_ctrl_c_no_question_gets_the_answer_to_another(apart, monkeypatch, how, where):
+    examiner = apart(lambda: os._exit(3) if "Zygote" in where else time.sleep(1))
     examiner.examine(Question(EASY))
-    monkeypatch.setattr("harness.workers.nursery.Worker._heed", lambda *said: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(f"harness.workers.{where}", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        examiner.examine(Question.again(HARD, "same_call_twice"))
+        how(examiner, Question.again(HARD, "same_call_twice"))
     monkeypatch.undo()
     assert examiner.examine(Question(EASY.replace(dtype="bf16"))).compared["O"].ok
+
+
+def test_a_worker_is_let_go_once():
+    """The zygote waits for a process once: asked a second time, it would end."""
+    examiner = Apart(lambda: describe(toys.right), "cpu")
+    zygote = examiner._nursery._zygote
+    for _ in range(2):
+        examiner._worker.let_go()
+    assert examiner.examine(Question(EASY)).compared["O"].ok
+    assert examiner._nursery._zygote is zygote
+    examiner.close()
 
 
 def test_a_subject_that_cannot_be_loaded_is_said_in_a_sentence():

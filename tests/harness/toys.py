@@ -16,11 +16,11 @@ def definition(q, k, v, causal=False, scale=None, seqlens_k=None) -> tuple[Tenso
     """O and LSE in float64; causal is upper-left."""
     group = q.shape[1] // k.shape[1]
     Nq, Nk = q.shape[2], k.shape[2]
-    hidden = torch.zeros(q.shape[0], 1, Nq, Nk, dtype=torch.bool)
+    hidden = torch.zeros(q.shape[0], 1, Nq, Nk, dtype=torch.bool, device=q.device)
     if causal:
-        hidden |= torch.ones(Nq, Nk, dtype=torch.bool).triu(1)
+        hidden |= torch.ones(Nq, Nk, dtype=torch.bool, device=q.device).triu(1)
     if seqlens_k is not None:
-        past_end = torch.arange(Nk) >= seqlens_k[:, None]
+        past_end = torch.arange(Nk, device=q.device) >= seqlens_k[:, None]
         hidden |= past_end[:, None, None, :]
         k, v = (x.masked_fill(past_end[:, None, :, None], 0) for x in (k, v))
     k, v = (x.double().repeat_interleave(group, 1) for x in (k, v))

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from harness.faults import CONTROLS, FAULTS, Control, Fault
 from harness.recall import run
 from strategies import AttentionCase
+from tests.threads import one_thread
 
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(autouse=True)

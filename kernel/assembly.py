@@ -1,7 +1,7 @@
 """A check on the assembler: uniform registers that the machine code reads where nothing has written them.
 
-ptxas of CUDA 12.8 shared the second part of a wgmma descriptor between two places of which the first does not always run,
-so that the second read a register that nothing had written, and the product an address that nothing had computed. No
+ptxas of CUDA 12.8 shared the second part of a wgmma descriptor between two places, of which the first does not always
+run: the second then read a register that nothing had written, and the product an address that nothing had computed. No
 tool says so, and a problem that takes the first place comes out right. Hence this: in the disassembly, follow every
 path, and list each read of a uniform register that some path reaches without a write. Only sm_90's syntax is known.
 """

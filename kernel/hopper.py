@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import triton
@@ -20,13 +20,10 @@ from .tiles import block_d, device_arch
 
 TRITONS = ("3.6.", "3.7.")
 """Versions of Triton with which the kernel has run on a GPU: Gluon is experimental and changes."""
-COMPILED_TRITONS = ("3.7.",)
-"""Versions with which it compiles, and which it takes when the environment says so."""
-ANY_TRITON = "FLASHATTEST_UNTRIED_TRITON"
 ROWS = 64
 """Query rows of a warpgroup, which are those of a wgmma."""
-LEAST_ROWS = 128
-"""Up to here the portable path's shorter tiles fill more of the device."""
+WORTH_IT = 129
+"""Query rows from which the path is chosen: below, the portable path's shorter tiles fill more of the device."""
 _ALIGNMENT = 8
 """Elements in 16 bytes, the unit of TMA."""
 _LONGEST_STRIDE = 2**40
@@ -63,13 +60,20 @@ TILES: dict[int, tuple[HopperTile, ...]] = {
 }
 
 
+@dataclass(frozen=True)
 class Hopper:
-    """A `plan.Path`; its tiles read "128x128x2x1" (query rows x keys x K and V slots x Q slots)."""
+    """A `plan.Path`; its tiles read "128x128x2x1" (query rows x keys x K and V slots x Q slots).
 
-    name = "hopper"
+    least_rows: fewer query rows are refused.
+    """
+
+    least_rows: int = 1
+    name: ClassVar[str] = "hopper"
 
     def refusal(self, problem: Problem) -> str | None:
         """Why the problem is not one for the kernel, or None."""
+        if problem.Nq < self.least_rows:
+            return f"there are fewer than {self.least_rows} query rows"
         return _device_refusal(problem.device) or _problem_refusal(problem)
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
@@ -83,7 +87,7 @@ class Hopper:
 
 
 def tiles_of(problem: Problem) -> tuple[HopperTile, ...]:
-    """The tiles that a problem can have, the shipped one first; no head and no batch entry counts, but d and the mask."""
+    """The tiles that a problem can have, the shipped one first; they hang on d and the mask, not on B or H."""
     tiles = TILES[max(64, block_d(problem.d))]
     return tuple(tile for tile in tiles if tile.groups == 2 or not is_masked(problem, tile))
 
@@ -112,12 +116,8 @@ def _device_refusal(device: torch.device) -> str | None:
         return "Triton's interpreter does not run Gluon"
     if device_arch(device) != 90:
         return f"it is written for sm_90, and the device is sm_{device_arch(device)}"
-    takes = TRITONS + (COMPILED_TRITONS if os.environ.get(ANY_TRITON) == "1" else ())
-    if not triton.__version__.startswith(takes):
-        return (
-            f"it has not been run with Triton {triton.__version__} ({ANY_TRITON}=1 lets it run with "
-            f"{', '.join(version + 'x' for version in COMPILED_TRITONS)})"
-        )
+    if not triton.__version__.startswith(TRITONS):
+        return f"it has not been run with Triton {triton.__version__}"
     return None
 
 
@@ -126,8 +126,6 @@ def _problem_refusal(problem: Problem) -> str | None:
         return "the dtype is not float16 or bfloat16"
     if problem.d % _ALIGNMENT or problem.d <= 32:
         return "the head dim is not a multiple of 8 from 40 to 256"
-    if problem.Nq <= LEAST_ROWS:
-        return f"there are at most {LEAST_ROWS} query rows"
     if problem.Nk == 0 or problem.heads == 0:
         return "there are no keys or no heads"
     if split_scale(problem.scale)[0] == 0:
@@ -185,7 +183,7 @@ def _arguments(problem: Problem, tile: HopperTile) -> tuple[Any, ...]:
         *(problem.seqlens_stride, problem.Hq, problem.group, problem.Nq, problem.Nk),
         *(triton.cdiv(problem.Nq, tile.BLOCK_M), int(problem.alignment == "lower_right"), _units(problem, tile)),
         *(scale_log2, tile.groups, tile.slots, tile.q_slots, tile.registers, problem.causal, is_masked(problem, tile)),
-        sign < 0,,
+        sign < 0,
     )
 
 

@@ -15,17 +15,17 @@ import torch
 from .arguments import Problem, as_call, as_values, check
 from .decode import Decode
 from .flash_attn_triton import INTERPRETED
-from .hopper import Hopper
+from .hopper import WORTH_IT, Hopper
 from .plan import Path, Plan
 from .portable import Portable
 from .tiles import TileConfig
 from .tuning import AUTOTUNE, tuned_plan
 
 PORTABLE = Portable()
-PATHS: tuple[Path, ...] = (Hopper(), PORTABLE)
+PATHS: tuple[Path, ...] = (Hopper(WORTH_IT), PORTABLE)
 """What `config=None` and "autotune" choose from, the best first; the last one refuses nothing."""
-ASKED_FOR: tuple[Path, ...] = (Decode(),)
-"""Paths that run where `config` names them alone."""
+ASKED_FOR: tuple[Path, ...] = (Decode(), Hopper())
+"""Paths that run where `config` names them alone, and those that take more where it does."""
 MOST_PLANS = 4096
 logger = logging.getLogger("flashattest.kernel")
 
@@ -108,7 +108,7 @@ def parse_config(config: TileConfig | str | None) -> tuple[Path | None, str | No
     if not isinstance(config, str):
         raise TypeError(f"config must be None, a string or a TileConfig, got {type(config).__name__}")
     name, _, tile = config.partition(":")
-    for path in (*PATHS, *ASKED_FOR):
+    for path in (*ASKED_FOR, *PATHS):
         if path.name == name:
             return path, tile or None
     TileConfig.parse(config)

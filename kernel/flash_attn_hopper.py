@@ -105,10 +105,10 @@ def _place(step, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
 
 @gluon.jit
 def _keys(b, m0, geometry, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
-    """What the rows from m0 to m0 + BLOCK_M, or Nq, see.
+    """What the rows of a query tile see.
 
-    Returns the keys that any row of the batch entry sees, the shift of the diagonal, the key tiles that all the rows
-    see whole, and those that any of them sees.
+    Returns the keys that any row of the batch entry sees, the shift of the diagonal, the key tiles that all rows of the
+    query tile see whole, and those that any of them sees.
     """
     seqlens_ptr, stride_seqlens, _Hq, _group, Nq, Nk, _q_tiles, lower_right = geometry
     kv_len = Nk
@@ -123,7 +123,6 @@ def _keys(b, m0, geometry, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL:
         full = gl.maximum(gl.minimum(kv_len, m0 + 1 + shift), 0)
         visible = gl.maximum(gl.minimum(kv_len, gl.minimum(m0 + BLOCK_M, Nq) + shift), 0)
         kv_len = gl.maximum(gl.minimum(kv_len, Nq + shift), 0)
-    visible = gl.where(m0 < Nq, visible, 0)
     return kv_len, shift, full // BLOCK_N, (visible + BLOCK_N - 1) // BLOCK_N
 
 
@@ -245,17 +244,6 @@ def _softmax(s, m, l, scale_log2, MASKED: gl.constexpr):
 
 
 @gluon.jit
-def _start_both(q, k_ring, v_ring, v_full, acc, p, slot, v_slot, v_phase, GROUPS: gl.constexpr):
-    """Start S = Q K^T of a key tile and acc += P V of the one before; returns S, awaited, and the token of acc."""
-    s_token = _start_s(q, k_ring, slot)
-    mbarrier.wait(v_full.index(v_slot), v_phase)
-    o_token = _start_o(p, v_ring, v_slot, acc)
-    s = warpgroup_mma_wait(1, deps=(s_token,))
-    _release(_FIRST_FREE + slot, GROUPS)
-    return s, o_token
-
-
-@gluon.jit
 def _consume(
     o_desc,
     rings,
@@ -294,16 +282,8 @@ def _consume(
     for step in range(0, _steps(units, CAUSAL)):
         is_due, b, hq, _hk, m0 = _place(step, geometry, GROUPS * ROWS, CAUSAL)
         if is_due:
+            kv_len, shift, whole, tiles = _keys(b, m0, geometry, GROUPS * ROWS, BLOCK_N, CAUSAL)
             row0 = m0 + PART * ROWS
-            _kv_len, _shift, _whole, loaded = _keys(b, m0, geometry, GROUPS * ROWS, BLOCK_N, CAUSAL)
-            kv_len, shift, whole, tiles = _keys(b, row0, geometry, ROWS, BLOCK_N, CAUSAL)
-            for _ in range(tiles, loaded):
-                # Tiles that only rows of the other warpgroups see.
-                mbarrier.wait(k_full.index(slot), phase)
-                _release(FREE_K + slot, GROUPS)
-                mbarrier.wait(v_full.index(slot), phase)
-                _release(FREE_V + slot, GROUPS)
-                slot, phase = _next(slot, phase, SLOTS)
             m = gl.full([ROWS], -float("inf"), gl.float32, layout=gl.SliceLayout(1, S))
             l = gl.full([ROWS], 0.0, gl.float32, layout=gl.SliceLayout(1, S))
             acc = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=O)
@@ -315,45 +295,33 @@ def _consume(
                 s_token = _start_s(q, k_ring, slot)
                 s = warpgroup_mma_wait(0, deps=(s_token,))
                 _release(FREE_K + slot, GROUPS)
-                if MASKED:
-                    # This wait too is a loop in the machine code. In a straight line ptxas would make the comparisons
-                    # before S is there, and pack and unpack what they give at twice the price.
-                    mbarrier.wait(v_full.index(slot), phase)
-                    s = _mask(-s if NEGATIVE else s, tiles - 1, row0, kv_len, shift, CAUSAL)
-                elif NEGATIVE:
+                if NEGATIVE:
                     s = -s
+                if MASKED:
+                    s = _mask(s, tiles - 1, row0, kv_len, shift, CAUSAL)
                 p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
+                p = gl.convert_layout(p32.to(dtype), P)
                 v_slot = slot
                 v_phase = phase
                 slot, phase = _next(slot, phase, SLOTS)
                 mbarrier.wait(k_full.index(slot), phase, pred=tiles > 1)
-                if MASKED:  # noqa: SIM102 (this is known when it is compiled, the other is not)
-                    if tiles > whole + 1:
-                        # The diagonal cuts two tiles of 64 rows at most: one step with a mask, and none in the loop.
-                        p = gl.convert_layout(p32.to(dtype), P)
-                        s, o_token = _start_both(q, k_ring, v_ring, v_full, acc, p, slot, v_slot, v_phase, GROUPS)
-                        s = _mask(-s if NEGATIVE else s, tiles - 2, row0, kv_len, shift, CAUSAL)
-                        p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
-                        next_slot, next_phase = _next(slot, phase, SLOTS)
-                        mbarrier.wait(k_full.index(next_slot), next_phase, pred=tiles > 2)
-                        acc, p32 = warpgroup_mma_wait(0, deps=(o_token, p32))
-                        _release(FREE_V + v_slot, GROUPS)
-                        acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
-                        v_slot = slot
-                        v_phase = phase
-                        slot = next_slot
-                        phase = next_phase
-                        tiles -= 1
-                p = gl.convert_layout(p32.to(dtype), P)
                 for i in range(1, tiles):
-                    s, o_token = _start_both(q, k_ring, v_ring, v_full, acc, p, slot, v_slot, v_phase, GROUPS)
+                    n = tiles - 1 - i
+                    s_token = _start_s(q, k_ring, slot)
+                    mbarrier.wait(v_full.index(v_slot), v_phase)
+                    o_token = _start_o(p, v_ring, v_slot, acc)
+                    s = warpgroup_mma_wait(1, deps=(s_token,))
+                    _release(FREE_K + slot, GROUPS)
                     if NEGATIVE:
                         s = -s
+                    if MASKED:  # noqa: SIM102 (this is known when it is compiled, the other is not)
+                        if n >= whole:
+                            s = _mask(s, n, row0, kv_len, shift, CAUSAL)
                     p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
                     # The wait for the next K stands here, since it is a loop in the machine code: in a straight line
                     # ptxas would move the wait for P V above the exponentials, and nothing would overlap.
                     next_slot, next_phase = _next(slot, phase, SLOTS)
-                    mbarrier.wait(k_full.index(next_slot), next_phase, pred=i < tiles - 1)
+                    mbarrier.wait(k_full.index(next_slot), next_phase, pred=n > 0)
                     acc, p32 = warpgroup_mma_wait(0, deps=(o_token, p32))
                     _release(FREE_V + v_slot, GROUPS)
                     # P is rounded only now: until here P V was reading the registers of the P before.

@@ -51,13 +51,14 @@ class HopperTile(NamedTuple):
         return {2: 240, 3: 160}[self.groups]
 
 
-# What fits and does not spill in its loops, by head-dim tile, the fastest on an H100 first. The tall tile has registers
-# for three warpgroups only where nothing is masked.
+# What fits and does not spill in its loops, by head-dim tile; the comment says what each is best at, on an H100.
 TILES: dict[int, tuple[HopperTile, ...]] = {
-    64: (HopperTile(192, 128, 4, 2), HopperTile(128, 128, 3, 2)),
-    128: (HopperTile(128, 128, 2, 2), HopperTile(128, 128, 2, 1)),
+    64: (HopperTile(192, 128, 4, 2), HopperTile(128, 128, 3, 2)),  # all but short causal problems; those
+    128: (HopperTile(128, 128, 2, 2), HopperTile(128, 128, 2, 1)),  # not causal; causal
     256: (HopperTile(128, 64, 2, 1),),
 }
+# With fewer keys, what a tall tile wastes along the diagonal is more than it gains elsewhere.
+_SHORT = 8192
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class Hopper:
 
 
 def tiles_of(problem: Problem) -> tuple[HopperTile, ...]:
-    """The tiles that a problem can have, the shipped one first; they hang on d and the mask, not on B or H."""
+    """The tiles of a problem, the shipped one first; it hangs on Nk, d and the mask, not on B or H."""
     tiles = TILES[max(64, block_d(problem.d))]
-    return tuple(tile for tile in tiles if tile.groups == 2 or not is_masked(problem, tile))
+    is_tall_best = not problem.causal or (tiles[0].groups == 3 and problem.Nk >= _SHORT)
+    return tiles if is_tall_best else tiles[::-1]
 
 
 def is_masked(problem: Problem, tile: HopperTile) -> bool:

@@ -28,7 +28,9 @@ def test_every_subject_says_what_it_is_and_needs(name):
     tree = ast.parse((shipped._FOLDER / f"{name}.py").read_text())
     assert ast.get_docstring(tree)
     imported = {name.split(".")[0] for node in tree.body for name in names_imported(node)}
-    assert (imported <= {"__future__", "typing", "torch", "harness", "math"}) == (shipped.requirement(name) is None)
+    assert (imported <= {"__future__", "typing", "torch", "harness", "kernel", "math"}) == (
+        shipped.requirement(name) is None
+    )
 
 
 def test_a_missing_package_is_a_sentence(monkeypatch):

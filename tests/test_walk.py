@@ -54,7 +54,7 @@ def test_the_chapter_holds_the_walk():
 
 def test_every_install_of_a_checkout_is_pinned_within_our_ranges():
     installs = [line for line in README.splitlines() if re.match(r"    pip install .*'?\.", line)]
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert all(" -c constraints.txt " in line for line in installs)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = [Requirement(r) for r in sum(project["optional-dependencies"].values(), project["dependencies"])]

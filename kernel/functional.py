@@ -33,11 +33,12 @@ def flash_attention(
             raise on a CPU; on CUDA, where looking would stall the stream, they are clamped to 0..Nk.
         scale: any float finite in fp32, d ** -0.5 when None.
         return_lse: also return the log-sum-exp of the scaled scores.
-        config: None takes the best path and its shipped tile (`defaults.py`). "portable" names a path (`paths.py`),
-            "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` a tile of the portable path, which the
-            interpreter takes too; "decode" is a path for at most 16 query rows. "autotune" compiles and times every
-            tile in the first call of each kind of problem (device, dtype, d, mask; Nq, Nk and heads by powers of
-            two), which takes seconds; `tuning.save` and `tuning.load` keep what it found.
+        config: None takes the best path and its shipped tile (`paths.py` says which: Hopper's own for fp16 and bf16 on
+            sm_90, else the portable one). "hopper", "portable" and "decode" (at most 16 query rows) name a path, and
+            "hopper:128x128x2x1" its tile too; "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` is a
+            tile of the portable path, which the interpreter takes as well. "autotune" compiles and times every tile
+            in the first call of each kind of problem (device, dtype, d, mask; Nq, Nk and heads by powers of two),
+            which takes seconds; `tuning.save` and `tuning.load` keep what it found.
 
     Returns:
         O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that

@@ -29,7 +29,7 @@ def _as_on_an_h100(row: Row, config: str | None) -> tuple[str, str]:
     import torch
 
     from kernel import defaults, hopper
-    from kernel.arguments import as_call, as_values, check
+    from kernel.arguments import check_arguments
     from kernel.paths import parse_config
     from kernel.tiles import block_d
 
@@ -38,6 +38,5 @@ def _as_on_an_h100(row: Row, config: str | None) -> tuple[str, str]:
     path = named.name if named else HOPPER if fits_hopper else "portable"
     if tile is None and path == HOPPER:
         q, k = (torch.empty(row.B, H, row.N, row.d, dtype=DTYPES[row.dtype], device="meta") for H in (row.Hq, row.Hk))
-        problem = check(as_call(as_values(q, k, k, row.causal, None, None, None)))
-        tile = str(hopper.tiles_of(problem)[0])
+        tile = str(hopper.tiles_of(check_arguments(q, k, k, row.causal))[0])
     return path, tile or str(defaults.default_tile(block_d(row.d), DTYPES[row.dtype], THEORY_ARCH, row.causal))

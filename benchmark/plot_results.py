@@ -58,6 +58,7 @@ def merged(runs: list[results.Results]) -> results.Results:
         first.labels |= other.labels
         first.ours = tuple(dict.fromkeys((*first.ours, *other.ours)))
         first.ceilings.matmul.update(other.ceilings.matmul)
+    first.settings["rounds"] = " or ".join(sorted({str(run.settings.get("rounds")) for run in runs}))
     return first
 
 

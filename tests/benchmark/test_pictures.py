@@ -59,7 +59,7 @@ def over_one_another(figure):
     return [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]
 
 
-@pytest.mark.parametrize("name", sorted((NAMES | IO_NAMES) - {"roofline"}))
+@pytest.mark.parametrize("name", sorted(NAMES | IO_NAMES))
 def test_no_words_lie_over_one_another(name):
     assert over_one_another(made()[name]) == []
 
@@ -106,6 +106,12 @@ def test_two_devices_are_not_drawn_together(tmp_path, capsys):
         plot_results.merged([results("gqa"), other])
 
 
+def test_rounds_of_several_runs_are_all_named():
+    one, other = results("gqa"), results("memory")
+    one.settings, other.settings = {"rounds": 5}, {"rounds": 3}
+    assert plot_results.merged([one, other]).settings["rounds"] == "3 or 5"
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"format": 1}', '{"kind": "io"}'])
 def test_another_file_is_refused_by_name(content, tmp_path, capsys):
     (tmp_path / "other.json").write_text(content)
@@ -138,6 +144,12 @@ def run_of(*rows, preset="peers"):
 def test_causal_cost_is_its_time_over_the_full_one():
     run = run_of(timed({"ours": 4.0}), timed({"ours": 3.0}, causal=True), timed({"ours": 9.0}, N=128))
     assert causal_cost(run, 32) == {"ours": [(64, 0.75)]}
+
+
+def test_causal_cost_is_of_twins_in_one_preset():
+    run = run_of(timed({"ours": 4.0, "naive": 8.0}), timed({"ours": 3.0, "naive": 8.0}, causal=True))
+    run.timed += run_of(timed({"ours": 4.0}), timed({"ours": 2.0}, causal=True), preset="causal").timed
+    assert causal_cost(run, 32) == {"ours": [(64, 0.5)], "naive": [(64, 1.0)]}
 
 
 def test_padding_cost_is_its_time_over_the_unpadded_one():

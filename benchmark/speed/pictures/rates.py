@@ -26,9 +26,9 @@ def rates(results: Results, dtype: str) -> Figure | None:
     if len({t.row.N for t in timed}) < 2:
         return None
     margins = style.Margins()
-    figure, axes = style.panels(len(masks), len(dims), (3.0, 2.5), margins)
-    for masked, across in zip(masks, axes, strict=True):
-        for d, each in zip(dims, across, strict=True):
+    figure, axes = style.panels(len(dims), len(masks), (3.0, 2.5), margins)
+    for d, across in zip(dims, axes, strict=True):
+        for masked, each in zip(masks, across, strict=True):
             of_panel = [t for t in timed if (t.row.d, t.row.causal) == (d, masked)]
             style.panel_title(each, f"d {d}, {'causal' if masked else 'full'}")
             _panel(each, results, of_panel, lambda row: row.N, results.ceilings.matmul.get(dtype))

@@ -44,14 +44,20 @@ def _next_to(kind: dict[int, Points], across: list[Axes]) -> list[tuple[int, Poi
 
 def causal_cost(results: Results, d: int) -> Points:
     """By provider: N, and the causal time over the full one of the same shape."""
-    timed = {t.row: t for t in results.of("peers", "causal") if t.row.d == d}
+    pairs = [pair for preset in ("peers", "causal") for pair in _causal_pairs(results, preset, d)]
+    return _ratios(pairs)
+
+
+def _causal_pairs(results: Results, preset: str, d: int) -> list[tuple[int, Timed, Timed]]:
+    """N, the full row and its causal twin, both of one preset: other providers may stand in another."""
+    timed = {t.row: t for t in results.of(preset) if t.row.d == d}
     dtype = next((row.dtype for row in timed), None)
     pairs = []
     for row, full in timed.items():
         twin = timed.get(type(row)(**{**vars(row), "causal": True}))
         if not row.causal and row.dtype == dtype and twin is not None:
             pairs.append((row.N, full, twin))
-    return _ratios(pairs)
+    return pairs
 
 
 def padding_cost(results: Results, masked: bool) -> Points:
@@ -62,14 +68,14 @@ def padding_cost(results: Results, masked: bool) -> Points:
 
 
 def _ratios(pairs: Sequence[tuple[float, Timed, Timed]]) -> Points:
-    """Of (x, whole, part): by provider x and the time of the part over that of the whole."""
-    points: Points = {}
-    for x, whole, part in sorted(pairs, key=lambda pair: pair[0]):
+    """Of (x, whole, part): by provider x and the time of the part over that of the whole; of twins the last."""
+    points: dict[str, dict[float, float]] = {}
+    for x, whole, part in pairs:
         for name, outcome in part.ok().items():
             base = whole.ok().get(name)
             if base is not None and base.ms is not None and outcome.ms is not None:
-                points.setdefault(name, []).append((x, outcome.ms.median / base.ms.median))
-    return points
+                points.setdefault(name, {})[x] = outcome.ms.median / base.ms.median
+    return {name: sorted(of.items()) for name, of in points.items()}
 
 
 def _dims(results: Results) -> list[int]:

@@ -34,9 +34,9 @@ def _as_on_an_h100(row: Row, config: str | None) -> tuple[str, str]:
     from kernel.tiles import block_d
 
     named, tile = parse_config(config)
-    fits_hopper = row.dtype != "fp32" and row.N > hopper.LEAST_ROWS and row.d > 32 and row.d % 8 == 0
+    fits_hopper = row.dtype != "fp32" and row.N >= hopper.WORTH_IT and row.d > 32 and row.d % 8 == 0
     path = named.name if named else HOPPER if fits_hopper else "portable"
     if tile is None and path == HOPPER:
         q, k = (torch.empty(row.B, H, row.N, row.d, dtype=DTYPES[row.dtype], device="meta") for H in (row.Hq, row.Hk))
-        tile = str(hopper.default_tile(check_arguments(q, k, k, row.causal)))
+        tile = str(hopper.tiles_of(check_arguments(q, k, k, row.causal))[0])
     return path, tile or str(defaults.default_tile(block_d(row.d), DTYPES[row.dtype], THEORY_ARCH, row.causal))

@@ -3,7 +3,8 @@
 ptxas of CUDA 12.8 shared the second part of a wgmma descriptor between two places, of which the first does not always
 run: the second then read a register that nothing had written, and the product an address that nothing had computed. No
 tool says so, and a problem that takes the first place comes out right. Hence this: in the disassembly, follow every
-path, and list each read of a uniform register that some path reaches without a write. Only sm_90's syntax is known.
+path, and list each read of a uniform register that some path reaches without a write. Only sm_90's syntax is known, and
+of its jumps only those within a kernel that calls nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,14 @@ _UNIFORM = re.compile(r"\bUR(\d+)\b")
 # With both operands in shared memory a wgmma reads two descriptors of two registers each; with A in registers, the
 # second of them.
 _GDESC = re.compile(r"gdesc\[UR(\d+)\]")
+# TMA takes a row of registers (the shared address, for a load the barrier's, the coordinates), and two of the address
+# of a descriptor.
+_TMA = re.compile(r"UTMA(LDG|STG)\.(\d)D\S* \[UR(\d+)\], \[UR(\d+)\]")
+_JUMPS = ("BRA", "BRX", "EXIT")
+_UNKNOWN_JUMPS = ("CALL", "RET", "JMP", "JMX", "BRXU", "JMXU", "BREAK")
+# A predicate, before the register where an instruction writes both.
+_PREDICATE = r"(?:U?P\w+, )?"
+_WRITERS = re.compile(r"U(?!TMA|BLK)|R2UR|S2UR|VOTEU|REDUX|ELECT")
 
 
 @dataclass
@@ -59,7 +68,10 @@ def unwritten(disassembly: str) -> list[Unwritten]:
 
 
 def blocks_of(disassembly: str) -> dict[str, Block]:
-    """The blocks by label, "" for the first; a block ends at a label or after a jump, which opens an unnamed one."""
+    """The blocks by label, "" for the first; a block ends at a label or after a jump, which opens an unnamed one.
+
+    ValueError for a jump whose targets are not known.
+    """
     blocks = {"": Block()}
     name, unnamed = "", 0
     for line in disassembly.splitlines():
@@ -71,16 +83,24 @@ def blocks_of(disassembly: str) -> dict[str, Block]:
             blocks[name] = Block()
         elif match:
             blocks[name].lines.append(line.strip())
-            if match[2].split(".")[0] in ("BRA", "BRX", "EXIT"):
-                targets = _TARGET.findall(line)
+            if match[2].split(".")[0] in _JUMPS + _UNKNOWN_JUMPS:
                 unnamed += 1
                 follower = f"after {unnamed}"
                 is_sure = match[1] is None and not re.match(r"!?U?P\d", match[3]) and ".DIV" not in match[2]
-                blocks[name].after = targets + ([] if is_sure else [follower])
+                blocks[name].after = _targets(match[2], line) + ([] if is_sure else [follower])
                 blocks[name].lines.append("")
                 name = follower
                 blocks[name] = Block()
     return blocks
+
+
+def _targets(opcode: str, line: str) -> list[str]:
+    """The labels that a jump may lead to."""
+    kind = opcode.split(".")[0]
+    targets = _TARGET.findall(line)
+    if kind in _UNKNOWN_JUMPS or bool(targets) == (kind == "EXIT"):
+        raise ValueError(f"a jump must be a branch to labels of the form .L_x_0, or an exit, got {line.strip()}")
+    return targets
 
 
 def _fall(block: Block, label: str) -> None:
@@ -117,8 +137,8 @@ def _faults(block: Block, written: frozenset[int]) -> Iterator[Unwritten]:
 def writes(line: str) -> Iterable[int]:
     """The uniform registers that an instruction writes, also where a predicate may keep it from running."""
     match = _INSTRUCTION.search(line)
-    first = match and re.match(r"(?:UP\w+, )?UR(\d+)\b", match[3])
-    if not first or not re.match(r"U(?!TMA|BLK)|R2UR|S2UR|VOTEU|ULDC|REDUX", match[2]):
+    first = match and re.match(_PREDICATE + r"UR(\d+)\b", match[3])
+    if not first or not _WRITERS.match(match[2]):
         return []
     register = int(first[1])
     is_pair = ".64" in match[2] or ".WIDE" in match[2]
@@ -126,16 +146,33 @@ def writes(line: str) -> Iterable[int]:
 
 
 def reads(line: str) -> Iterable[int]:
-    """The uniform registers that an instruction reads; of what TMA takes, the first of each bracket."""
+    """The uniform registers that an instruction reads; of TMA's rarer operations, the first of each bracket."""
     match = _INSTRUCTION.search(line)
     if not match:
         return []
-    operands = match[3]
+    opcode, operands = match[2], match[3]
+    if brackets := _TMA.match(f"{opcode} {operands}"):
+        kind, dimensions, row, address = brackets[1], *map(int, brackets.groups()[1:])
+        taken = [*range(row, row + dimensions + (2 if kind == "LDG" else 1)), address, address + 1]
+        return taken + _of_operands(opcode, operands.split("]", 2)[2])
     descriptors = [int(register) for register in _GDESC.findall(operands)]
-    first = 0 if operands.count("R") and re.match(r"R\d+, gdesc", operands) else 2
+    first = 0 if re.match(r"R\d+, gdesc", operands) else 2
     found = [register + i for register in descriptors for i in range(first, 4)]
     rest = _GDESC.sub("", operands)
     if writes(line):
-        rest = rest.split(",", 1)[1] if "," in rest else ""
-        rest = re.sub(r"^\s*UR\d+", "", rest) if re.match(r"UP\w+, UR", operands) else rest
-    return found + [int(register) for register in _UNIFORM.findall(rest)]
+        rest = re.sub("^" + _PREDICATE + r"UR\d+", "", rest)
+    return found + _of_operands(opcode, rest)
+
+
+def _of_operands(opcode: str, operands: str) -> list[int]:
+    """The registers of operands, pairs where they are 64 bits: a desc[], UR4.64, and by the opcode."""
+    found = []
+    parts = operands.split(",")
+    for i, operand in enumerate(parts):
+        is_addend = i == len(parts) - 1
+        is_pair = "[" not in operand and (".64" in opcode or (".WIDE" in opcode and is_addend))
+        for register in _UNIFORM.finditer(operand):
+            before, after = operand[: register.start()], operand[register.end() :]
+            width = 2 if is_pair or before.endswith("desc[") or after.startswith(".64") else 1
+            found += range(int(register[1]), int(register[1]) + width)
+    return found

@@ -27,6 +27,10 @@ WORTH_IT = 129
 _ALIGNMENT = 8
 """Elements in 16 bytes, the unit of TMA."""
 _LONGEST_STRIDE = 2**40
+"""Bytes from which TMA takes no stride."""
+_MOST_ROWS = 2**31 - 2**12
+"""Rows, and tiles of all heads, from which 32-bit sums of a row and a tile's height, or of a tile and the grid's size,
+may overflow; tensors of so many fit where rows overlap."""
 
 
 class HopperTile(NamedTuple):
@@ -103,12 +107,12 @@ def _parse(config: str, problem: Problem) -> HopperTile:
     """ValueError where the tile cannot be read, NotImplementedError where it is none of the head dim's."""
     if re.fullmatch(r"\d+x\d+x\d+x\d+", config) is None:
         raise ValueError(
-            f"config hopper: must read like {TILES[128][0]} (rows x keys x K slots x Q slots), got {config!r}"
+            f"config hopper: must read like {TILES[128][0]} (rows x keys x K and V slots x Q slots), got {config!r}"
         )
     tile = HopperTile(*map(int, config.split("x")))
     if tile not in tiles_of(problem):
         known = ", ".join(map(str, tiles_of(problem)))
-        raise NotImplementedError(f"config hopper:{config} must be one of {known} for this head dim and mask")
+        raise NotImplementedError(f"config hopper:{config} must be one of {known} for this head dim")
     return tile
 
 
@@ -132,6 +136,8 @@ def _problem_refusal(problem: Problem) -> str | None:
         return "there are no keys or no heads"
     if split_scale(problem.scale)[0] == 0:
         return "the scale is 0"
+    if max(problem.Nq, problem.Nk, problem.heads * triton.cdiv(problem.Nq, ROWS)) >= _MOST_ROWS:
+        return "there are too many rows for 32-bit integers"
     if not all(problem.aligned):
         return "a tensor does not begin at a multiple of 16 bytes"
     sizes = ((problem.B, problem.Hq, problem.Nq), *2 * ((problem.B, problem.Hk, problem.Nk),))

@@ -4,7 +4,8 @@ python -m kernel.resources [--arch 80 89 90 100] [--d 64 128 256] [--dtype fp16 
                            [--json FILE]
 
 Registers and spilled bytes are a thread's, from `ptxas -v`; shared memory is a block's. fp16 stands for bf16 too, which
-takes the same registers. Exit 1 if a default configuration spills, does not fit or does not compile.
+takes the same registers. All tiles of the Hopper path are compiled whenever sm_90 is. Exit 1 if a default configuration
+or one of those spills, serialises wgmma, does not fit or does not compile, or reads a register that nothing wrote.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, CompiledKernel
 
-from . import decode
+from . import decode, hopper_ahead
 from .arguments import DTYPES
+from .assembly import disassemble, unwritten
 from .decode_triton import _decode
 from .defaults import default_tile
 from .flash_attn_triton import INTERPRETED, _forward
+from .hopper import TILES, HopperTile
+from .hopper_ahead import VARIANTS, Variant, compile_hopper
 from .tiles import TileConfig, block_d, fitting_space, shared_memory_limit
 
 ARCHITECTURES = (80, 89, 90, 100)
+HOPPER = "hopper"
 _WARP_SIZE = 32
 _POINTERS = {
     **{"lse_ptr": "*fp32", "skipped_ptr": "*i32", "seqlens_ptr": "*i32"},
@@ -48,14 +53,20 @@ _KERNELS = {"portable": (_forward, {"skipped_ptr": None, "COUNT": False}), "deco
 
 @dataclass(frozen=True)
 class Point:
-    """One compilation: an architecture, a head dim, a dtype and a tile of a path."""
+    """One compilation: an architecture, a head dim, a dtype and a tile of a path; variant: the Hopper path's."""
 
     arch: int
     d: int
     dtype: str
-    tile: TileConfig
+    tile: TileConfig | HopperTile
     default: bool
     path: str = "portable"
+    variant: Variant | None = None
+
+    @property
+    def spills_allowed(self) -> int:
+        """Bytes that a thread may spill without harm."""
+        return hopper_ahead.SPILLED if self.path == HOPPER else 0
 
 
 @dataclass(frozen=True)
@@ -90,25 +101,38 @@ def compile_kernel(point: Point, **constexprs: int) -> CompiledKernel:
 
 def measure(point: Point) -> Resources:
     """Compile a point and assemble its PTX once more, to read what ptxas says about it."""
-    kernel = compile_kernel(point)
-    suffix = "a" if point.arch >= 90 else ""
-    with tempfile.TemporaryDirectory() as folder:
-        ptx = Path(folder, "kernel.ptx")
-        ptx.write_text(kernel.asm["ptx"])
-        command = [get_ptxas(point.arch).path, "-v", f"--gpu-name=sm_{point.arch}{suffix}", str(ptx)]
-        log = subprocess.run([*command, "-o", f"{ptx}.cubin"], capture_output=True, text=True, check=True).stderr
+    if isinstance(point.tile, HopperTile):
+        kernel = compile_hopper(point.tile, point.d, point.dtype, point.variant or VARIANTS[-1])
+    else:
+        kernel = compile_kernel(point)
+    log = _ptxas_log(kernel, point.arch)
     registers, stores, loads = (
         int(re.search(pattern, log).group(1))
         for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
     )
-    verdict = "ok"
-    if "wgmma.mma_async instructions are serialized" in log:
-        verdict = "serialises wgmma"
-    if stores + loads:
-        verdict = "spills"
-    if kernel.metadata.shared > shared_memory_limit(point.arch):
-        verdict = "does not fit"
+    verdict = _verdict(point, kernel, log, stores + loads)
     return Resources(registers, stores + loads, kernel.metadata.shared, verdict)
+
+
+def _ptxas_log(kernel: CompiledKernel, arch: int) -> str:
+    suffix = "a" if arch >= 90 else ""
+    with tempfile.TemporaryDirectory() as folder:
+        ptx = Path(folder, "kernel.ptx")
+        ptx.write_text(kernel.asm["ptx"])
+        command = [get_ptxas(arch).path, "-v", f"--gpu-name=sm_{arch}{suffix}", str(ptx), "-o", f"{ptx}.cubin"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+
+def _verdict(point: Point, kernel: CompiledKernel, log: str, spilled: int) -> str:
+    """The worst that there is to say, or "ok"."""
+    if kernel.metadata.shared > shared_memory_limit(point.arch):
+        return "does not fit"
+    # What a wrong product comes from; `assembly` knows the syntax of sm_90, where descriptors are in such registers.
+    if point.path == HOPPER and unwritten(disassemble(kernel.asm["cubin"])):
+        return "reads what nothing wrote"
+    if "wgmma.mma_async instructions are serialized" in log:
+        return "serialises wgmma"
+    return "spills" if spilled > point.spills_allowed else "ok"
 
 
 def measure_all(points: list[Point], jobs: int) -> Iterator[tuple[Point, Resources]]:
@@ -153,7 +177,19 @@ def _points(options: argparse.Namespace) -> list[Point]:
         tiles = defaults if options.defaults_only else dict.fromkeys((*defaults, *fitting_space(*where)))
         points += [Point(arch, d, dtype, tile, tile in defaults) for tile in tiles]
         points.append(Point(arch, d, dtype, decode.default_tile(*where[:2]), True, "decode"))
-    return points
+    return list(dict.fromkeys((*points, *_hopper_points(options))))
+
+
+def _hopper_points(options: argparse.Namespace) -> Iterator[Point]:
+    """The Hopper path's: all variants of all tiles, and beside fp16 one variant of each head dim in bf16."""
+    if hopper_ahead.ARCH not in options.arch or not hopper_ahead.AVAILABLE:
+        return
+    for d in (d for d in options.d if d in TILES):
+        for dtype, tile, variant in itertools.product(options.dtype, TILES[d], VARIANTS):
+            if dtype != "fp32":
+                yield Point(hopper_ahead.ARCH, d, dtype, tile, True, HOPPER, variant)
+        if "fp16" in options.dtype:
+            yield Point(hopper_ahead.ARCH, d, "bf16", TILES[d][0], True, HOPPER, VARIANTS[-1])
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -170,14 +206,16 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table; 1 if a default configuration is not ok."""
     options = _parse(arguments)
-    row = "{:>6} {:>4} {:>5} {:>9} {:>14} {:>8} {:>10} {:>8} {:>9}  {}"
-    print(row.format("arch", "d", "dtype", "path", "tile", "default", "registers", "spilled", "shared", "verdict"))
+    row = "{:>6} {:>4} {:>5} {:>9} {:>14} {:>15} {:>8} {:>10} {:>8} {:>9}  {}"
+    names = ("arch", "d", "dtype", "path", "tile", "variant", "default", "registers", "spilled", "shared", "verdict")
+    print(row.format(*names))
     rows = []
     for point, cost in measure_all(_points(options), options.jobs):
         mark = "*" if point.default else ""
-        fields = (f"sm_{point.arch}", point.d, point.dtype, point.path, str(point.tile), mark)
+        variant = str(point.variant or "")
+        fields = (f"sm_{point.arch}", point.d, point.dtype, point.path, str(point.tile), variant, mark)
         print(row.format(*fields, cost.registers, cost.spilled, cost.shared, cost.verdict), flush=True)
-        rows.append({**asdict(point), "tile": str(point.tile), **asdict(cost)})
+        rows.append({**asdict(point), "tile": str(point.tile), "variant": variant, **asdict(cost)})
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
     bad = [r for r in rows if r["default"] and r["verdict"] != "ok"]

@@ -40,11 +40,21 @@ def attention(q, k, v, causal=False, seqlens_k=None, scale=None) -> tuple[torch.
     return p @ v, lse
 
 
-def assert_close(o, lse, q, k, v, causal=False, seqlens_k=None, scale=None) -> None:
-    """O within 2 roundings of the dtype of max |v|, LSE within fp32's of the scores, empty rows exact.
+def error_bounds(q, k, v, scale=None) -> tuple[float, float]:
+    """How far O and LSE may be from the truth: 2 roundings of the dtype of max |v|, and fp32's of the scores.
 
     P and O are rounded once each to q's dtype (u); the scores carry fp32 errors, of 2^-20 of their largest products.
     """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    largest_v, largest_q, largest_k = (x.double().nan_to_num(0, 0, 0).abs().max().item() for x in (v, q, k))
+    score_error = 2**-20 * (1 + abs(scale) * largest_q * largest_k * q.shape[-1])
+    u = torch.finfo(q.dtype).eps / 2
+    tiny = 2**-24
+    return (2 * u + 2 * score_error) * largest_v + tiny, score_error
+
+
+def assert_close(o, lse, q, k, v, causal=False, seqlens_k=None, scale=None) -> None:
+    """O and LSE within `error_bounds`, empty rows exact."""
     want_o, want_lse = attention(q, k, v, causal, seqlens_k, scale)
     assert o.dtype == q.dtype
     assert o.shape == q.shape
@@ -56,10 +66,6 @@ def assert_close(o, lse, q, k, v, causal=False, seqlens_k=None, scale=None) -> N
     assert (lse[empty] == -torch.inf).all()
     if empty.all():
         return
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    largest_v, largest_q, largest_k = (x.double().nan_to_num(0, 0, 0).abs().max().item() for x in (v, q, k))
-    score_error = 2**-20 * (1 + abs(scale) * largest_q * largest_k * q.shape[-1])
-    u = torch.finfo(q.dtype).eps / 2
-    tiny = 2**-24
-    torch.testing.assert_close(o, want_o, rtol=0, atol=(2 * u + 2 * score_error) * largest_v + tiny)
-    torch.testing.assert_close(lse[~empty], want_lse[~empty], rtol=2**-22, atol=score_error)
+    of_o, of_lse = error_bounds(q, k, v, scale)
+    torch.testing.assert_close(o, want_o, rtol=0, atol=of_o)
+    torch.testing.assert_close(lse[~empty], want_lse[~empty], rtol=2**-22, atol=of_lse)

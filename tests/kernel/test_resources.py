@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from kernel import resources
+from kernel import hopper_ahead, resources
+from kernel.hopper import TILES
+from kernel.hopper_ahead import SPILLED, VARIANTS
 from kernel.resources import Point, Resources
 from kernel.tiles import TileConfig
 
-ROOT = Path(resources.__file__).parents[1]
+from .compiled import ROOT, run_compiled
+
 TILE = TileConfig(64, 32, 4, 2)
 
 COUNT_COPIES = """
@@ -22,13 +25,6 @@ for fast in (True, False):
     ptx = compile_kernel(Point(90, 64, "fp16", TileConfig(64, 32, 4, 2), False), FAST=fast).asm["ptx"]
     print("wgmma.mma_async" in ptx, "ld.global.v4" in ptx, "cp.async.cg.shared.global" in ptx)
 """
-
-
-def run_compiled(*arguments, timeout=300):
-    """Run python in a process without the interpreter."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def test_the_fast_path_copies_16_bytes_at_a_time_and_both_use_wgmma():
@@ -42,11 +38,11 @@ def test_the_report_of_a_default(tmp_path):
     done = run_compiled("-m", "kernel.resources", *arguments)
     assert done.returncode == 0, done.stderr
     rows = json.loads(table.read_text())
-    assert {row["path"] for row in rows} == {"portable", "decode"}
+    assert {row["path"] for row in rows} == {"portable", "decode", "hopper"}
     for row in rows:
         assert row["default"]
         assert row["verdict"] == "ok"
-        assert row["spilled"] == 0
+        assert row["spilled"] <= (SPILLED if row["path"] == "hopper" else 0)
         assert 0 < row["registers"] <= 255
         assert row["shared"] > 0
 
@@ -77,3 +73,60 @@ def test_a_compiler_that_dies_is_a_verdict(monkeypatch):
     monkeypatch.setattr(resources, "measure", lambda point: os.abort())
     ((_, cost),) = resources.measure_all([Point(90, 64, "fp16", TILE, True)], 1)
     assert cost.verdict == "does not compile"
+
+
+def points(*arguments):
+    return resources._points(resources._parse([*arguments, "--defaults-only"]))
+
+
+def test_all_variants_of_all_tiles_of_the_hopper_path_are_compiled():
+    hopper = [point for point in points() if point.path == "hopper"]
+    fp16 = {(point.d, point.tile, point.variant) for point in hopper if point.dtype == "fp16"}
+    assert fp16 == {(d, tile, variant) for d, tiles in TILES.items() for tile in tiles for variant in VARIANTS}
+    assert {point.d for point in hopper if point.dtype == "bf16"} == set(TILES)
+    assert all(point.arch == 90 and point.default for point in hopper)
+    assert len(set(points("--dtype", "fp16", "bf16"))) == len(points("--dtype", "fp16", "bf16"))
+
+
+def test_the_hopper_path_is_left_out_where_it_does_not_run(monkeypatch):
+    def has_hopper(*arguments):
+        return any(point.path == "hopper" for point in points(*arguments))
+
+    assert has_hopper()
+    assert not has_hopper("--arch", "80", "100")
+    assert not has_hopper("--dtype", "fp32")
+    monkeypatch.setattr(hopper_ahead, "AVAILABLE", False)
+    assert not has_hopper()
+
+
+HOPPER = Point(90, 64, "fp16", TILES[64][0], True, "hopper", VARIANTS[0])
+PORTABLE = Point(90, 64, "fp16", TILE, True)
+SERIALIZED = "Potential Performance Loss: wgmma.mma_async instructions are serialized due to"
+
+
+@pytest.mark.parametrize(
+    ("point", "shared", "faults", "log", "spilled", "verdict"),
+    [
+        (HOPPER, 232_448, [], "", SPILLED, "ok"),
+        (HOPPER, 232_448, [], "", SPILLED + 4, "spills"),
+        (PORTABLE, 232_448, [], "", 0, "ok"),
+        (PORTABLE, 232_448, [], "", 4, "spills"),
+        (HOPPER, 1, [], SERIALIZED, 4, "serialises wgmma"),
+        (PORTABLE, 1, [], SERIALIZED, 0, "serialises wgmma"),
+        (HOPPER, 1, ["UR4"], SERIALIZED, 0, "reads what nothing wrote"),
+        (PORTABLE, 232_449, [], "", 0, "does not fit"),
+        (HOPPER, 232_449, ["UR4"], SERIALIZED, 4096, "does not fit"),
+    ],
+)
+def test_the_verdicts(point, shared, faults, log, spilled, verdict, monkeypatch):
+    monkeypatch.setattr(resources, "disassemble", lambda cubin: "")
+    monkeypatch.setattr(resources, "unwritten", lambda disassembly: faults)
+    kernel = SimpleNamespace(metadata=SimpleNamespace(shared=shared), asm={"cubin": b""})
+    assert resources._verdict(point, kernel, log, spilled) == verdict
+
+
+def test_a_bad_tile_of_the_hopper_path_fails(monkeypatch, capsys):
+    bad = Resources(1, 0, 1, "reads what nothing wrote")
+    monkeypatch.setattr(resources, "measure_all", lambda points, jobs: [(HOPPER, bad)])
+    assert resources.main(["--defaults-only"]) == 1
+    assert "192x128x4x2 of sm_90, d 64, fp16 reads what nothing wrote" in capsys.readouterr().err

@@ -6,14 +6,28 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from .forward import flash_attn_forward
 
-# A copy of this package under another name has operators of its own: torch knows an operator by its name alone.
-NAMESPACE = "flashattest" if __package__ == "kernel" else f"flashattest_{__package__}"
-_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _NAME = "flash_attention_forward"
+
+
+def _namespace() -> str:
+    """Where the operator is registered: torch knows it by its name alone, and a second time refuses it.
+
+    So a copy of this package under another name has operators of its own, and so has this one imported anew, where
+    another `kernel` was in between.
+    """
+    first = "flashattest" if __package__ == "kernel" else f"flashattest_{__package__}"
+    names = itertools.chain([first], (f"{first}_{n}" for n in itertools.count(2)))
+    return next(name for name in names if not hasattr(getattr(torch.ops, name), _NAME))
+
+
+NAMESPACE = _namespace()
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _LIBRARY.define(
     f"{_NAME}(Tensor q, Tensor k, Tensor v, str? causal=None, Tensor? seqlens_k=None, float? scale=None, "
     "str? config=None) -> (Tensor o, Tensor lse)",

@@ -17,7 +17,7 @@ from .decode_triton import _decode, _merge
 from .flash_attn_triton import INTERPRETED
 from .launch import Launch
 from .plan import Plan
-from .portable import is_fast, is_wide, split_scale
+from .portable import constexprs_of, split_scale
 from .tiles import TileConfig, block_d, check_pinned, device_arch
 
 MOST_ROWS = 16
@@ -120,24 +120,12 @@ def _runs(problem: Problem, tile: TileConfig) -> bool:
 
 def _first(problem: Problem, tile: TileConfig, parts: int) -> Launch:
     sign, scale_log2 = split_scale(problem.scale)
-    width = block_d(problem.d)
     scalars = (
         *(stride for of_tensor in problem.strides for stride in of_tensor),
         *(problem.seqlens_stride, problem.Hk, problem.group, problem.Nq, problem.Nk, problem.d),
         *(int(problem.alignment == "lower_right"), part_of(problem.Nk), max(1, parts), scale_log2),
     )
-    constexprs = {
-        "BLOCK_D": width,
-        "CAUSAL": problem.causal,
-        "HAS_SEQLENS": problem.seqlens_dtype is not None,
-        "PAD_D": problem.d != width,
-        "FAST": is_fast(problem.dtype, problem.d, problem.aligned, problem.strides),
-        "WIDE": is_wide(problem.strides, width),
-        "SIGN": sign,
-        "WIDEN": INTERPRETED and problem.dtype == torch.bfloat16,
-        "SPLIT": parts > 1,
-        **tile.blocks(),
-    }
+    constexprs = {**constexprs_of(problem, sign), "SPLIT": parts > 1, **tile.blocks()}
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     row_tiles = triton.cdiv(problem.group * problem.Nq, tile.BLOCK_M)
     grid = (problem.B * problem.Hk * max(1, parts) * row_tiles,)

@@ -200,7 +200,9 @@ class Block:
 
     def __init__(self, sizes: tuple[int, ...], strides: tuple[int, ...], rows: int, columns: int, bits: int) -> None:
         from triton.experimental.gluon.language import NVMMASharedLayout
+        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+        self.descriptor = TensorDescriptor
         self.block = [1, 1, rows, columns]
         self.sizes = list(sizes)
         # A stride that is never used must be legal all the same.
@@ -210,13 +212,11 @@ class Block:
 
     def of(self, x: torch.Tensor) -> object:
         """The tensor's descriptor; what Triton checks of it is checked once, since a plan's tensors are alike."""
-        from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
-
         if self.checked is None:
-            descriptor = TensorDescriptor(x, self.sizes, self.strides, self.block, self.layout)
+            descriptor = self.descriptor(x, self.sizes, self.strides, self.block, self.layout)
             self.checked = {name: value for name, value in vars(descriptor).items() if name != "base"}
             return descriptor
-        descriptor = object.__new__(TensorDescriptor)
+        descriptor = object.__new__(self.descriptor)
         vars(descriptor).update(self.checked, base=x)
         return descriptor
 

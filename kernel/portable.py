@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,13 +58,24 @@ def usable_tile(problem: Problem, tile: TileConfig | None) -> TileConfig:
 def launch_of(problem: Problem, tile: TileConfig, count: bool = False) -> Launch:
     """What runs the kernel on q, k, v, O, LSE, seqlens_k and, with `count`, the tensor that takes the skipped tiles."""
     sign, scale_log2 = split_scale(problem.scale)
-    width = block_d(problem.d)
     scalars = (
         *(stride for of_tensor in problem.strides for stride in of_tensor),
         *(problem.seqlens_stride, problem.heads, problem.Hq, problem.group, problem.Nq, problem.Nk, problem.d),
         *(int(problem.alignment == "lower_right"), section(problem), scale_log2),
     )
-    constexprs = {
+    constexprs = {**constexprs_of(problem, sign), "COUNT": count, **tile.blocks()}
+    arguments = (*scalars, *constexprs.values()) if count else (None, *scalars, *constexprs.values())
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    return Launch(_forward, grid(problem.heads, problem.Nq, tile.BLOCK_M), arguments, options, problem.device)
+
+
+def constexprs_of(problem: Problem, sign: int) -> dict[str, Any]:
+    """What `_forward` and `_decode` know of a problem when they are compiled, in the order of their signatures.
+
+    sign: that of the scale.
+    """
+    width = block_d(problem.d)
+    return {
         "BLOCK_D": width,
         "CAUSAL": problem.causal,
         "HAS_SEQLENS": problem.seqlens_dtype is not None,
@@ -72,12 +84,7 @@ def launch_of(problem: Problem, tile: TileConfig, count: bool = False) -> Launch
         "WIDE": is_wide(problem.strides, width),
         "SIGN": sign,
         "WIDEN": INTERPRETED and problem.dtype == torch.bfloat16,
-        "COUNT": count,
-        **tile.blocks(),
     }
-    arguments = (*scalars, *constexprs.values()) if count else (None, *scalars, *constexprs.values())
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-    return Launch(_forward, grid(problem.heads, problem.Nq, tile.BLOCK_M), arguments, options, problem.device)
 
 
 def grid(heads: int, Nq: int, BLOCK_M: int) -> tuple[int]:

@@ -19,120 +19,22 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-# A barrier of a warpgroup, renamed in Triton 3.7.
-_sync = getattr(gl, "barrier", None) or gl.thread_barrier
+from .hopper_device import (
+    _FIRST_FREE,
+    _REGISTERS_TO_LOAD,
+    _acquire,
+    _is_seen,
+    _keys,
+    _load_kv,
+    _next,
+    _place,
+    _release,
+    _steps,
+    _sync,
+    _wgmma_layout,
+)
 
-# Threads of a warpgroup, and of a warp that loads.
-_GROUP = gl.constexpr(128)
-_WARP = gl.constexpr(32)
-# The named barriers, of a block's 16, by which the warpgroups hand slots of the rings back: K's, then V's, then Q's.
-# Triton itself takes one for each partition and two more.
-_FIRST_FREE = gl.constexpr(6)
-_REGISTERS_TO_LOAD = gl.constexpr(24)
 _LN2 = gl.constexpr(0.6931471805599453)
-
-
-@gluon.constexpr_function
-def _wgmma_layout(columns):
-    """Where a warpgroup of 4 warps holds what it computes: S, of BLOCK_N columns, or O, of BLOCK_D."""
-    return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, columns, 16])
-
-
-@gluon.constexpr_function
-def _bar(operation, threads):
-    """PTX on the named barrier in operand 1; inline assembly must have a result."""
-    return f"bar.{operation} $1, {threads}; mov.u32 $0, 0;"
-
-
-@gluon.jit
-def _release(barrier, GROUPS: gl.constexpr):
-    """Say, without waiting, that this warpgroup has read a slot.
-
-    Triton's own `mbarrier.arrive` would stop the warpgroup twice: before one thread arrives, and after.
-    """
-    asm: gl.constexpr = _bar("arrive", GROUPS * _GROUP + _WARP)
-    gl.inline_asm_elementwise(asm, "=r,r", [barrier], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def _acquire(barrier, GROUPS: gl.constexpr):
-    """Wait, in the warp that loads, until all warpgroups have read a slot."""
-    asm: gl.constexpr = _bar("sync", GROUPS * _GROUP + _WARP)
-    gl.inline_asm_elementwise(asm, "=r,r", [barrier], dtype=gl.int32, is_pure=False, pack=1)
-
-
-@gluon.jit
-def _next(slot, phase, SLOTS: gl.constexpr):
-    """The slot of a ring after this one, and the phase of its barrier, which flips on each round."""
-    slot += 1
-    is_round = slot == SLOTS
-    return gl.where(is_round, 0, slot), gl.where(is_round, phase ^ 1, phase)
-
-
-@gluon.jit
-def _steps(units, CAUSAL: gl.constexpr):
-    """Query tiles that this program works through: its share of the units, two tiles each where causal."""
-    programs = gl.num_programs(0)
-    mine = (units - gl.program_id(0) + programs - 1) // programs
-    return mine * 2 if CAUSAL else mine
-
-
-@gluon.jit
-def _place(step, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
-    """The query tile of a step: whether it is due, batch entry, query head, key head and first row.
-
-    The heads of a group are neighbours, and then the query tiles of a head, so that K and V come from the L2 cache.
-    """
-    _seqlens, _stride, Hq, group, _Nq, _Nk, q_tiles, _lower_right = geometry
-    halves: gl.constexpr = 2 if CAUSAL else 1
-    unit = gl.program_id(0) + step // halves * gl.num_programs(0)
-    places = (q_tiles + halves - 1) // halves
-    kv_head = unit // (group * places)
-    rank = unit - kv_head * group * places
-    q_tile = rank // group
-    Hk = Hq // group
-    b = kv_head // Hk
-    hk = kv_head - b * Hk
-    hq = hk * group + rank - q_tile * group
-    is_due = True
-    if CAUSAL:
-        # The middle one of an odd number has no partner.
-        mirrored = q_tiles - 1 - q_tile
-        is_due = (step % 2 == 0) | (mirrored != q_tile)
-        q_tile = gl.where(step % 2 == 0, mirrored, q_tile)
-    return is_due, b, hq, hk, q_tile * BLOCK_M
-
-
-@gluon.jit
-def _keys(b, m0, geometry, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
-    """What the rows of a query tile see.
-
-    Returns the keys that any row of the batch entry sees, the shift of the diagonal, the key tiles that all rows of the
-    query tile see whole, and those that any of them sees.
-    """
-    seqlens_ptr, stride_seqlens, _Hq, _group, Nq, Nk, _q_tiles, lower_right = geometry
-    kv_len = Nk
-    if seqlens_ptr is not None:
-        kv_len = gl.load(seqlens_ptr + b.to(gl.int64) * stride_seqlens)
-        kv_len = gl.minimum(gl.maximum(kv_len, 0), Nk).to(gl.int32)
-    shift = 0
-    full = kv_len
-    visible = kv_len
-    if CAUSAL:
-        shift = lower_right * (kv_len - Nq)
-        full = gl.maximum(gl.minimum(kv_len, m0 + 1 + shift), 0)
-        visible = gl.maximum(gl.minimum(kv_len, gl.minimum(m0 + BLOCK_M, Nq) + shift), 0)
-        kv_len = gl.maximum(gl.minimum(kv_len, Nq + shift), 0)
-    return kv_len, shift, full // BLOCK_N, (visible + BLOCK_N - 1) // BLOCK_N
-
-
-@gluon.jit
-def _first_key(n, kv_len, BLOCK_N: gl.constexpr):
-    """Row of K where key tile n begins. The last tile ends with the last key, so none behind it is ever read.
-
-    The rows of the tile before that it repeats, or the rows before 0, which TMA fills with 0, are masked.
-    """
-    return gl.minimum(n * BLOCK_N, kv_len - BLOCK_N)
 
 
 @gluon.jit
@@ -158,44 +60,6 @@ def _load_q(q_desc, q_ring, q_full, geometry, units, GROUPS: gl.constexpr, SLOTS
 
 
 @gluon.jit
-def _load_kv(
-    k_desc,
-    v_desc,
-    k_ring,
-    v_ring,
-    k_full,
-    v_full,
-    geometry,
-    units,
-    BLOCK_M: gl.constexpr,
-    GROUPS: gl.constexpr,
-    CAUSAL: gl.constexpr,
-):
-    """One warp: the K and V tiles of each step, the last one first."""
-    SLOTS: gl.constexpr = k_ring.shape[0]
-    BLOCK_N: gl.constexpr = k_ring.shape[3]
-    loaded = 0
-    slot = 0
-    phase = 0
-    for step in range(0, _steps(units, CAUSAL)):
-        is_due, b, _hq, hk, m0 = _place(step, geometry, BLOCK_M, CAUSAL)
-        if is_due:
-            kv_len, _shift, _whole, tiles = _keys(b, m0, geometry, BLOCK_M, BLOCK_N, CAUSAL)
-            for i in range(0, tiles):
-                rows = [b, hk, _first_key(tiles - 1 - i, kv_len, BLOCK_N), 0]
-                if loaded >= SLOTS:
-                    _acquire(_FIRST_FREE + slot, GROUPS)
-                mbarrier.expect(k_full.index(slot), k_desc.block_type.nbytes)
-                tma.async_copy_global_to_shared(k_desc, rows, k_full.index(slot), k_ring.index(slot))
-                if loaded >= SLOTS:
-                    _acquire(_FIRST_FREE + SLOTS + slot, GROUPS)
-                mbarrier.expect(v_full.index(slot), v_desc.block_type.nbytes)
-                tma.async_copy_global_to_shared(v_desc, rows, v_full.index(slot), v_ring.index(slot))
-                loaded += 1
-                slot, phase = _next(slot, phase, SLOTS)
-
-
-@gluon.jit
 def _start_s(q, k_ring, slot):
     """Start S = Q K^T with the K of a slot; returns its token."""
     ROWS: gl.constexpr = q.shape[0]
@@ -215,19 +79,8 @@ def _start_o(p, v_ring, slot, acc):
 @gluon.jit
 def _mask(s, n, row0, kv_len, shift, CAUSAL: gl.constexpr):
     """Scores of key tile n, -inf where a row does not see the key or an earlier tile holds it."""
-    ROWS: gl.constexpr = s.shape[0]
-    BLOCK_N: gl.constexpr = s.shape[1]
-    layout: gl.constexpr = s.type.layout
-    begin = n * BLOCK_N
-    # As unsigned numbers, columns of the tile before are larger than any limit.
-    skipped = _first_key(n, kv_len, BLOCK_N) - begin
-    column = (gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, layout)) + skipped).to(gl.uint32, bitcast=True)
-    limit = gl.full([ROWS], 0, gl.int32, layout=gl.SliceLayout(1, layout)) + kv_len
-    if CAUSAL:
-        own = gl.arange(0, ROWS, layout=gl.SliceLayout(1, layout)) + (row0 + 1 + shift)
-        limit = gl.minimum(limit, own)
-    limit = gl.maximum(limit - begin, 0).to(gl.uint32, bitcast=True)
-    return gl.where(column[None, :] < limit[:, None], s, -float("inf"))
+    is_seen = _is_seen(s.type.layout, n, row0, kv_len, shift, s.shape[0], s.shape[1], CAUSAL)
+    return gl.where(is_seen, s, -float("inf"))
 
 
 @gluon.jit

@@ -3,12 +3,14 @@
 ptxas of CUDA 12.8 shared the second part of a wgmma descriptor between two places, of which the first does not always
 run: the second then read a register that nothing had written, and the product an address that nothing had computed. No
 tool says so, and a problem that takes the first place comes out right. Hence this: in the disassembly, follow every
-path, and list each read of a uniform register that some path reaches without a write. Only sm_90's syntax is known, and
-of its jumps only those within a kernel that calls nothing.
+path, and list each read of a uniform register that some path reaches without a write. A copy of such a register reads
+nothing yet (ptxas leaves copies that are overwritten at once), but what it writes is as unwritten. Only sm_90's syntax
+is known, and of its jumps only those within a kernel that calls nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -20,6 +22,7 @@ from triton import knobs
 
 _LABEL = re.compile(r"^\s*(\.L_x_\d+):")
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
+_COPY = re.compile(r"UMOV UR\d+, UR(\d+) ;")
 _TARGET = re.compile(r"\.L_x_\d+")
 _UNIFORM = re.compile(r"\bUR(\d+)\b")
 # With both operands in shared memory a wgmma reads two descriptors of two registers each; with A in registers, the
@@ -117,7 +120,7 @@ def _written_before(blocks: dict[str, Block]) -> dict[str, frozenset[int]]:
     waiting = [""]
     while waiting:
         name = waiting.pop()
-        out = written[name] | {r for line in blocks[name].lines for r in writes(line)}
+        out = functools.reduce(_written_after, blocks[name].lines, written[name])
         for target in blocks[name].after:
             met = written[target] & out
             if met != written[target] or target not in reached:
@@ -128,10 +131,18 @@ def _written_before(blocks: dict[str, Block]) -> dict[str, frozenset[int]]:
 
 
 def _faults(block: Block, written: frozenset[int]) -> Iterator[Unwritten]:
-    known = set(written)
     for line in block.lines:
-        yield from (Unwritten(register, line) for register in sorted(set(reads(line)) - known))
-        known.update(writes(line))
+        if not _COPY.search(line):
+            yield from (Unwritten(register, line) for register in sorted(set(reads(line)) - written))
+        written = _written_after(written, line)
+
+
+def _written_after(written: frozenset[int], line: str) -> frozenset[int]:
+    """The registers that are written after a line, where those given are before it."""
+    copy = _COPY.search(line)
+    if copy and int(copy[1]) not in written:
+        return written.difference(writes(line))
+    return written.union(writes(line))
 
 
 def writes(line: str) -> Iterable[int]:

@@ -9,14 +9,18 @@ import functools
 from typing import Any
 
 from .backward_arguments import BackwardProblem, check_backward
+from .hopper import WORTH_IT
+from .hopper_backward import HopperBackward
 from .paths import AUTOTUNE, MOST_PLANS, PORTABLE, _check_device, _log_refusal, parse_config
 from .plan import BackwardPath, Plan
 from .portable_backward import PortableBackward
 from .tiles import TileConfig
 
 PORTABLE_BACKWARD = PortableBackward()
-BACKWARD_PATHS: tuple[BackwardPath, ...] = (PORTABLE_BACKWARD,)
+BACKWARD_PATHS: tuple[BackwardPath, ...] = (HopperBackward(WORTH_IT), PORTABLE_BACKWARD)
 """What the backward pass chooses from, the best first; the last one refuses nothing."""
+ASKED_FOR_BACKWARD: tuple[BackwardPath, ...] = (HopperBackward(),)
+"""Paths that take more where a config names them."""
 
 
 @functools.lru_cache(MOST_PLANS)
@@ -42,7 +46,8 @@ def choose_backward(problem: BackwardProblem, config: TileConfig | str | None) -
     forward, forward_tile = (None, None) if config == AUTOTUNE else parse_config(config)
     if forward is PORTABLE:
         return PORTABLE_BACKWARD, forward_tile and PORTABLE_BACKWARD.like(problem, TileConfig.parse(forward_tile))
-    return first_to_take(problem), None
+    asked_for = (path for path in ASKED_FOR_BACKWARD if forward is not None and path.name == forward.name)
+    return first_to_take(problem, (*asked_for, *BACKWARD_PATHS)), None
 
 
 def parse_backward(config: TileConfig | str | None) -> tuple[BackwardPath | None, str | None]:
@@ -51,15 +56,15 @@ def parse_backward(config: TileConfig | str | None) -> tuple[BackwardPath | None
         return None, None
     half = config.partition("/")[2]
     name, _, tile = half.partition(":")
-    for path in BACKWARD_PATHS:
+    for path in (*ASKED_FOR_BACKWARD, *BACKWARD_PATHS):
         if path.name == name:
             return path, tile or None
     return PORTABLE_BACKWARD, half
 
 
-def first_to_take(problem: BackwardProblem) -> BackwardPath:
+def first_to_take(problem: BackwardProblem, paths: tuple[BackwardPath, ...]) -> BackwardPath:
     """The first path that does not refuse the problem; each reason of the others is logged once, at INFO."""
-    for path in BACKWARD_PATHS:
+    for path in paths:
         reason = path.refusal(problem)
         if reason is None:
             return path

@@ -4,10 +4,11 @@ A program stays on its multiprocessor and works through key tiles of 128 rows, 6
 compute. One warp loads K and V of a key tile, another all tiles of Q and dO that see it, of every query head of the
 group, with their LSE and delta. A warpgroup holds dK and dV in registers and computes
 
-    S^T = K Q^T    P^T = exp2(scale S^T - LSE)    dV += P^T dO    dP^T = V dO^T    dS^T = P^T (dP^T - delta)    dK += dS^T Q
+    S^T = K Q^T      P^T = exp2(scale S^T - LSE)     dV += P^T dO
+    dP^T = V dO^T    dS^T = P^T (dP^T - delta)       dK += dS^T Q
 
-with P^T and dS^T passing from one product's registers to the next's. While one warpgroup takes exponentials, the other's
-products run. Each gradient is summed by one warpgroup, in the order of the queries, and written once.
+with P^T and dS^T passing from one product's registers to the next's. While one warpgroup takes exponentials, the
+other's products run. Each gradient is summed by one warpgroup, in the order of the queries, and written once.
 
 For a causal problem a program takes key tiles in pairs, the i-th and then the i-th last: all pairs of a head take the
 same time.

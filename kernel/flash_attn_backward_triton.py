@@ -20,9 +20,9 @@ _LOG2_E = tl.constexpr(1.4426950408889634)
 _STRIDES = [f"stride_{x}{dim}" for x in ("q", "k", "v", "do", "o") for dim in "bhnd"]
 # As in the forward pass, no length, stride or alignment may compile a variant of its own.
 _NOT_SPECIALIZED = [
-    *("q_ptr", "k_ptr", "v_ptr", "do_ptr", "o_ptr", "lse_ptr", "dlse_ptr", "delta_ptr", "seqlens_ptr"),
+    *("q_ptr", "k_ptr", "v_ptr", "do_ptr", "o_ptr", "lse_ptr", "dlse_ptr", "delta_ptr", "lse_log2_ptr", "seqlens_ptr"),
     *("dq_ptr", "dk_ptr", "dv_ptr"),
-    *("stride_seqlens", "stride_dlb", "stride_dlh", "stride_dln"),
+    *("stride_seqlens", "stride_dlb", "stride_dlh", "stride_dln", "stride_delta"),
     *("heads", "Hq", "Hk", "group", "Nq", "Nk", "d", "lower_right", "section", "scale", "scale_log2"),
 ]
 
@@ -70,6 +70,7 @@ def _delta(
     lse_ptr,
     dlse_ptr,
     delta_ptr,
+    lse_log2_ptr,
     stride_dob: tl.int64,
     stride_doh: tl.int64,
     stride_don: tl.int64,
@@ -81,6 +82,7 @@ def _delta(
     stride_dlb: tl.int64,
     stride_dlh: tl.int64,
     stride_dln: tl.int64,
+    stride_delta: tl.int64,
     Hq: tl.int32,
     Nq: tl.int32,
     d: tl.int32,
@@ -93,7 +95,9 @@ def _delta(
 ):
     """delta = rowsum(dO * O) - dLSE of BLOCK_M rows of one head, in fp32; 0 where the row sees no key.
 
-    Such a row is not read: its dLSE may be NaN, which is what torch's logaddexp of two empty parts hands back.
+    Such a row is not read: its dLSE may be NaN, which is what torch's logaddexp of two empty parts hands back. Heads
+    of delta are stride_delta apart, and so are those of lse_log2_ptr: None, or where LSE / ln(2) goes, and for a row
+    that sees no key inf, so that exp2(score - inf) is 0.
     """
     q_tiles = (Nq + BLOCK_M - 1) // BLOCK_M
     head = tl.program_id(0) // q_tiles
@@ -127,7 +131,10 @@ def _delta(
     if HAS_DLSE:
         dlse_rows = dlse_ptr + b * stride_dlb + hq * stride_dlh + rows * stride_dln
         delta -= tl.load(dlse_rows, mask=sees, other=0.0)
-    tl.store(delta_ptr + row0 + offs_m, delta, mask=is_query)
+    stats0 = head.to(tl.int64) * stride_delta + m0
+    tl.store(delta_ptr + stats0 + offs_m, delta, mask=is_query)
+    if lse_log2_ptr is not None:
+        tl.store(lse_log2_ptr + stats0 + offs_m, tl.where(sees, lse * _LOG2_E, float("inf")), mask=is_query)
 
 
 @triton.jit

@@ -79,7 +79,7 @@ class Hopper:
         """Why the problem is not one for the kernel, or None."""
         if problem.Nq < self.least_rows:
             return f"there are fewer than {self.least_rows} query rows"
-        return _device_refusal(problem.device) or _problem_refusal(problem)
+        return device_refusal(problem.device) or problem_refusal(problem)
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
         """The tiles of the head dim, the default first."""
@@ -117,7 +117,8 @@ def _parse(config: str, problem: Problem) -> HopperTile:
 
 
 @functools.cache
-def _device_refusal(device: torch.device) -> str | None:
+def device_refusal(device: torch.device) -> str | None:
+    """Why the kernels cannot run on a device, or None."""
     if INTERPRETED:
         return "Triton's interpreter does not run Gluon"
     if device_arch(device) != 90:
@@ -127,7 +128,8 @@ def _device_refusal(device: torch.device) -> str | None:
     return None
 
 
-def _problem_refusal(problem: Problem) -> str | None:
+def problem_refusal(problem: Problem) -> str | None:
+    """Why the kernels do not take what a call says of itself, or None."""
     if problem.dtype not in (torch.float16, torch.bfloat16):
         return "the dtype is not float16 or bfloat16"
     if problem.d % _ALIGNMENT or problem.d <= 32:
@@ -141,12 +143,12 @@ def _problem_refusal(problem: Problem) -> str | None:
     if not all(problem.aligned):
         return "a tensor does not begin at a multiple of 16 bytes"
     sizes = ((problem.B, problem.Hq, problem.Nq), *2 * ((problem.B, problem.Hk, problem.Nk),))
-    if not all(_fits(strides, size) for strides, size in zip(problem.strides, sizes, strict=True)):
+    if not all(fits(strides, size) for strides, size in zip(problem.strides, sizes, strict=True)):
         return "the strides are not 1 along the head dim and positive multiples of 8 elsewhere"
     return None
 
 
-def _fits(strides: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+def fits(strides: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
     """Whether TMA takes the strides of a tensor whose first three sizes are given."""
     used = [stride for stride, size in zip(strides, sizes, strict=False) if size > 1]
     return strides[3] == 1 and all(s > 0 and s % _ALIGNMENT == 0 and 2 * s < _LONGEST_STRIDE for s in used)
@@ -196,18 +198,22 @@ def _arguments(problem: Problem, tile: HopperTile) -> tuple[Any, ...]:
 
 
 class Block:
-    """The blocks in which TMA reads or writes one of q, k, v and O, whose sizes and strides are given."""
+    """The blocks of rows x columns in which TMA reads or writes a tensor, whose sizes and strides are given.
+
+    16 bits are for wgmma, in its swizzle; 32 are read as they lie.
+    """
 
     def __init__(self, sizes: tuple[int, ...], strides: tuple[int, ...], rows: int, columns: int, bits: int) -> None:
         from triton.experimental.gluon.language import NVMMASharedLayout
         from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
         self.descriptor = TensorDescriptor
-        self.block = [1, 1, rows, columns]
+        self.block = [*(1 for _ in sizes[2:]), rows, columns]
         self.sizes = list(sizes)
         # A stride that is never used must be legal all the same.
-        self.strides = [stride or sizes[3] for stride in strides]
-        self.layout = NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=bits, rank=4)
+        self.strides = [stride or sizes[-1] for stride in strides]
+        swizzle = 128 if bits == 16 else 0
+        self.layout = NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=bits, rank=len(sizes))
         self.checked: dict[str, Any] | None = None
 
     def of(self, x: torch.Tensor) -> object:

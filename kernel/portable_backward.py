@@ -72,7 +72,7 @@ def launch_of(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., N
     forward = problem.forward
     kv = _kv_launch(problem, tiles.kv) if (need_k or need_v) and forward.B * forward.Hk * forward.Nk else None
     to_q = _q_launch(problem, tiles.q) if need_q and forward.heads * forward.Nq else None
-    delta_of = _delta_launch(problem) if (need_q or need_k) and forward.heads * forward.Nq else None
+    delta_of = delta_launch(problem, forward.Nq) if (need_q or need_k) and forward.heads * forward.Nq else None
 
     def launch(
         q: torch.Tensor,
@@ -89,7 +89,7 @@ def launch_of(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., N
     ) -> None:
         delta = torch.empty_like(lse)
         if delta_of is not None:
-            delta_of(dO, o, lse, dLSE, delta)
+            delta_of(dO, o, lse, dLSE, delta, None)
         if kv is not None:
             kv(q, k, v, dO, lse, delta, seqlens_k, dK, dV)
         if to_q is not None:
@@ -98,13 +98,14 @@ def launch_of(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., N
     return launch
 
 
-def _delta_launch(problem: BackwardProblem) -> Launch:
+def delta_launch(problem: BackwardProblem, stride: int) -> Launch:
+    """What makes delta of dO, O, LSE and dLSE; heads of delta, and of LSE in log2 units or None, are `stride` apart."""
     forward = problem.forward
     width = block_d(forward.d)
     rows = max(1, _DELTA_ELEMENTS // width)
     scalars = (
         *(*problem.dO_strides, *problem.O_strides, *(problem.dLSE_strides or (0, 0, 0))),
-        *(forward.Hq, forward.Nq, forward.d),
+        *(stride, forward.Hq, forward.Nq, forward.d),
     )
     aligned, strides = (problem.dO_aligned, problem.O_aligned), (problem.dO_strides, problem.O_strides)
     constexprs = (

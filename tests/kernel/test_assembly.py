@@ -26,6 +26,13 @@ def test_a_straight_line():
     assert faults(READ.format(4), WRITE.format(4), "EXIT") == [4]
 
 
+def test_a_copy_is_as_unwritten_as_what_it_copies():
+    assert faults("UMOV UR5, UR4", READ.format(5), "EXIT") == [5]
+    assert faults("UMOV UR5, UR4", WRITE.format(5), READ.format(5), "EXIT") == []
+    assert faults(WRITE.format(4), "UMOV UR5, UR4", READ.format(5), "EXIT") == []
+    assert faults(WRITE.format(5), "@P0 BRA `(.L_x_0)", "UMOV UR5, UR4", ".L_x_0", READ.format(5), "EXIT") == [5]
+
+
 def test_a_register_that_only_a_skipped_branch_writes():
     skipped = ("@P0 BRA `(.L_x_0)", WRITE.format(4), ".L_x_0", READ.format(4), "EXIT")
     assert faults(*skipped) == [4]

@@ -40,9 +40,9 @@ def _h100(monkeypatch):
     monkeypatch.setattr(hopper, "INTERPRETED", False)
     monkeypatch.setattr(hopper, "device_arch", lambda device: 90)
     monkeypatch.setattr(hopper.triton, "__version__", "3.6.0")
-    hopper._device_refusal.cache_clear()
+    hopper.device_refusal.cache_clear()
     yield
-    hopper._device_refusal.cache_clear()
+    hopper.device_refusal.cache_clear()
 
 
 @pytest.mark.usefixtures("_h100")

@@ -1,0 +1,264 @@
+"""The Hopper backward path: two Gluon kernels, one for dK and dV and one for dQ, for fp16 and bf16 on sm_90."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import triton
+
+from .arguments import Problem
+from .backward_arguments import BackwardProblem
+from .hopper import ROWS, Block, device_refusal, fits, problem_refusal
+from .launch import Launch
+from .plan import Plan
+from .portable import split_scale
+from .portable_backward import delta_launch
+from .tiles import block_d
+
+BLOCK = 2 * ROWS
+"""Rows of a program's own tile, 64 for each of two warpgroups: keys in the one kernel, queries in the other."""
+REGISTERS = 240
+"""A thread's, of those warpgroups: the 65,536 of a multiprocessor less 24 for each thread that loads."""
+_PITCH = 4
+"""Heads of LSE and delta begin at multiples of so many fp32, the unit of TMA."""
+_WIDEST = 128
+"""Elements of a head-dim tile: of a wider one, dK and dV do not fit the registers."""
+
+
+class Tile(NamedTuple):
+    """BLOCK_M query rows against BLOCK_N keys: rings of `slots` tiles that pass, and of `own` of the program's."""
+
+    BLOCK_M: int
+    BLOCK_N: int
+    slots: int
+    own: int
+
+    def __str__(self) -> str:
+        return "x".join(map(str, self))
+
+
+class Tiles(NamedTuple):
+    """The tile of the kernel of dK and dV, and that of the kernel of dQ."""
+
+    kv: Tile
+    q: Tile
+
+    def __str__(self) -> str:
+        return f"{self.kv}+{self.q}"
+
+
+# What fits and does not spill in its loops, by head-dim tile, each the best at something on an H100.
+TILES: dict[int, tuple[Tiles, ...]] = {
+    64: (
+        Tiles(Tile(64, BLOCK, 2, 2), Tile(BLOCK, 128, 2, 2)),  # not causal
+        Tiles(Tile(64, BLOCK, 3, 2), Tile(BLOCK, 128, 2, 2)),  # causal
+    ),
+    128: (Tiles(Tile(64, BLOCK, 3, 1), Tile(BLOCK, 128, 2, 1)),),
+}
+
+
+@dataclass(frozen=True)
+class HopperBackward:
+    """A `plan.BackwardPath`; its tiles read "64x128x3x1+128x128x2x1", of dK and dV first.
+
+    least_rows: fewer query rows are refused.
+    """
+
+    least_rows: int = 1
+    name: ClassVar[str] = "hopper"
+
+    def refusal(self, problem: BackwardProblem) -> str | None:
+        """Why the problem is not one for the kernels, or None."""
+        forward = problem.forward
+        if forward.Nq < self.least_rows:
+            return f"there are fewer than {self.least_rows} query rows"
+        if block_d(forward.d) > _WIDEST:
+            return f"the head dim is over {_WIDEST}"
+        return device_refusal(forward.device) or problem_refusal(forward)
+
+    def configs(self, problem: BackwardProblem) -> tuple[str, ...]:
+        """The tiles of the head dim, the default first."""
+        return tuple(map(str, tiles_of(problem.forward)))
+
+    def plan(self, problem: BackwardProblem, config: str | None = None) -> Plan:
+        """The plan at a pair of tiles or at the shipped one."""
+        tiles = tiles_of(problem.forward)[0] if config is None else _parse(config, problem.forward)
+        return Plan(self.name, str(tiles), _launch(problem, tiles))
+
+
+def tiles_of(forward: Problem) -> tuple[Tiles, ...]:
+    """The tiles of a problem, the shipped ones first."""
+    tiles = TILES[max(64, block_d(forward.d))]
+    return tiles[::-1] if forward.causal else tiles
+
+
+def is_masked(forward: Problem, tile: Tile) -> bool:
+    """Whether some row may see some key tile in part."""
+    return forward.causal or forward.seqlens_dtype is not None or forward.Nk % tile.BLOCK_N != 0
+
+
+def _parse(config: str, forward: Problem) -> Tiles:
+    """ValueError where the tiles cannot be read, NotImplementedError where they are none of the head dim's."""
+    one = r"\d+x\d+x\d+x\d+"
+    if re.fullmatch(rf"{one}\+{one}", config) is None:
+        raise ValueError(f"config /hopper: must read like {TILES[128][0]} (rows x keys x slots x own), got {config!r}")
+    known = {str(tiles): tiles for tiles in tiles_of(forward)}
+    if config not in known:
+        raise NotImplementedError(f"config /hopper:{config} must be one of {', '.join(known)} for this head dim")
+    return known[config]
+
+
+def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
+    """What runs the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not."""
+    forward, (need_q, need_k, need_v) = problem.forward, problem.needs
+    pitch = triton.cdiv(forward.Nq, _PITCH) * _PITCH
+    delta_of = delta_launch(problem, pitch)
+    kv = _kv_launch(forward, tiles.kv, _dO_strides(problem), pitch) if need_k or need_v else None
+    to_q = _q_launch(forward, tiles.q, _dO_strides(problem), pitch) if need_q else None
+    takes_dO = _takes_dO(problem)
+
+    def launch(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        o: torch.Tensor,
+        lse: torch.Tensor,
+        dO: torch.Tensor,
+        dLSE: torch.Tensor | None,
+        seqlens_k: torch.Tensor | None,
+        dQ: torch.Tensor | None,
+        dK: torch.Tensor | None,
+        dV: torch.Tensor | None,
+    ) -> None:
+        stats = torch.empty(2, forward.heads, pitch, dtype=torch.float32, device=q.device)
+        delta_of(dO, o, lse, dLSE, stats[1], stats[0])
+        if not takes_dO:
+            dO = dO.clone(memory_format=torch.contiguous_format)
+        if kv is not None:
+            # Both come of one kernel; what is not wanted is made and forgotten.
+            kv(
+                q,
+                k,
+                v,
+                dO,
+                stats,
+                torch.empty_like(k) if dK is None else dK,
+                torch.empty_like(v) if dV is None else dV,
+                seqlens_k,
+            )
+        if to_q is not None:
+            to_q(q, k, v, dO, stats, dQ, seqlens_k)
+
+    return launch
+
+
+def _takes_dO(problem: BackwardProblem) -> bool:
+    """Whether TMA takes dO as it lies; where it does not, as with the stride 0 of a sum's gradient, it is copied."""
+    forward = problem.forward
+    return problem.dO_aligned and fits(problem.dO_strides, (forward.B, forward.Hq, forward.Nq))
+
+
+def _dO_strides(problem: BackwardProblem) -> tuple[int, ...]:
+    return problem.dO_strides if _takes_dO(problem) else _contiguous(_q_sizes(problem.forward))
+
+
+def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Callable[..., None]:
+    """What runs the kernel of dK and dV on q, k, v, dO, LSE and delta, dK, dV and seqlens_k."""
+    # Imported here: where the path is refused, Gluon need not be there.
+    from .flash_attn_backward_kv_hopper import _backward_kv_hopper
+
+    k_tiles = triton.cdiv(forward.Nk, tile.BLOCK_N)
+    units = forward.B * forward.Hk * (triton.cdiv(k_tiles, 2) if forward.causal else k_tiles)
+    arguments = (
+        *_sizes(forward, k_tiles, units),
+        *(tile.slots, tile.own, REGISTERS, forward.causal),
+    )
+    launch = Launch(_backward_kv_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device)
+    width, bits = _width_and_bits(forward)
+    q_sizes, kv_sizes = _q_sizes(forward), _kv_sizes(forward)
+    q, k, v = forward.strides
+    blocks = (
+        Block(q_sizes, q, tile.BLOCK_M, width, bits),
+        Block(kv_sizes, k, ROWS, width, bits),
+        Block(kv_sizes, v, ROWS, width, bits),
+        Block(q_sizes, dO_strides, tile.BLOCK_M, width, bits),
+        Block((2 * forward.heads, forward.Nq), (pitch, 1), 1, tile.BLOCK_M, 32),
+        *(Block(kv_sizes, _contiguous(kv_sizes), ROWS, width, bits) for _ in "kv"),
+    )
+
+    def run(*tensors: torch.Tensor | None) -> None:
+        *described, seqlens_k = tensors
+        launch(*(block.of(x) for block, x in zip(blocks, described, strict=True)), seqlens_k)
+
+    return run
+
+
+def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Callable[..., None]:
+    """What runs the kernel of dQ on q, k, v, dO, LSE and delta, dQ and seqlens_k."""
+    from .flash_attn_backward_q_hopper import _backward_q_hopper
+
+    q_tiles = triton.cdiv(forward.Nq, tile.BLOCK_M)
+    units = forward.heads * (triton.cdiv(q_tiles, 2) if forward.causal else q_tiles)
+    arguments = (
+        *(pitch, *_sizes(forward, q_tiles, units)),
+        *(tile.slots, tile.own, REGISTERS, forward.causal, is_masked(forward, tile)),
+    )
+    launch = Launch(_backward_q_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device)
+    width, bits = _width_and_bits(forward)
+    q_sizes, kv_sizes = _q_sizes(forward), _kv_sizes(forward)
+    q, k, v = forward.strides
+    q_block, k_block, v_block, dO_block, dQ_block = (
+        Block(q_sizes, q, ROWS, width, bits),
+        Block(kv_sizes, k, tile.BLOCK_N, width, bits),
+        Block(kv_sizes, v, tile.BLOCK_N, width, bits),
+        Block(q_sizes, dO_strides, ROWS, width, bits),
+        Block(q_sizes, _contiguous(q_sizes), ROWS, width, bits),
+    )
+
+    def run(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        dO: torch.Tensor,
+        stats: torch.Tensor,
+        dQ: torch.Tensor,
+        seqlens_k: torch.Tensor | None,
+    ) -> None:
+        launch(q_block.of(q), k_block.of(k), v_block.of(v), dO_block.of(dO), dQ_block.of(dQ), stats, seqlens_k)
+
+    return run
+
+
+def _sizes(forward: Problem, tiles: int, units: int) -> tuple[Any, ...]:
+    """What both kernels take after their tensors and the pitch of LSE and delta."""
+    sign, scale_log2 = split_scale(forward.scale)
+    return (
+        *(forward.seqlens_stride, forward.Hq, forward.group, forward.Nq, forward.Nk, tiles),
+        *(int(forward.alignment == "lower_right"), forward.heads, units, forward.scale, sign * scale_log2),
+    )
+
+
+def _grid(forward: Problem, units: int) -> tuple[int]:
+    """As many programs as the device has multiprocessors, unless there is less to do."""
+    return (min(units, torch.cuda.get_device_properties(forward.device).multi_processor_count),)
+
+
+def _width_and_bits(forward: Problem) -> tuple[int, int]:
+    return max(64, block_d(forward.d)), 8 * forward.dtype.itemsize
+
+
+def _q_sizes(forward: Problem) -> tuple[int, int, int, int]:
+    return forward.B, forward.Hq, forward.Nq, forward.d
+
+
+def _kv_sizes(forward: Problem) -> tuple[int, int, int, int]:
+    return forward.B, forward.Hk, forward.Nk, forward.d
+
+
+def _contiguous(sizes: tuple[int, int, int, int]) -> tuple[int, ...]:
+    _, H, N, d = sizes
+    return H * N * d, N * d, d, 1

@@ -79,7 +79,10 @@ def _start_o(p, v_ring, slot, acc):
 @gluon.jit
 def _mask(s, n, row0, kv_len, shift, CAUSAL: gl.constexpr):
     """Scores of key tile n, -inf where a row does not see the key or an earlier tile holds it."""
-    is_seen = _is_seen(s.type.layout, n, row0, kv_len, shift, s.shape[0], s.shape[1], CAUSAL)
+    layout: gl.constexpr = s.type.layout
+    ROWS: gl.constexpr = s.shape[0]
+    BLOCK_N: gl.constexpr = s.shape[1]
+    is_seen = _is_seen(layout, n, row0, kv_len, shift, ROWS, BLOCK_N, CAUSAL)
     return gl.where(is_seen, s, -float("inf"))
 
 

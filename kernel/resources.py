@@ -4,7 +4,7 @@ python -m kernel.resources [--arch 80 89 90 100] [--d 64 128 256] [--dtype fp16 
                            [--json FILE]
 
 Registers and spilled bytes are a thread's, from `ptxas -v`; shared memory is a block's. fp16 stands for bf16 too, which
-takes the same registers. All tiles of the Hopper path are compiled whenever sm_90 is. Exit 1 if a default configuration
+takes the same registers. All tiles of the Hopper paths are compiled whenever sm_90 is. Exit 1 if a default one
 or one of those spills, serialises wgmma, does not fit or does not compile, or reads a register that nothing wrote.
 """
 
@@ -30,18 +30,19 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, CompiledKernel
 
-from . import decode, hopper_ahead
+from . import decode, hopper_ahead, hopper_backward
 from .arguments import DTYPES
 from .assembly import disassemble, unwritten
 from .decode_triton import _decode
 from .defaults import default_tile
 from .flash_attn_triton import INTERPRETED, _forward
 from .hopper import TILES, HopperTile
-from .hopper_ahead import VARIANTS, Variant, compile_hopper
+from .hopper_ahead import VARIANTS, Variant, compile_hopper, compile_hopper_kv, compile_hopper_q
 from .tiles import TileConfig, block_d, fitting_space, shared_memory_limit
 
 ARCHITECTURES = (80, 89, 90, 100)
-HOPPER = "hopper"
+HOPPER = {"hopper": compile_hopper, "hopper dK dV": compile_hopper_kv, "hopper dQ": compile_hopper_q}
+"""What compiles the kernels of the Hopper paths."""
 _WARP_SIZE = 32
 _POINTERS = {
     **{"lse_ptr": "*fp32", "skipped_ptr": "*i32", "seqlens_ptr": "*i32"},
@@ -58,7 +59,7 @@ class Point:
     arch: int
     d: int
     dtype: str
-    tile: TileConfig | HopperTile
+    tile: TileConfig | HopperTile | hopper_backward.Tile
     default: bool
     path: str = "portable"
     variant: Variant | None = None
@@ -66,7 +67,7 @@ class Point:
     @property
     def spills_allowed(self) -> int:
         """Bytes that a thread may spill without harm."""
-        return hopper_ahead.SPILLED if self.path == HOPPER else 0
+        return hopper_ahead.SPILLED if self.path in HOPPER else 0
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def compile_kernel(point: Point, **constexprs: int) -> CompiledKernel:
 
 def measure(point: Point) -> Resources:
     """Compile a point and assemble its PTX once more, to read what ptxas says about it."""
-    if isinstance(point.tile, HopperTile):
-        kernel = compile_hopper(point.tile, point.d, point.dtype, point.variant or VARIANTS[-1])
+    if point.path in HOPPER:
+        kernel = HOPPER[point.path](point.tile, point.d, point.dtype, point.variant or VARIANTS[-1])
     else:
         kernel = compile_kernel(point)
     log = _ptxas_log(kernel, point.arch)
@@ -128,7 +129,7 @@ def _verdict(point: Point, kernel: CompiledKernel, log: str, spilled: int) -> st
     if kernel.metadata.shared > shared_memory_limit(point.arch):
         return "does not fit"
     # What a wrong product comes from; `assembly` knows the syntax of sm_90, where descriptors are in such registers.
-    if point.path == HOPPER and unwritten(disassemble(kernel.asm["cubin"])):
+    if point.path in HOPPER and unwritten(disassemble(kernel.asm["cubin"])):
         return "reads what nothing wrote"
     if "wgmma.mma_async instructions are serialized" in log:
         return "serialises wgmma"
@@ -181,15 +182,23 @@ def _points(options: argparse.Namespace) -> list[Point]:
 
 
 def _hopper_points(options: argparse.Namespace) -> Iterator[Point]:
-    """The Hopper path's: all variants of all tiles, and beside fp16 one variant of each head dim in bf16."""
+    """The Hopper paths': all variants of all tiles, and beside fp16 one variant of each head dim in bf16."""
     if hopper_ahead.ARCH not in options.arch or not hopper_ahead.AVAILABLE:
         return
-    for d in (d for d in options.d if d in TILES):
-        for dtype, tile, variant in itertools.product(options.dtype, TILES[d], VARIANTS):
+    for path, d in itertools.product(HOPPER, options.d):
+        tiles = _hopper_tiles(path, d)
+        for dtype, tile, variant in itertools.product(options.dtype, tiles, VARIANTS):
             if dtype != "fp32":
-                yield Point(hopper_ahead.ARCH, d, dtype, tile, True, HOPPER, variant)
-        if "fp16" in options.dtype:
-            yield Point(hopper_ahead.ARCH, d, "bf16", TILES[d][0], True, HOPPER, VARIANTS[-1])
+                yield Point(hopper_ahead.ARCH, d, dtype, tile, True, path, variant)
+        if "fp16" in options.dtype and tiles:
+            yield Point(hopper_ahead.ARCH, d, "bf16", tiles[0], True, path, VARIANTS[-1])
+
+
+def _hopper_tiles(path: str, d: int) -> tuple[HopperTile | hopper_backward.Tile, ...]:
+    if path == "hopper":
+        return TILES.get(d, ())
+    pairs = hopper_backward.TILES.get(d, ())
+    return tuple(dict.fromkeys(pair.kv if path == "hopper dK dV" else pair.q for pair in pairs))
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

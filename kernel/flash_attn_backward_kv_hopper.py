@@ -10,6 +10,8 @@ group, with their LSE and delta. A warpgroup holds dK and dV in registers and co
 with P^T and dS^T passing from one product's registers to the next's. While one warpgroup takes exponentials, the
 other's products run. Each gradient is summed by one warpgroup, in the order of the queries, and written once.
 
+A row that sees nothing has LSE = inf here, so that P = 0, but its dO is read: it must be finite.
+
 For a causal problem a program takes key tiles in pairs, the i-th and then the i-th last: all pairs of a head take the
 same time.
 """
@@ -64,22 +66,19 @@ def _place_keys(step, geometry, CAUSAL: gl.constexpr):
 def _queries(b, n0, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
     """Who sees a key tile that begins with key n0.
 
-    Returns the keys of the batch entry, the shift of the diagonal, the row that query tile 0 begins with (those before
-    it see nothing and are never read: NaN may stand there), the first query tile that sees a key of this one, and the
-    end of the query tiles.
+    Returns the keys of the batch entry, the shift of the diagonal, the first query tile that sees a key of this one, and
+    the end of the query tiles.
     """
     _seqlens, _stride, _Hq, _group, Nq, _Nk, _k_tiles, lower_right = geometry
     kv_len = _length(b, geometry)
     shift = 0
-    base = 0
     first = 0
     if CAUSAL:
         shift = lower_right * (kv_len - Nq)
-        base = gl.minimum(gl.maximum(-shift, 0), Nq)
-        first = gl.maximum(n0 - shift - base, 0) // BLOCK_M
-    end = (Nq - base + BLOCK_M - 1) // BLOCK_M
+        first = gl.maximum(n0 - shift, 0) // BLOCK_M
+    end = (Nq + BLOCK_M - 1) // BLOCK_M
     first = gl.where(n0 < kv_len, gl.minimum(first, end), end)
-    return kv_len, shift, base, first, end
+    return kv_len, shift, first, end
 
 
 @gluon.jit
@@ -121,13 +120,13 @@ def _load_queries(
     for step in range(0, _steps(units, CAUSAL)):
         is_due, b, hk, tile = _place_keys(step, geometry, CAUSAL)
         if is_due:
-            _kv_len, _shift, base, first, end = _queries(b, tile * BLOCK_N, geometry, BLOCK_M, CAUSAL)
+            _kv_len, _shift, first, end = _queries(b, tile * BLOCK_N, geometry, BLOCK_M, CAUSAL)
             for member in range(0, group):
                 hq = hk * group + member
                 for i in range(first, end):
                     if loaded >= SLOTS:
                         _acquire(_FIRST_FREE + slot, _GROUPS)
-                    row = base + i * BLOCK_M
+                    row = i * BLOCK_M
                     head = b * Hq + hq
                     mbarrier.expect(q_full.index(slot), q_desc.block_type.nbytes + stats_desc.block_type.nbytes)
                     tma.async_copy_global_to_shared(q_desc, [b, hq, row, 0], q_full.index(slot), q_ring.index(slot))
@@ -182,7 +181,7 @@ def _consume(
         if is_due:
             n0 = tile * (_GROUPS * ROWS)
             key0 = n0 + PART * ROWS
-            kv_len, shift, base, first, end = _queries(b, n0, geometry, BLOCK_M, CAUSAL)
+            kv_len, shift, first, end = _queries(b, n0, geometry, BLOCK_M, CAUSAL)
             dk = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=SUM)
             dv = gl.zeros([ROWS, BLOCK_D], gl.float32, layout=SUM)
             mbarrier.wait(kv_full.index(kv_slot), kv_phase)
@@ -201,7 +200,7 @@ def _consume(
                 s = warpgroup_mma_wait(1, deps=(s_token,))
                 p = gl.exp2(s * scale_log2 - lse[None, :])
                 if CAUSAL:
-                    p = _hide(p, key0, base + i * BLOCK_M + shift, n0 + _GROUPS * ROWS)
+                    p = _hide(p, key0, i * BLOCK_M + shift, n0 + _GROUPS * ROWS)
                 p_low = gl.convert_layout(p.to(dtype), A)
                 dv_token = warpgroup_mma(p_low, do, dv, is_async=True)
                 delta = stats.index(2 * slot + 1).reshape([BLOCK_M]).load(QUERY)

@@ -119,7 +119,7 @@ def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
     delta_of = delta_launch(problem, pitch)
     kv = _kv_launch(forward, tiles.kv, _dO_strides(problem), pitch) if need_k or need_v else None
     to_q = _q_launch(forward, tiles.q, _dO_strides(problem), pitch) if need_q else None
-    takes_dO = _takes_dO(problem)
+    takes_dO, may_be_empty = _takes_dO(problem), _may_rows_be_empty(forward)
 
     def launch(
         q: torch.Tensor,
@@ -138,6 +138,9 @@ def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
         delta_of(dO, o, lse, dLSE, stats[1], stats[0])
         if not takes_dO:
             dO = dO.clone(memory_format=torch.contiguous_format)
+        if may_be_empty:
+            # A row that sees nothing may have any dO, NaN too, and TMA has no mask.
+            dO.masked_fill_((lse == -torch.inf)[..., None], 0.0)
         if kv is not None:
             # Both come of one kernel; what is not wanted is made and forgotten.
             kv(
@@ -157,9 +160,21 @@ def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
 
 
 def _takes_dO(problem: BackwardProblem) -> bool:
-    """Whether TMA takes dO as it lies; where it does not, as with the stride 0 of a sum's gradient, it is copied."""
+    """Whether dO is read as it lies; it is copied where TMA does not take it, as with the stride 0 of a sum's gradient.
+
+    And where rows are to be blotted out of it.
+    """
     forward = problem.forward
-    return problem.dO_aligned and fits(problem.dO_strides, (forward.B, forward.Hq, forward.Nq))
+    return (
+        not _may_rows_be_empty(forward)
+        and problem.dO_aligned
+        and fits(problem.dO_strides, (forward.B, forward.Hq, forward.Nq))
+    )
+
+
+def _may_rows_be_empty(forward: Problem) -> bool:
+    """Whether a row may see no key of a batch entry that has keys: only above the diagonal's lower right end."""
+    return forward.alignment == "lower_right" and (forward.Nq > forward.Nk or forward.seqlens_dtype is not None)
 
 
 def _dO_strides(problem: BackwardProblem) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def _place_keys(step, geometry, CAUSAL: gl.constexpr):
 def _queries(b, n0, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
     """Who sees a key tile that begins with key n0.
 
-    Returns the keys of the batch entry, the shift of the diagonal, the first query tile that sees a key of this one, and
+    Returns the keys of the batch entry, the shift of the diagonal, the first query tile that sees a key of this one and
     the end of the query tiles.
     """
     _seqlens, _stride, _Hq, _group, Nq, _Nk, _k_tiles, lower_right = geometry

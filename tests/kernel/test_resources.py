@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kernel import hopper_ahead, resources
+from kernel import hopper_ahead, hopper_backward, resources
 from kernel.hopper import TILES
 from kernel.hopper_ahead import SPILLED, VARIANTS
 from kernel.resources import Point, Resources
@@ -38,11 +38,11 @@ def test_the_report_of_a_default(tmp_path):
     done = run_compiled("-m", "kernel.resources", *arguments)
     assert done.returncode == 0, done.stderr
     rows = json.loads(table.read_text())
-    assert {row["path"] for row in rows} == {"portable", "decode", "hopper"}
+    assert {row["path"] for row in rows} >= {"portable", "decode", "hopper", "hopper dK dV", "hopper dQ"}
     for row in rows:
         assert row["default"]
         assert row["verdict"] == "ok"
-        assert row["spilled"] <= (SPILLED if row["path"] == "hopper" else 0)
+        assert row["spilled"] <= (SPILLED if row["path"].startswith("hopper") else 0)
         assert 0 < row["registers"] <= 255
         assert row["shared"] > 0
 
@@ -79,11 +79,19 @@ def points(*arguments):
     return resources._points(resources._parse([*arguments, "--defaults-only"]))
 
 
-def test_all_variants_of_all_tiles_of_the_hopper_path_are_compiled():
-    hopper = [point for point in points() if point.path == "hopper"]
+@pytest.mark.parametrize(
+    ("path", "tiles"),
+    [
+        ("hopper", TILES),
+        ("hopper dK dV", {d: {pair.kv for pair in pairs} for d, pairs in hopper_backward.TILES.items()}),
+        ("hopper dQ", {d: {pair.q for pair in pairs} for d, pairs in hopper_backward.TILES.items()}),
+    ],
+)
+def test_all_variants_of_all_tiles_of_the_hopper_paths_are_compiled(path, tiles):
+    hopper = [point for point in points() if point.path == path]
     fp16 = {(point.d, point.tile, point.variant) for point in hopper if point.dtype == "fp16"}
-    assert fp16 == {(d, tile, variant) for d, tiles in TILES.items() for tile in tiles for variant in VARIANTS}
-    assert {point.d for point in hopper if point.dtype == "bf16"} == set(TILES)
+    assert fp16 == {(d, tile, variant) for d, known in tiles.items() for tile in known for variant in VARIANTS}
+    assert {point.d for point in hopper if point.dtype == "bf16"} == set(tiles)
     assert all(point.arch == 90 and point.default for point in hopper)
     assert len(set(points("--dtype", "fp16", "bf16"))) == len(points("--dtype", "fp16", "bf16"))
 

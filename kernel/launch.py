@@ -8,6 +8,8 @@ straight to the launcher of the kernel that it compiled.
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,8 @@ Direct = Callable[[tuple[Any, ...], tuple[Any, ...]], None]
 _RUNTIME = knobs.runtime
 DIRECT = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether this Triton's `CompiledKernel.run` is known to take grid, stream, function, metadata, hooks and arguments."""
+_SPECIAL = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
+_MOST_ADDRESSES = 64
 
 
 @dataclass
@@ -67,13 +71,75 @@ def direct(compiled: CompiledKernel, grid: tuple[int, ...], device: torch.device
     x, y, z = (*grid, 1, 1)[:3]
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     stream_of, index = triton.runtime.driver.active.get_current_stream, device.index
+    described = _described(run)
 
     def launch(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         # Given addresses, the launcher does not ask the driver whether they are the device's: the plan's checks did.
         addresses = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in tensors]
         run(x, y, z, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
 
-    return launch
+    def launch_described(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
+        launcher, expand = described
+        found = expand(tensors)
+        launcher(
+            x,
+            y,
+            z,
+            stream_of(index),
+            function,
+            False,
+            False,
+            None,
+            None,
+            metadata,
+            None,
+            None,
+            None,
+            *found,
+            *arguments,
+        )
+
+    return launch if described is None else launch_described
+
+
+def _described(run: Any) -> tuple[Callable[..., None], Callable[[tuple[Any, ...]], list[Any]]] | None:
+    """For a kernel that takes descriptors of tensors, its launcher in C, and what makes its arguments of tensors.
+
+    Triton 3.6 encodes each descriptor on each launch; here the last ones are kept, by address. None for a kernel
+    without descriptors, or one that Triton itself must launch.
+    """
+    inside = inspect.getclosurevars(run.launch).nonlocals if inspect.isfunction(getattr(run, "launch", None)) else {}
+    known = {"launcher", "tensordesc_indices", "tensordesc_meta"} <= inside.keys()
+    plain = not any(getattr(run, name, True) for name in _SPECIAL)
+    if not (known and plain and triton.__version__.startswith("3.6.")):
+        return None
+    encoders = {
+        i: functools.partial(_encoded, meta, {})
+        for i, meta in zip(sorted(inside["tensordesc_indices"]), inside["tensordesc_meta"], strict=True)
+    }
+
+    def expand(tensors: tuple[Any, ...]) -> list[Any]:
+        found: list[Any] = []
+        for i, x in enumerate(tensors):
+            if i in encoders:
+                found += encoders[i](x)
+            else:
+                found.append(x.data_ptr() if isinstance(x, torch.Tensor) else x)
+        return found
+
+    return inside["launcher"], expand
+
+
+def _encoded(meta: Mapping[str, Any], kept: dict[int, list[Any]], descriptor: Any) -> list[Any]:
+    """What the launcher takes for a descriptor; but for its address, a launch's descriptors are always the same."""
+    from triton.backends.nvidia.driver import make_tensordesc_arg
+
+    address = descriptor.base.data_ptr()
+    if address not in kept:
+        if len(kept) >= _MOST_ADDRESSES:
+            kept.clear()
+        kept[address] = make_tensordesc_arg(descriptor, meta)
+    return kept[address]
 
 
 def on(device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -103,3 +103,52 @@ def test_launches_are_the_same_by_what_is_bound(said):
     one()
     assert one == other
     assert one != Launch(one.kernel, (3, 3), one.arguments, one.options, CUDA)
+
+
+def described_run(said, **special):
+    """A launcher of a kernel whose first and third arguments are descriptors, as Triton 3.6 makes it."""
+    sizes = dict.fromkeys(launch._SPECIAL, 0) | special
+    return SimpleNamespace(launch=closure(lambda *x: said.append(x), {0, 2}, ["of 0", "of 2"]), **sizes)
+
+
+def closure(launcher, tensordesc_indices, tensordesc_meta):
+    def inner(*arguments):
+        return launcher, tensordesc_indices, tensordesc_meta
+
+    return inner
+
+
+@pytest.fixture
+def _triton_3_6(monkeypatch):
+    from triton.backends.nvidia import driver
+
+    monkeypatch.setattr(launch.triton, "__version__", "3.6.0")
+    monkeypatch.setattr(driver, "make_tensordesc_arg", lambda x, meta: [meta, x.base.data_ptr(), object()])
+
+
+@pytest.mark.usefixtures("_triton_3_6")
+def test_a_descriptor_is_encoded_once_for_each_address(said):
+    x, y, z = (torch.zeros(1) for _ in range(3))
+    launcher, expand = launch._described(described_run(said))
+    first = expand((SimpleNamespace(base=x), y, SimpleNamespace(base=x), None))
+    assert [first[0], first[1], first[3], first[4], first[7]] == ["of 0", x.data_ptr(), y.data_ptr(), "of 2", None]
+    assert expand((SimpleNamespace(base=x), y, SimpleNamespace(base=x), None)) == first
+    assert expand((SimpleNamespace(base=z), y, SimpleNamespace(base=x), None))[:2] == ["of 0", z.data_ptr()]
+    launcher(1)
+    assert said == [(1,)]
+
+
+@pytest.mark.usefixtures("_triton_3_6")
+def test_no_more_than_so_many_addresses_are_kept():
+    kept = {}
+    for x in [torch.zeros(1) for _ in range(launch._MOST_ADDRESSES + 1)]:
+        launch._encoded("meta", kept, SimpleNamespace(base=x))
+    assert len(kept) == 1
+
+
+@pytest.mark.usefixtures("_triton_3_6")
+def test_what_triton_must_launch_itself(said, monkeypatch):
+    assert launch._described(described_run(said, global_scratch_size=8)) is None
+    assert launch._described(lambda *arguments: None) is None
+    monkeypatch.setattr(launch.triton, "__version__", "3.7.1")
+    assert launch._described(described_run(said)) is None

@@ -13,7 +13,7 @@ from speed.pictures.launch import costs
 from speed.pictures.rates import lines
 from speed.pictures.savings import causal_cost, padding_cost
 from speed.pictures.speedup import _once, _ratios
-from speed.pictures.style import in_bytes, look, spread, tokens
+from speed.pictures.style import in_bytes, look, machine_line, spread, tokens
 from speed.presets import PRESETS
 from speed.providers import PROVIDERS
 from speed.results import Outcome, Timed, to_json
@@ -110,6 +110,14 @@ def test_rounds_of_several_runs_are_all_named():
     one, other = results("gqa"), results("memory")
     one.settings, other.settings = {"rounds": 5}, {"rounds": 3}
     assert plot_results.merged([one, other]).settings["rounds"] == "3 or 5"
+
+
+def test_commits_and_days_of_several_runs_are_all_named():
+    one, same, other = results("gqa"), results("launch"), results("memory")
+    one.machine = same.machine = {**one.machine, "date": "2026-11-22 23:59 UTC"}
+    other.machine = {**one.machine, "commit": "ba9876543210", "date": "2026-11-23 00:10 UTC"}
+    said = machine_line(plot_results.merged([one, same, other]).machine)
+    assert said.endswith("commit 0123456789ab and ba9876543210 · 2026-11-22 and 2026-11-23")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": 1}', '{"kind": "io"}'])

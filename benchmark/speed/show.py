@@ -7,7 +7,7 @@ from statistics import geometric_mean
 from speed.results import Outcome, Results, Timed
 from speed.rows import Row
 
-_SHAPE = "{:5} {:>3} {:>7} {:>6} {:>4}  {:19}"
+_SHAPE = "{:5} {:>3} {:>7} {:>6} {:>4}  {:24}"
 _SHORT = {"out of memory": "no memory", "failed": "FAILED", "wrong": "WRONG"}
 
 
@@ -28,7 +28,9 @@ def line(timed: Timed, names: list[str], ours: tuple[str, ...], host: bool = Fal
 
 def shape(row: Row) -> str:
     """The row in fixed columns."""
-    return _SHAPE.format(row.dtype, row.B, f"{row.Hq}/{row.Hk}", row.N, row.d, mask(row))
+    return _SHAPE.format(
+        row.dtype, row.B, f"{row.Hq}/{row.Hk}", row.N, row.d, " ".join(["backward"] * row.backward + [mask(row)])
+    )
 
 
 def mask(row: Row) -> str:

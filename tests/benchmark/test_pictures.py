@@ -23,6 +23,7 @@ from speed.turns import Spread
 from .synthetic import io_report, results
 
 NAMES = {"rates_bf16", "rates_fp16", "speedup_bf16", "speedup_fp16", "gqa", "memory", "savings", "launch"}
+NAMES |= {"rates_backward_bf16", "speedup_backward_bf16", "memory_backward", "launch_backward"}
 IO_NAMES = {"io", "io_growth", "roofline"}
 
 
@@ -41,6 +42,16 @@ def test_what_was_not_measured_is_not_drawn():
     assert set(made("gqa")) - IO_NAMES == {"gqa"}
     figures = dict(io_pictures(io_report(measured=False)))
     assert {name for name, figure in figures.items() if figure is not None} == {"io", "io_growth"}
+
+
+def test_the_passes_are_not_drawn_together():
+    figures = made("backward", "peers", "launch", "launch_backward")
+    assert {"rates_bf16", "rates_backward_bf16", "launch", "launch_backward"} <= set(figures)
+    assert [any("2.5 times" in said for said, _ in words(figures[f"rates{of}_bf16"])) for of in ("", "_backward")] == [
+        False,
+        True,
+    ]
+    assert len(figures["launch"].axes) == len(figures["launch_backward"].axes) == 4
 
 
 def words(figure):

@@ -11,6 +11,7 @@ from kernel.decode import MOST_ROWS, WORTH_IT, Decode, default_tile, part_of
 from kernel.paths import plan_for, plan_of
 from kernel.tiles import SHARED_MEMORY, TileConfig, check_pinned
 
+from .compiled import run_compiled
 from .reference import assert_close, draw
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -144,6 +145,11 @@ def test_it_is_chosen_where_it_was_measured_to_be_worth_it(shape, dtype, reason)
     Nq, Nk = shape
     q, k = (torch.empty(1, 2, N, 8, dtype=dtype, device="meta") for N in (Nq, Nk))
     assert Decode(WORTH_IT, fp32=False).refusal(check_arguments(q, k, k)) == reason
+
+
+def test_compiled_it_stands_before_the_portable_path():
+    done = run_compiled("-c", "from kernel.paths import PATHS; print(*(path.name for path in PATHS))")
+    assert done.stdout.split() == ["hopper", "decode", "portable"], done.stderr
 
 
 @pytest.mark.cuda

@@ -1,6 +1,7 @@
 """Accuracy beside speed: RMSE against float64 on the outliers of the FlashAttention-3 paper's section 4.3.
 
     python benchmark/accuracy.py [--dtype fp16 bf16] [--heads 4] [--providers NAME ...] [--json FILE]
+    python benchmark/accuracy.py --direction backward                 # dQ, dK and dV, for a normal dO; no bounds
 
 N 2048, d 64, full attention; the same numbers on every device. Beside each RMSE stands its ratio to that of an ideal
 kernel, whose only errors are the casts of P and of O. On a CPU ours runs in Triton's interpreter, a second or two a
@@ -14,6 +15,7 @@ import json
 import math
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,11 +24,26 @@ from torch import Tensor
 from harness.devices import choose, prepare
 from harness.verdict import CannotRun
 from speed.machine import describe
-from speed.outliers import BOUNDS, HEADS, SEED, D, N, bound, exact, ideal, outlier_inputs, outlier_row, rmse
+from speed.outliers import (
+    BOUNDS,
+    HEADS,
+    SEED,
+    D,
+    N,
+    bound,
+    exact,
+    gradients,
+    ideal,
+    outlier_inputs,
+    outlier_row,
+    rmse,
+)
+from speed.passes import calls_of
 from speed.presets import ALL
 from speed.providers import PROVIDERS, Provider, named
-from speed.rows import Inputs, Row
+from speed.rows import PASSES, Inputs, Row
 
+GRADIENTS = ("dQ", "dK", "dV")
 SLOW_TO_COMPILE = ("flex_compiled",)
 """Left out on a CPU unless asked for."""
 
@@ -35,7 +52,7 @@ SLOW_TO_COMPILE = ("flex_compiled",)
 class Accuracy:
     """A provider's RMSE in a dtype, None where it gave none, and then why; its ratio to an ideal kernel's.
 
-    bound: what ours must keep on this input, if it has a bound.
+    bound: what ours must keep on this input, if it has a bound. tensor: "O", "dQ", "dK" or "dV".
     """
 
     provider: str
@@ -45,6 +62,7 @@ class Accuracy:
     why: str = ""
     ours: bool = False
     bound: float | None = None
+    tensor: str = "O"
 
     @property
     def broken(self) -> bool:
@@ -63,46 +81,65 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     machine = describe(device)
     print(f"RMSE against float64, N {N}, d {D}, {asked.heads} heads, seed {asked.seed}, on {machine['device']}")
-    found = [each for dtype in asked.dtype for each in measure(dtype, asked.heads, providers, device, asked.seed)]
+    of_run = (asked.heads, providers, device, asked.seed, asked.direction)
+    found = [each for dtype in asked.dtype for each in measure(dtype, *of_run)]
     if asked.json is not None:
-        settings = {"heads": asked.heads, "seed": asked.seed}
+        settings = {"heads": asked.heads, "seed": asked.seed, "direction": asked.direction}
         data = {"machine": machine, "settings": settings, "accuracy": [asdict(each) for each in found]}
         asked.json.write_text(json.dumps(data, indent=1) + "\n")
     return int(any(each.broken for each in found))
 
 
-def measure(dtype: str, heads: int, providers: list[Provider], device: str, seed: int) -> list[Accuracy]:
+def measure(
+    dtype: str, heads: int, providers: list[Provider], device: str, seed: int, direction: str = "forward"
+) -> list[Accuracy]:
     """The RMSE of each provider in a dtype, printed as it comes."""
-    row = outlier_row(dtype, heads)
+    row = outlier_row(dtype, heads, direction)
     inputs = outlier_inputs(row, device, seed)
-    truth = exact(row, inputs)
-    floor, limit = rmse(ideal(row, inputs), truth), bound(row, seed)
-    print(f"{dtype:5} {'(ideal kernel)':16} {floor:.3g}")
+    truths, ideals = _right(row, inputs)
+    limit = bound(row, seed)
+    floors = {name: rmse(ideals[name], truth) for name, truth in truths.items()}
+    for name, floor in floors.items():
+        print(f"{dtype:5} {'(ideal kernel)':16} {name:2} {floor:.3g}")
     found = []
     for provider in providers:
-        found.append(_of(provider, row, inputs, truth, floor))
-        if provider.ours:
-            found[-1] = replace(found[-1], ours=True, bound=limit)
-        print(_line(found[-1]), flush=True)
+        for each in _of(provider, row, inputs, truths, floors):
+            found.append(replace(each, ours=True, bound=limit) if provider.ours else each)
+            print(_line(found[-1]), flush=True)
     return found
 
 
-def _of(provider: Provider, row: Row, inputs: Inputs, truth: Tensor, floor: float) -> Accuracy:
+def _right(row: Row, inputs: Inputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is right, and what an ideal kernel gives, by tensor."""
+    if not row.backward:
+        return {"O": exact(row, inputs)}, {"O": ideal(row, inputs)}
+    of_both = (gradients(row, inputs), gradients(row, inputs, ideal=True))
+    right, best = (dict(zip(GRADIENTS, each, strict=True)) for each in of_both)
+    return right, best
+
+
+def _of(
+    provider: Provider, row: Row, inputs: Inputs, truths: dict[str, Tensor], floors: dict[str, float]
+) -> Iterator[Accuracy]:
     try:
         with provider.around(), warnings.catch_warnings(action="ignore"):
-            off = rmse(provider.bind(row, inputs)(), truth)
+            got = calls_of(provider, row, inputs).timed()
+            off = [rmse(x, truths[name]) for name, x in zip(truths, got if row.backward else (got,), strict=True)]
     except Exception as problem:  # whatever a provider raises is told
         why = (str(problem) or type(problem).__name__).strip().split("\n")[0][:160]
-        return Accuracy(provider.name, row.dtype, None, why=why)
-    if not math.isfinite(off):
-        return Accuracy(provider.name, row.dtype, None, why="not finite")
-    return Accuracy(provider.name, row.dtype, off, off / floor)
+        yield from (Accuracy(provider.name, row.dtype, None, why=why, tensor=name) for name in truths)
+        return
+    for name, each in zip(truths, off, strict=True):
+        if math.isfinite(each):
+            yield Accuracy(provider.name, row.dtype, each, each / floors[name], tensor=name)
+        else:
+            yield Accuracy(provider.name, row.dtype, None, why="not finite", tensor=name)
 
 
 def _line(found: Accuracy) -> str:
     said = found.why if found.rmse is None else f"{found.rmse:.3g}  {found.of_ideal:.2f} x ideal"
     verdict = "" if found.bound is None else f"  bound {found.bound:.2g} {'BROKEN' if found.broken else 'kept'}"
-    return f"{found.dtype:5} {found.provider:16} {said}{verdict}"
+    return f"{found.dtype:5} {found.provider:16} {found.tensor:2} {said}{verdict}"
 
 
 def _providers(names: list[str] | None, device: str) -> list[Provider]:
@@ -115,6 +152,7 @@ def _providers(names: list[str] | None, device: str) -> list[Provider]:
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", nargs="+", choices=BOUNDS, default=list(BOUNDS))
+    parser.add_argument("--direction", choices=PASSES, default="forward")
     parser.add_argument("--heads", type=int, default=HEADS)
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=f"{', '.join(PROVIDERS)}, or ours:KEY=VALUE,...")
     parser.add_argument("--seed", type=int, default=SEED)

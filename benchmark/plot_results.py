@@ -58,6 +58,8 @@ def merged(runs: list[results.Results]) -> results.Results:
         first.labels |= other.labels
         first.ours = tuple(dict.fromkeys((*first.ours, *other.ours)))
         first.ceilings.matmul.update(other.ceilings.matmul)
+    said = {name: dict.fromkeys(run.machine.get(name, "unknown") for run in runs) for name in ("commit", "date")}
+    first.machine = first.machine | {name: " and ".join(words) for name, words in said.items() if name in first.machine}
     first.settings["rounds"] = " or ".join(sorted({str(run.settings.get("rounds")) for run in runs}))
     return first
 

@@ -4,13 +4,16 @@
     python benchmark/run_benchmark.py --preset peers padding gqa memory causal launch --json r.json --csv r.csv
     python benchmark/run_benchmark.py --preset peers --dtype bf16 --time 100 --jobs 8
     python benchmark/run_benchmark.py --N 2048 8192 --d 64 128 --causal no yes --gqa 1 8 --padding 0 0.5 --batch 2
+    python benchmark/run_benchmark.py --preset backward --d 64 128 --jobs 8        # gradients
     python benchmark/run_benchmark.py --preset fa2 --providers sdpa_flash ours ours:config=128x128x8x2
     python benchmark/run_benchmark.py --quick                            # seconds, anywhere, and says nothing of speed
 
 On a row, each provider is first held against float64 (`speed/truth.py`); one that is wrong, fails or refuses is shown
 so and not timed. The others take turns in several rounds; the JSON has medians, quartiles and each round's median.
 On CUDA a time is the device's, between events, with a cold L2 cache; a causal row counts half the FLOPs, padding only
-the keys that are seen. Exit code 1: one of ours was wrong or failed. 2: it could not run.
+the keys that are seen. A backward row times `torch.autograd.grad` of O for q, k and v, through one forward again and
+again; it counts 2.5 times the FLOPs of the forward, and its memory is that of a forward and its backward. Exit code 1:
+one of ours was wrong or failed. 2: it could not run.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from speed.measure import Bench, measure_row
 from speed.presets import FUSED, PRESETS
 from speed.providers import PROVIDERS, Provider, named
 from speed.results import Results, write
-from speed.rows import DTYPES, Row
+from speed.rows import DTYPES, PASSES, Row
 from speed.show import head, line, told
 from speed.turns import Budget
 from speed.warm import compile_ahead
@@ -85,7 +88,8 @@ def _works(asked: argparse.Namespace) -> list[Work]:
 
 def _is_asked(row: Row, asked: argparse.Namespace) -> bool:
     wanted = ((asked.N, row.N), (asked.d, row.d), (asked.causal, row.causal), (asked.padding, row.padding))
-    return all(not values or value in values for values, value in (*wanted, (asked.gqa, row.group)))
+    more = ((asked.gqa, row.group), (asked.direction, row.direction))
+    return all(not values or value in values for values, value in (*wanted, *more))
 
 
 def _grid(asked: argparse.Namespace) -> list[Row]:
@@ -93,11 +97,12 @@ def _grid(asked: argparse.Namespace) -> list[Row]:
     groups = asked.gqa or [1]
     if any(asked.heads % group for group in groups):
         raise ValueError(f"--gqa must divide --heads, got {groups} and {asked.heads}.")
-    rest = list(product(asked.padding or [0.0], [asked.heads // group for group in groups], asked.batch or [1]))
+    Hks, passes = [asked.heads // group for group in groups], asked.direction or ["forward"]
+    rest = list(product(asked.padding or [0.0], Hks, asked.batch or [1], passes))
     return [
-        Row(N=N, d=d, B=B, Hq=asked.heads, Hk=Hk, dtype=dtype, causal=causal, padding=padding)
+        Row(N=N, d=d, B=B, Hq=asked.heads, Hk=Hk, dtype=dtype, causal=causal, padding=padding, direction=direction)
         for dtype, d, N, causal in shapes
-        for padding, Hk, B in rest
+        for padding, Hk, B, direction in rest
     ]
 
 
@@ -173,6 +178,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     add("--padding", float, "shares of the keys that are padding")
     add("--gqa", int, "heads of Q to one of K and V")
     add("--batch", int, "batch sizes, of a grid")
+    add("--direction", str, ", ".join(PASSES), choices=PASSES)
     parser.add_argument("--heads", type=int, default=16, help="heads of Q, of a grid")
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=f"{', '.join(PROVIDERS)}, or ours:KEY=VALUE,...")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each provider takes on a row")
@@ -191,7 +197,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _settle(asked: argparse.Namespace) -> None:
-    spans = (asked.N, asked.d, asked.causal, asked.padding, asked.gqa, asked.batch)
+    spans = (asked.N, asked.d, asked.causal, asked.padding, asked.gqa, asked.batch, asked.direction)
     if asked.quick:
         asked.preset, asked.rounds, asked.milliseconds = asked.preset or ["quick"], 2, 2.0
     elif not asked.preset and not any(spans):

@@ -8,7 +8,7 @@ import torch
 
 from .tiles import TileConfig, like
 
-MEASURED = "timed on an H100 among the tiles that fit"
+MEASURED = "the fastest of the tiles that fit, or within 1 % of it, at N 4096 on an H100, causal and not"
 COMPILED = "compiles without spilling a register; not timed on such a device"
 SMALLEST = "spills, and no tile of this dtype and head dim does not; not timed on such a device"
 
@@ -44,12 +44,12 @@ TABLE = (
     Row(89, "fp32", 128, None, "32x32x8x1",  COMPILED),
     # One key tile twice as long spills 32 bytes with triton 3.7.1.
     Row(89, "fp32", 256, None, "16x16x8x1",  COMPILED),
-    Row(90, "half",  64, None, "128x64x4x3", MEASURED),
+    Row(90, "half",  64, None, "128x64x8x3", MEASURED),
     Row(90, "half", 128, None, "128x64x8x3", MEASURED),
     Row(90, "half", 256, None, "128x64x8x2", MEASURED),
-    Row(90, "fp32",  64, None, "32x32x4x1",  COMPILED),
-    Row(90, "fp32", 128, None, "32x32x8x1",  COMPILED),
-    Row(90, "fp32", 256, None, "16x32x8x1",  COMPILED),
+    Row(90, "fp32",  64, None, "32x32x4x1",  MEASURED),
+    Row(90, "fp32", 128, None, "32x32x8x1",  MEASURED),
+    Row(90, "fp32", 256, None, "16x32x8x1",  MEASURED),
 )
 
 # The backward's: the tile of dK and dV, and that of dQ. sm_89's shared memory holds those of sm_80.

@@ -35,7 +35,8 @@ def flash_attention(
         scale: any float finite in fp32, d ** -0.5 when None.
         return_lse: also return the log-sum-exp of the scaled scores.
         config: None takes the best path and its shipped tile (`paths.py` says which: Hopper's own for fp16 and bf16 on
-            sm_90, else the portable one). "hopper", "portable" and "decode" (at most 16 query rows) name a path, and
+            sm_90, the one for decoding where few rows meet many keys, else the portable one).
+            "hopper", "portable" and "decode" (at most 16 query rows) name a path, and
             "hopper:128x128x2x1" its tile too; "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` is a
             tile of the portable path, which the interpreter takes as well. "autotune" compiles and times every tile
             in the first call of each kind of problem (device, dtype, d, mask; Nq, Nk and heads by powers of two),

@@ -13,17 +13,25 @@ from typing import Any
 import torch
 
 from .arguments import Problem, as_call, as_values, check
+from .decode import WORTH_IT as MANY_KEYS
 from .decode import Decode
 from .flash_attn_triton import INTERPRETED
-from .hopper import WORTH_IT, Hopper
+from .hopper import WORTH_IT as MANY_ROWS
+from .hopper import Hopper
 from .plan import Path, Plan
 from .portable import Portable
 from .tiles import TileConfig
 from .tuning import AUTOTUNE, tuned_plan
 
 PORTABLE = Portable()
-PATHS: tuple[Path, ...] = (Hopper(WORTH_IT), PORTABLE)
-"""What `config=None` and "autotune" choose from, the best first; the last one refuses nothing."""
+PATHS: tuple[Path, ...] = (
+    Hopper(MANY_ROWS),
+    *(() if INTERPRETED else (Decode(MANY_KEYS, fp32=False),)),
+    PORTABLE,
+)
+"""What `config=None` and "autotune" choose from, the best first; the last one refuses nothing.
+
+Interpreted, parts do not run side by side, so there is nothing in which the decode path is better."""
 ASKED_FOR: tuple[Path, ...] = (Decode(), Hopper())
 """Paths that run where `config` names them alone, and those that take more where it does."""
 MOST_PLANS = 4096

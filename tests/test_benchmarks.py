@@ -32,7 +32,9 @@ def test_a_run_is_kept_and_drawn(tmp_path):
     statuses = {outcome["provider"]: outcome["status"] for timed in kept["timed"] for outcome in timed["outcomes"]}
     assert statuses == dict.fromkeys(("naive", "sdpa_math", "sdpa_flash", "ours"), "ok")
     assert kept["machine"]["command"] == f"python benchmark/{line}"
-    assert len((tmp_path / "r.csv").read_text().splitlines()) == 1 + 5 * 4
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 1 + 6 * 4
+    assert [timed["row"]["direction"] for timed in kept["timed"]] == 5 * ["forward"] + ["backward"]
+    assert "backward causal" in run("show_results.py r.json", tmp_path)
     run("plot_results.py r.json --out plots", tmp_path)
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"rates_fp16.png", "speedup_fp16.png"}
 

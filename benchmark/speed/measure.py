@@ -10,6 +10,8 @@ import torch
 
 from speed.ceilings import Ceilings
 from speed.clock import Clock, Run
+from speed.gradient_truth import GradientTruth, gradient_truth
+from speed.passes import calls_of
 from speed.providers import Provider, Refused
 from speed.results import Outcome, Timed
 from speed.rows import Inputs, Row, make_inputs
@@ -35,7 +37,7 @@ class Bench:
 def measure_row(preset: str, row: Row, providers: list[Provider], bench: Bench) -> Timed:
     """Time the providers on a row; one that refuses, fails or is wrong comes out so, without a time."""
     inputs = make_inputs(row, bench.device, bench.seed)
-    right = truth(row, inputs)
+    right = gradient_truth(row, inputs) if row.backward else truth(row, inputs)
     outcomes: dict[str, Outcome] = {}
     calls: dict[str, Bound] = {}
     for provider in providers:
@@ -50,17 +52,20 @@ def measure_row(preset: str, row: Row, providers: list[Provider], bench: Bench) 
     return Timed(preset, row, tuple(outcomes.values()))
 
 
-def admit(provider: Provider, row: Row, inputs: Inputs, right: Truth, clock: Clock) -> tuple[Outcome, Bound | None]:
+def admit(
+    provider: Provider, row: Row, inputs: Inputs, right: Truth | GradientTruth, clock: Clock
+) -> tuple[Outcome, Bound | None]:
     """Call a provider once and hold it against the truth; its call comes back only where it is right."""
     if provider.too_large(row):
         return Outcome(provider.name, "too large", f"it is given {provider.scores:,} scores at most"), None
     try:
         with provider.around(), warnings.catch_warnings(action="ignore"):
-            call = provider.bind(row, inputs)
-            error = right.error(call())
+            calls = calls_of(provider, row, inputs)
+            error = right.error(calls.timed())
             if not error <= 1:
                 return Outcome(provider.name, "wrong", f"its error is {error:.3g} times what is allowed", error), None
-            return Outcome(provider.name, error=error, peak_bytes=clock.peak_bytes(call)), Bound(call, provider.around)
+            peak = clock.peak_bytes(calls.whole)
+            return Outcome(provider.name, error=error, peak_bytes=peak), Bound(calls.timed, provider.around)
     except Exception as problem:  # whatever a provider raises is its outcome
         return _failed(provider, problem), None
 

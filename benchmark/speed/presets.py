@@ -15,6 +15,7 @@ TOKENS, HIDDEN = 16384, 2048
 """Of every row of a table of peers: B = TOKENS / N, H = HIDDEN / d."""
 
 OURS = ("ours", "ours_portable")
+SMALL = (16, 64, 256, 1024)
 FUSED = ("sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "flex_compiled", "flash_attn", "flash_attn_4", *OURS)
 """What never holds the scores in memory."""
 ALL = ("naive", "sdpa_math", *FUSED)
@@ -50,9 +51,9 @@ def preset(**limits: object) -> Callable[[Callable[[], Iterable[Row]]], Callable
     return register
 
 
-def peer_row(N: int, d: int, causal: bool) -> Row:
+def peer_row(N: int, d: int, causal: bool, direction: str = "forward") -> Row:
     """A row of TOKENS tokens and hidden size HIDDEN."""
-    return Row(N=N, d=d, B=max(1, TOKENS // N), Hq=HIDDEN // d, Hk=HIDDEN // d, causal=causal)
+    return Row(N=N, d=d, B=max(1, TOKENS // N), Hq=HIDDEN // d, Hk=HIDDEN // d, causal=causal, direction=direction)
 
 
 @preset(dtypes=("bf16", "fp16"))
@@ -60,6 +61,13 @@ def peers() -> Iterator[Row]:
     """16,384 tokens, hidden size 2,048: d 64, 128, 256, N 1k, 4k, 16k, causal or not."""
     for d, N, causal in product((64, 128, 256), (1024, 4096, 16384), (False, True)):
         yield peer_row(N, d, causal)
+
+
+@preset()
+def backward() -> Iterator[Row]:
+    """The gradients of the table of peers, the rows of d 256 last."""
+    for d, N, causal in product((64, 128, 256), (4096, 16384, 1024), (False, True)):
+        yield peer_row(N, d, causal, "backward")
 
 
 @preset(providers=("sdpa_flash", *OURS))
@@ -92,6 +100,13 @@ def memory() -> Iterator[Row]:
         yield Row(N=1 << power, d=64, Hq=8, Hk=8)
 
 
+@preset(providers=ALL)
+def memory_backward() -> Iterator[Row]:
+    """Memory of a forward and its backward for N up to 64k, naive as far as it fits."""
+    for power in range(10, 17):
+        yield Row(N=1 << power, d=64, Hq=8, Hk=8, direction="backward")
+
+
 @preset(providers=("sdpa_flash", "sdpa_cudnn", *OURS))
 def causal() -> Iterator[Row]:
     """What causal attention costs beside full attention, N 512 to 32k."""
@@ -112,8 +127,15 @@ def io() -> Iterator[Row]:
 @preset(providers=ALL, host=True)
 def launch() -> Iterator[Row]:
     """Small problems, where enqueueing takes longer than executing."""
-    for N in (16, 64, 256, 1024):
+    for N in SMALL:
         yield Row(N=N, d=64, Hq=8, Hk=8)
+
+
+@preset(providers=ALL, host=True)
+def launch_backward() -> Iterator[Row]:
+    """Gradients of small problems, where autograd and enqueueing take longer than executing."""
+    for N in SMALL:
+        yield Row(N=N, d=64, Hq=8, Hk=8, direction="backward")
 
 
 @preset(providers=("naive", "sdpa_math", "sdpa_flash", "ours"), dtypes=("fp16",), host=True)
@@ -122,3 +144,4 @@ def quick() -> Iterator[Row]:
     for N, causal in product((32, 64), (False, True)):
         yield Row(N=N, d=32, Hq=2, Hk=2, causal=causal)
     yield Row(N=64, d=32, B=2, Hq=2, Hk=1, padding=0.5)
+    yield Row(N=32, d=32, Hq=2, Hk=1, causal=True, direction="backward")

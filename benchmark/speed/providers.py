@@ -157,11 +157,15 @@ def flex_compiled(row: Row, inputs: Inputs) -> Call:
 
 @cache
 def _compiled_flex() -> Callable[..., Tensor]:
+    import torch._functorch.config as functorch
     from torch.nn.attention.flex_attention import flex_attention
 
     # Past its limits torch.compile goes on uncompiled, and another function than this one would be timed.
     limits: Any = torch._dynamo.config
     limits.recompile_limit = limits.accumulated_recompile_limit = 1 << 20
+    # A backward that may be run again must not hand the memory that the forward kept to its own outputs.
+    of_autograd: Any = functorch
+    of_autograd.donated_buffer = False
     return torch.compile(flex_attention, dynamic=False)
 
 

@@ -25,7 +25,8 @@ class Outcome:
 
     status: "ok", "refused", "too large", "out of memory", "failed" or "wrong"; only what is ok was timed. why: one
     line. error: in units of what `speed.truth` allows. ms: milliseconds a call. host_ms: of the host, to enqueue one.
-    peak_bytes: what a call holds above its inputs. tflops, and share of the measured matrix product.
+    peak_bytes: what a call holds above its inputs, of a backward row its forward with it. tflops, and share of the
+    measured matrix product.
     """
 
     provider: str

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PASSES = ("forward", "backward")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -15,7 +16,8 @@ class Row:
     """Self-attention of B x Hq heads over N tokens, in `dtype`; Hk heads of K and V serve Hq of Q.
 
     causal: query i sees the keys j <= i. padding: the mean share of the keys past `seqlens_k`; at 0 no lengths are
-    passed at all. ragged: lengths spread evenly around that mean, where else all are alike.
+    passed at all. ragged: lengths spread evenly around that mean, where else all are alike. direction: which pass is
+    timed, of `PASSES`; the backward one gives the gradients of all three inputs, from a forward that is not timed.
     """
 
     N: int
@@ -27,6 +29,7 @@ class Row:
     causal: bool = False
     padding: float = 0.0
     ragged: bool = False
+    direction: str = "forward"
 
     def __post_init__(self) -> None:
         if min(self.N, self.d, self.B, self.Hq, self.Hk) < 1:
@@ -37,6 +40,13 @@ class Row:
             raise ValueError(f"padding must lie in [0, 1), got {self.padding}.")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}.")
+        if self.direction not in PASSES:
+            raise ValueError(f"direction must be one of {', '.join(PASSES)}, got {self.direction!r}.")
+
+    @property
+    def backward(self) -> bool:
+        """Whether the gradients are timed."""
+        return self.direction == "backward"
 
     @property
     def group(self) -> int:
@@ -59,8 +69,12 @@ class Row:
 
     @property
     def flops(self) -> float:
-        """Operations of the forward: 2·d for a score and 2·d for its part of O, for each visible pair and head."""
-        return 4.0 * self.d * self.Hq * sum(visible_pairs(self.N, length, self.causal) for length in self.lengths)
+        """Operations of the pass, for each visible pair and head: 2·d for a score and 2·d for its part of O.
+
+        The backward has five such products where the forward has two: S again, dP, dV, dQ and dK.
+        """
+        pairs = sum(visible_pairs(self.N, length, self.causal) for length in self.lengths)
+        return (10.0 if self.backward else 4.0) * self.d * self.Hq * pairs
 
 
 def visible_pairs(N: int, length: int, causal: bool) -> float:
@@ -75,12 +89,16 @@ def visible_pairs(N: int, length: int, causal: bool) -> float:
 
 @dataclass(frozen=True)
 class Inputs:
-    """q (B, Hq, N, d), k and v (B, Hk, N, d), contiguous; seqlens_k (B,) int32, or None for a row without padding."""
+    """q (B, Hq, N, d), k and v (B, Hk, N, d), contiguous; seqlens_k (B,) int32, or None for a row without padding.
+
+    dO: what O is given as its gradient, like q; None for a forward row.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
     seqlens_k: Tensor | None
+    dO: Tensor | None = None
 
     @property
     def device(self) -> str:
@@ -95,7 +113,8 @@ def make_inputs(row: Row, device: str, seed: int = 0) -> Inputs:
         return torch.randn(row.B, H, row.N, row.d, device=device, dtype=DTYPES[row.dtype], generator=generator)
 
     lengths = torch.tensor(row.lengths, dtype=torch.int32, device=device) if row.padding else None
-    return Inputs(normal(row.Hq), normal(row.Hk), normal(row.Hk), lengths)
+    q, k, v = normal(row.Hq), normal(row.Hk), normal(row.Hk)
+    return Inputs(q, k, v, lengths, normal(row.Hq) if row.backward else None)
 
 
 def visible(row: Row, inputs: Inputs) -> Tensor | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import geometric_mean
+
 from speed.results import Outcome, Results, Timed
 from speed.rows import Row
 
-_SHAPE = "{:5} {:>3} {:>7} {:>6} {:>4}  {:19}"
+_SHAPE = "{:5} {:>3} {:>7} {:>6} {:>4}  {:24}"
 _SHORT = {"out of memory": "no memory", "failed": "FAILED", "wrong": "WRONG"}
 
 
@@ -26,7 +28,9 @@ def line(timed: Timed, names: list[str], ours: tuple[str, ...], host: bool = Fal
 
 def shape(row: Row) -> str:
     """The row in fixed columns."""
-    return _SHAPE.format(row.dtype, row.B, f"{row.Hq}/{row.Hk}", row.N, row.d, mask(row))
+    return _SHAPE.format(
+        row.dtype, row.B, f"{row.Hq}/{row.Hk}", row.N, row.d, " ".join(["backward"] * row.backward + [mask(row)])
+    )
 
 
 def mask(row: Row) -> str:
@@ -43,6 +47,21 @@ def ours_over_best(timed: Timed, ours: tuple[str, ...]) -> float | None:
     mine = [rate for name, rate in rates.items() if name in ours]
     peers = [rate for name, rate in rates.items() if name not in ours]
     return max(mine) / max(peers) if mine and peers else None
+
+
+def summary(timed: list[Timed], ours: tuple[str, ...]) -> list[str]:
+    """The first of ours over the best of the others, and over each of them: geometric mean, least and most."""
+    rates = [{name: o.tflops for name, o in t.ok().items() if o.tflops} for t in timed]
+    mine = next((name for name in ours if any(name in of for of in rates)), None)
+    peers = [name for name in dict.fromkeys(name for of in rates for name in of) if name not in ours]
+    lines = []
+    for said, names in (("the best of the others", peers), *((name, [name]) for name in peers)):
+        pairs = [(of.get(mine or ""), [of[name] for name in names if name in of]) for of in rates]
+        ratios = [own / max(others) for own, others in pairs if own and others]
+        if ratios:
+            mean, least, most = geometric_mean(ratios), min(ratios), max(ratios)
+            lines.append(f"{mine} / {said}, {len(ratios)} rows: {mean:.3f} (least {least:.3f}, most {most:.3f})")
+    return lines
 
 
 def told(results: Results) -> list[str]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 
 from harness.devices import prepare
+from speed.passes import calls_of
 from speed.providers import named
 from speed.rows import Row, make_inputs
 
@@ -39,4 +40,4 @@ def _call(task: tuple[str, Row], device: str) -> None:
     with suppress(Exception):
         provider = named(name)
         with provider.around():
-            provider.bind(row, make_inputs(row, device))()
+            calls_of(provider, row, make_inputs(row, device)).timed()

@@ -1,13 +1,16 @@
 """The accuracy command: the input is the paper's, ours keeps its bound, and what is broken ends with 1."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import accuracy
-from speed.outliers import BOUNDS, bound, exact, ideal, outlier_inputs, outlier_row, rmse
-from speed.providers import PROVIDERS, Provider
+from speed.outliers import BOUNDS, bound, exact, gradients, ideal, outlier_inputs, outlier_row, rmse
+from speed.passes import calls_of
+from speed.providers import PROVIDERS, Provider, named
+from speed.rows import PASSES, Inputs
 
 OURS = ["--heads", "1", "--dtype", "fp16", "--device", "cpu", "--providers"]
 
@@ -69,3 +72,32 @@ def test_an_ideal_kernel_is_off_by_its_casts_alone():
     row = outlier_row("fp16", 1)
     inputs = outlier_inputs(row, "cpu", 0)
     assert 1e-5 < rmse(ideal(row, inputs), exact(row, inputs)) < BOUNDS["fp16"]
+
+
+def test_gradients_are_of_the_forwards_input():
+    forward, backward = (outlier_inputs(outlier_row("bf16", 2, pass_), "cpu", 7) for pass_ in PASSES)
+    assert all(torch.equal(getattr(forward, name), getattr(backward, name)) for name in "qkv")
+    assert backward.dO.double().var().item() == pytest.approx(1, rel=0.05)
+
+
+def test_exact_gradients_are_those_of_autograd():
+    row = replace(outlier_row("fp16", 2, "backward"), N=64, d=8)
+    rounded = outlier_inputs(row, "cpu", 0)
+    inputs = Inputs(*(x.double() for x in (rounded.q, rounded.k, rounded.v)), None, rounded.dO.double())
+    wanted = calls_of(named("naive"), row, inputs).timed()
+    for got, want in zip(gradients(row, rounded), wanted, strict=True):
+        assert torch.allclose(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradients_of_each_provider_are_told(tmp_path, capsys):
+    line = [*OURS, "sdpa_flash", "--direction", "backward", "--json", str(tmp_path / "a.json")]
+    assert accuracy.main(line) == 0
+    found = json.loads((tmp_path / "a.json").read_text())["accuracy"]
+    assert [each["tensor"] for each in found] == ["dQ", "dK", "dV"]
+    assert all(0.5 < each["of_ideal"] < 3 for each in found)
+    assert capsys.readouterr().out.count("(ideal kernel)") == 3
+
+
+def test_ours_without_gradients_ends_with_1(monkeypatch):
+    monkeypatch.setitem(PROVIDERS, "ours", Provider("ours", "ours", lambda row, inputs: inputs.q.clone, ours=True))
+    assert accuracy.main([*OURS, "ours", "--direction", "backward"]) == 1

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,6 +115,17 @@ def results():
 
 def test_json_comes_back_as_it_was():
     assert from_json(to_json(results())) == results()
+
+
+def test_a_file_from_before_rows_had_a_pass_is_one_of_forwards():
+    data = json.loads(to_json(results()))
+    del data["timed"][0]["row"]["direction"]
+    assert from_json(json.dumps(data)) == results()
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "benchmark/results").glob("[pls]*.json")), ids=str)
+def test_the_kept_results_are_read(path):
+    assert from_json(path.read_text()).timed
 
 
 def test_another_json_is_refused():

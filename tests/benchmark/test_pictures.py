@@ -13,7 +13,7 @@ from speed.pictures.launch import costs
 from speed.pictures.rates import lines
 from speed.pictures.savings import causal_cost, padding_cost
 from speed.pictures.speedup import _once, _ratios
-from speed.pictures.style import in_bytes, look, spread, tokens
+from speed.pictures.style import in_bytes, look, machine_line, spread, tokens
 from speed.presets import PRESETS
 from speed.providers import PROVIDERS
 from speed.results import Outcome, Timed, to_json
@@ -23,6 +23,7 @@ from speed.turns import Spread
 from .synthetic import io_report, results
 
 NAMES = {"rates_bf16", "rates_fp16", "speedup_bf16", "speedup_fp16", "gqa", "memory", "savings", "launch"}
+NAMES |= {"rates_backward_bf16", "speedup_backward_bf16", "memory_backward", "launch_backward"}
 IO_NAMES = {"io", "io_growth", "roofline"}
 
 
@@ -41,6 +42,16 @@ def test_what_was_not_measured_is_not_drawn():
     assert set(made("gqa")) - IO_NAMES == {"gqa"}
     figures = dict(io_pictures(io_report(measured=False)))
     assert {name for name, figure in figures.items() if figure is not None} == {"io", "io_growth"}
+
+
+def test_the_passes_are_not_drawn_together():
+    figures = made("backward", "peers", "launch", "launch_backward")
+    assert {"rates_bf16", "rates_backward_bf16", "launch", "launch_backward"} <= set(figures)
+    assert [any("2.5 times" in said for said, _ in words(figures[f"rates{of}_bf16"])) for of in ("", "_backward")] == [
+        False,
+        True,
+    ]
+    assert len(figures["launch"].axes) == len(figures["launch_backward"].axes) == 4
 
 
 def words(figure):
@@ -110,6 +121,14 @@ def test_rounds_of_several_runs_are_all_named():
     one, other = results("gqa"), results("memory")
     one.settings, other.settings = {"rounds": 5}, {"rounds": 3}
     assert plot_results.merged([one, other]).settings["rounds"] == "3 or 5"
+
+
+def test_commits_and_days_of_several_runs_are_all_named():
+    one, same, other = results("gqa"), results("launch"), results("memory")
+    one.machine = same.machine = {**one.machine, "date": "2026-11-22 23:59 UTC"}
+    other.machine = {**one.machine, "commit": "ba9876543210", "date": "2026-11-23 00:10 UTC"}
+    said = machine_line(plot_results.merged([one, same, other]).machine)
+    assert said.endswith("commit 0123456789ab and ba9876543210 · 2026-11-22 and 2026-11-23")
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"format": 1}', '{"kind": "io"}'])

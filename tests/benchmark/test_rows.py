@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speed.presets import HIDDEN, PRESETS, TOKENS
-from speed.rows import Row, make_inputs, visible, visible_pairs
+from speed.rows import PASSES, Row, make_inputs, visible, visible_pairs
 
 
 def brute_pairs(N, length, causal):
@@ -26,6 +26,18 @@ def test_pairs_are_those_that_one_counts(N, length, causal):
 def test_causal_counts_exactly_half():
     full, causal = (Row(N=96, d=32, B=2, Hq=3, Hk=3, causal=causal) for causal in (False, True))
     assert full.flops == 4 * 2 * 3 * 96 * 96 * 32 == 2 * causal.flops
+
+
+def test_a_backward_counts_two_and_a_half_forwards():
+    forward, backward = (Row(N=96, d=32, causal=True, direction=pass_) for pass_ in PASSES)
+    assert backward.flops == 2.5 * forward.flops
+
+
+def test_a_backward_row_has_the_forwards_inputs_and_a_gradient_of_o():
+    forward, backward = (make_inputs(Row(N=8, d=4, Hq=4, Hk=2, direction=pass_), "cpu") for pass_ in PASSES)
+    assert forward.dO is None
+    assert backward.dO.shape == backward.q.shape
+    assert all(torch.equal(getattr(forward, name), getattr(backward, name)) for name in "qkv")
 
 
 @pytest.mark.parametrize("ragged", [False, True])

@@ -65,12 +65,17 @@ def test_silent_on_right(case):
     assert judge(attempt(describe(toys.right), case, "cuda"), test_relations.FIRES, others=False) == []
 
 
-@pytest.mark.parametrize("name", ["sdpa_math", "sdpa_efficient"])
-def test_what_is_judged_on_either_is_judged_alike(name, monkeypatch):
+# Of other layouts torch's memory-efficient kernel ends in a misaligned address, after which no CUDA call works
+# (docs/findings.md), and this test calls it in its own process.
+ALIGNED = {"layouts": ("contiguous",), "head_dims": range(8, 257, 8), "history": False}
+
+
+@pytest.mark.parametrize(("name", "narrower"), [("sdpa_math", {}), ("sdpa_efficient", ALIGNED)])
+def test_what_is_judged_on_either_is_judged_alike(name, narrower, monkeypatch):
     subject = load(name)
 
     @settings(max_examples=150, **QUIET)
-    @given(case=subject.cases(max_length=600))
+    @given(case=subject.cases(max_length=600, **narrower))
     def alike(case):
         found = []
         for large in (1 << 62, 0):

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from kernel import decode, flash_attention
-from kernel.decode import MOST_ROWS, default_tile, part_of
+from kernel.arguments import check_arguments
+from kernel.decode import MOST_ROWS, WORTH_IT, Decode, default_tile, part_of
 from kernel.paths import plan_for, plan_of
 from kernel.tiles import SHARED_MEMORY, TileConfig, check_pinned
 
+from .compiled import run_compiled
 from .reference import assert_close, draw
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -20,8 +22,8 @@ def decoded(q, k, v, causal=False, seqlens_k=None, scale=None, config="decode"):
     return flash_attention(q, k, v, causal, seqlens_k, scale, return_lse=True, config=config)
 
 
-def check(q, k, v, causal=False, seqlens_k=None, scale=None):
-    assert_close(*decoded(q, k, v, causal, seqlens_k, scale), q, k, v, causal, seqlens_k, scale)
+def check(q, k, v, causal=False, seqlens_k=None, scale=None, config="decode"):
+    assert_close(*decoded(q, k, v, causal, seqlens_k, scale, config), q, k, v, causal, seqlens_k, scale)
 
 
 @pytest.fixture
@@ -110,15 +112,15 @@ def test_more_parts_than_one_step_merges(device):
 
 def test_keys_without_a_part_more_give_the_bits_of_one(device):
     """The part that is not there changes nothing: lengths within the first part, and no second one."""
-    q, k, v = draw(1, 2, 1, 2, 400, 16, device=device)
-    assert part_of(400) == 256
-    split = decoded(q, k, v, False, torch.tensor([200], device=device))
-    whole = decoded(q, k[:, :, :200], v[:, :, :200])
+    q, k, v = draw(1, 2, 1, 2, 700, 16, device=device)
+    assert part_of(700) == 512
+    split = decoded(q, k, v, False, torch.tensor([400], device=device))
+    whole = decoded(q, k[:, :, :400], v[:, :, :400])
     assert all(torch.equal(x, y) for x, y in zip(split, whole, strict=True))
 
 
 def test_parts_are_powers_of_two_and_few():
-    parts = {0: 256, 1: 256, 8192: 256, 8193: 512, 16384: 512, 40000: 2048, 65536: 2048, 10**6: 2048}
+    parts = {0: 512, 1: 512, 8192: 512, 16384: 512, 16385: 1024, 40000: 2048, 65536: 2048, 10**6: 2048}
     assert {Nk: part_of(Nk) for Nk in parts} == parts
     assert all(-(-Nk // part_of(Nk)) <= 32 for Nk in range(1, 65537, 97))
 
@@ -128,6 +130,34 @@ def test_many_rows_are_refused(device):
         NotImplementedError, match="config 'decode' does not take this call: there are more than 16 query"
     ):
         decoded(*draw(1, 1, 1, MOST_ROWS + 1, 20, 8, device=device))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "reason"),
+    [
+        ((17, 2048), torch.float16, "there are more than 16 query rows"),
+        ((16, 2047), torch.bfloat16, "there are fewer than 2048 keys"),
+        ((16, 2048), torch.float32, "it was not timed in float32"),
+        ((16, 2048), torch.bfloat16, None),
+    ],
+)
+def test_it_is_chosen_where_it_was_measured_to_be_worth_it(shape, dtype, reason):
+    Nq, Nk = shape
+    q, k = (torch.empty(1, 2, N, 8, dtype=dtype, device="meta") for N in (Nq, Nk))
+    assert Decode(WORTH_IT, fp32=False).refusal(check_arguments(q, k, k)) == reason
+
+
+def test_compiled_it_stands_before_the_portable_path():
+    done = run_compiled("-c", "from kernel.paths import PATHS; print(*(path.name for path in PATHS))")
+    assert done.stdout.split() == ["hopper", "decode", "portable"], done.stderr
+
+
+@pytest.mark.cuda
+def test_compiled_it_is_chosen_for_few_rows_and_many_keys(device):
+    q, k, v = draw(2, 4, 1, 3, 2100, 64, torch.bfloat16, device)
+    assert plan_for(q, k, v).path == "decode"
+    check(q, k, v, config=None)
+    assert plan_for(q, k[:, :, :300], v[:, :, :300]).path == "portable"
 
 
 def test_it_runs_where_it_is_asked_for(device):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from speed.io_report import IoReport
 from speed.results import Results
+from speed.rows import PASSES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,13 +22,15 @@ def pictures(results: Results) -> Pictures:
     """The pictures of a run; None for one whose rows were not measured."""
     from speed.pictures import launch, memory, rates, savings, speedup
 
-    for dtype in dict.fromkeys(timed.row.dtype for timed in results.timed):
-        yield f"rates_{dtype}", rates.rates(results, dtype)
-        yield f"speedup_{dtype}", speedup.speedup(results, dtype)
+    for direction in PASSES:
+        of = "" if direction == "forward" else f"_{direction}"
+        for dtype in dict.fromkeys(timed.row.dtype for timed in results.timed):
+            yield f"rates{of}_{dtype}", rates.rates(results, dtype, direction)
+            yield f"speedup{of}_{dtype}", speedup.speedup(results, dtype, direction)
+        yield f"memory{of}", memory.memory(results, direction)
+        yield f"launch{of}", launch.launch(results, direction)
     yield "gqa", rates.shared_heads(results)
-    yield "memory", memory.memory(results)
     yield "savings", savings.savings(results)
-    yield "launch", launch.launch(results)
 
 
 def io_pictures(report: IoReport) -> Pictures:

@@ -15,9 +15,10 @@ Costs = dict[str, tuple[float, float]]
 """By provider: microseconds of the host to enqueue a call, and of the device to run it."""
 
 
-def launch(results: Results) -> Figure | None:
+def launch(results: Results, direction: str = "forward") -> Figure | None:
     """A panel for each N, a bar for each provider; None where enqueueing was not timed."""
-    timed = {t.row.N: t for t in results.of("launch", "grid") if costs(t) and not t.row.causal}
+    of_pass = [t for t in results.of("launch", "launch_backward", "grid") if t.row.direction == direction]
+    timed = {t.row.N: t for t in of_pass if costs(t) and not t.row.causal}
     if not timed:
         return None
     shortest = costs(timed[min(timed)])
@@ -32,7 +33,8 @@ def launch(results: Results) -> Figure | None:
         axes.set_yticks(range(len(names)), [results.labels[name] for name in names] if axes is across[0] else [])
     row = timed[min(timed)].row
     below = f"{row.dtype}, B {row.B}, {row.Hq} heads, d {row.d} · {style.machine_line(results.machine)}"
-    said = "Launch overhead: the host's time to enqueue a call (bar), the device's to run it (tick)"
+    what = "a call" if direction == "forward" else "a backward"
+    said = f"Launch overhead: the host's time to enqueue {what} (bar), the device's to run it (tick)"
     style.title(figure, said, below)
     return figure
 

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def memory(results: Results) -> Figure | None:
-    """The most that a call holds above its inputs; None where no memory was measured."""
-    timed = sorted(results.of("memory"), key=lambda t: t.row.N)
+def memory(results: Results, direction: str = "forward") -> Figure | None:
+    """The most that a call holds above its inputs, or a forward and its backward; None where it was not measured."""
+    of_pass = [t for t in results.of("memory", "memory_backward") if t.row.direction == direction]
+    timed = sorted(of_pass, key=lambda t: t.row.N)
     drawn = {name: _points(timed, name) for name in results.labels}
     drawn = {name: points for name, points in drawn.items() if points}
     if not drawn:
@@ -30,7 +31,8 @@ def memory(results: Results) -> Figure | None:
     style.label_ends(axes, ends)
     row = timed[0].row
     below = f"{row.dtype}, B {row.B}, {row.Hq} heads, d {row.d}, full · {style.machine_line(results.machine)}"
-    style.title(figure, "Memory that a call takes beside its inputs", below)
+    what = "a call takes" if direction == "forward" else "a forward and its backward take"
+    style.title(figure, f"Memory that {what} beside the inputs", below)
     return figure
 
 

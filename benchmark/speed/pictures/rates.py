@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PRESETS = ("peers", "fa2", "causal", "grid", "quick")
+PRESETS = ("peers", "fa2", "causal", "backward", "grid", "quick")
 Lines = dict[str, list[tuple[float, float, float, float]]]
 """By provider: x, TFLOP/s, and TFLOP/s at the slower and the faster quartile."""
 
 
-def rates(results: Results, dtype: str) -> Figure | None:
-    """TFLOP/s against N; None where no preset has several N of one d."""
-    timed = [t for t in results.of(*PRESETS) if is_plain(t.row) and t.row.dtype == dtype]
+def rates(results: Results, dtype: str, direction: str = "forward") -> Figure | None:
+    """TFLOP/s of a pass against N; None where no preset has several N of one d."""
+    of_pass = [t for t in results.of(*PRESETS) if (t.row.dtype, t.row.direction) == (dtype, direction)]
+    timed = [t for t in of_pass if is_plain(t.row)]
     dims, masks = sorted({t.row.d for t in timed}), sorted({t.row.causal for t in timed})
     if len({t.row.N for t in timed}) < 2:
         return None
@@ -33,8 +34,8 @@ def rates(results: Results, dtype: str) -> Figure | None:
             style.panel_title(each, f"d {d}, {'causal' if masked else 'full'}")
             _panel(each, results, of_panel, lambda row: row.N, results.ceilings.matmul.get(dtype))
             style.token_axis(each, [t.row.N for t in of_panel])
-    said = f"Forward attention, {dtype}: speed against length"
-    style.title(figure, said, f"{style.machine_line(results.machine)} · {_method(results)}")
+    said = f"{direction.capitalize()} attention, {dtype}: speed against length"
+    style.title(figure, said, f"{style.machine_line(results.machine)} · {_method(results, direction)}")
     return figure
 
 
@@ -97,5 +98,6 @@ def _panel(axes: Axes, results: Results, timed: list[Timed], x: Callable[[Row], 
     style.label_ends(axes, ends)
 
 
-def _method(results: Results) -> str:
-    return f"median of {results.settings.get('rounds')} interleaved rounds, band: quartiles; causal counts half"
+def _method(results: Results, direction: str) -> str:
+    counts = "causal counts half" if direction == "forward" else "2.5 times the FLOPs of the forward, causal half"
+    return f"median of {results.settings.get('rounds')} interleaved rounds, band: quartiles; {counts}"

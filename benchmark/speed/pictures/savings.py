@@ -98,7 +98,7 @@ def _padding_panel(axes: Axes, results: Results, points: Points, masked: bool) -
     work = [share * (2 - share) if masked else share for share in seen]  # as `speed.rows.visible_pairs` counts it
     axes.plot(seen, work, color=style.GREY, lw=1, ls=(0, (4, 3)))
     axes.set_xlim(1.03, 0)
-    axes.set_ylim(-0.12, max(1.05, *(y for of in points.values() for _, y in of)))
+    axes.set_ylim(-0.12, 1.06 * max(1.0, *(y for of in points.values() for _, y in of)))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     axes.set_xlabel("share of the keys that is seen")
     axes.set_ylabel("time / time without padding")

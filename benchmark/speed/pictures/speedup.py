@@ -22,10 +22,11 @@ _KEY = (
 )
 
 
-def speedup(results: Results, dtype: str) -> Figure | None:
-    """How many times as fast ours is; None where it was timed beside no other."""
-    timed = [t for t in results.of("peers", "fa2", "grid", "quick") if is_plain(t.row) and t.row.dtype == dtype]
-    timed = [t for t in _once(timed) if _ratios(t, results.ours)]
+def speedup(results: Results, dtype: str, direction: str = "forward") -> Figure | None:
+    """How many times as fast ours is in a pass; None where it was timed beside no other."""
+    of_presets = results.of("peers", "fa2", "backward", "grid", "quick")
+    plain = [t for t in of_presets if is_plain(t.row) and (t.row.dtype, t.row.direction) == (dtype, direction)]
+    timed = [t for t in _once(plain) if _ratios(t, results.ours)]
     if not timed:
         return None
     margins, places = style.Margins(left=1.6, right=2.1, top=1.2), _places(timed)
@@ -40,7 +41,7 @@ def speedup(results: Results, dtype: str) -> Figure | None:
     axes.set_xlim(min(0.5, low), max(1.5, high))
     axes.xaxis.set_major_formatter("{x:g}x")
     axes.set_xlabel("speed of ours over that of the other; right of the line ours is faster")
-    style.title(figure, f"Ours against the others, {dtype}", style.machine_line(results.machine))
+    style.title(figure, f"Ours against the others, {direction}, {dtype}", style.machine_line(results.machine))
     style.key(axes, _KEY)
     return figure
 

@@ -106,10 +106,11 @@ def panel_title(axes: Axes, said: str) -> None:
 
 
 def machine_line(machine: dict[str, str]) -> str:
-    """The device, the versions and the commit."""
+    """The device, the versions, the commits and the days."""
+    days = dict.fromkeys(date[:10] for date in machine.get("date", "").split(" and ") if date)
     words = [machine.get("device", "an unknown device")]
     words += [f"{name} {machine[name]}" for name in ("torch", "triton", "commit") if name in machine]
-    return " · ".join([*words, *([machine["date"][:10]] if "date" in machine else [])])
+    return " · ".join([*words, *([" and ".join(days)] if days else [])])
 
 
 def tokens(N: float) -> str:

@@ -13,9 +13,12 @@ from .forward import flash_attn_forward
 from .tiles import TileConfig
 
 
-def is_differentiated(*tensors: object) -> bool:
-    """Whether autograd records a call on these; what is no tensor is not."""
-    return torch.is_grad_enabled() and any(getattr(x, "requires_grad", False) for x in tensors)
+def is_differentiated(q: Any, k: Any, v: Any) -> bool:
+    """Whether autograd records a call on these; what is no tensor is for the forward pass to refuse."""
+    try:
+        return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    except AttributeError:
+        return False
 
 
 class FlashAttention(torch.autograd.Function):

@@ -44,7 +44,15 @@ class BackwardTiles(NamedTuple):
 INTERPRETER_TILES = BackwardTiles.parse("64x64x4x1")
 
 _KV_SPACE = _tiles(
-    "64x128x8x2", "64x128x8x1", "128x128x8x2", "64x64x4x2", "64x64x8x1", "32x64x4x2", "32x64x8x1", "32x32x8x1"
+    "64x128x8x2",
+    "64x128x8x1",
+    "128x128x8x2",
+    "64x64x4x2",
+    "64x64x8x1",
+    "32x64x4x2",
+    "32x64x8x1",
+    "32x32x8x1",
+    "16x64x8x2",
 )
 _Q_SPACE = _tiles("128x128x8x2", "128x64x8x2", "64x64x4x2", "64x64x8x1", "64x32x8x2", "64x32x8x1")
 _FMA_SPACE = _tiles("32x32x8x1", "32x32x4x1", "16x32x8x1", "16x16x8x1")

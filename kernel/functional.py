@@ -40,11 +40,14 @@ def flash_attention(
             "hopper:128x128x2x1" its tile too; "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` is a
             tile of the portable path, which the interpreter takes as well. "autotune" compiles and times every tile
             in the first call of each kind of problem (device, dtype, d, mask; Nq, Nk and heads by powers of two),
-            which takes seconds; `tuning.save` and `tuning.load` keep what it found.
+            which takes seconds; `tuning.save` and `tuning.load` keep what it found. After a slash stands what the
+            backward pass takes, as in "hopper/portable", "/64x128x8x2+128x64x8x2" (the portable path's tile for dK and
+            dV, and that for dQ) or "/autotune"; without one it takes its best path, or autotunes where the forward
+            does, and beside a tile of the portable forward that same tile where it fits the backward's kernels.
 
     Returns:
         O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that
-        sees no key has O = 0 and LSE = -inf.
+        sees no key has O = 0 and LSE = -inf, and its gradients are 0, as are those of keys that no row sees.
 
     Raises:
         TypeError, ValueError: one sentence with the argument, what came and what is legal.

@@ -7,7 +7,8 @@ from kernel import flash_attention, launch
 from kernel.flash_attn_triton import INTERPRETED
 from kernel.paths import plan_of
 
-from .reference import assert_close, draw
+from .reference import assert_close, assert_gradients_close, draw
+from .test_backward import cotangents, differentiate, same
 
 pytestmark = pytest.mark.cuda
 
@@ -114,3 +115,83 @@ def test_a_compiled_call_gives_the_bits_of_an_eager_one():
         compiled = torch.compile(lambda q: flash_attention(q * 2, k, v, True) + 1, fullgraph=True, mode=mode)
         for _ in range(3):
             assert torch.equal(compiled(q), flash_attention(q * 2, k, v, True) + 1)
+
+
+def check_gradients(shape, dtype, causal=False, seqlens_k=None, scale=None, config=None):
+    q, k, v = draw(*shape, dtype, "cuda")
+    dO, dLSE = cotangents(q)
+    got = differentiate(q, k, v, dO, dLSE, causal, seqlens_k, scale, config=config)
+    assert_gradients_close(got, q, k, v, dO, dLSE, causal, seqlens_k, scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("causal", [False, True, "lower_right"])
+@pytest.mark.parametrize("d", [16, 40, 64, 100, 128, 200, 256])
+def test_compiled_gradients_agree_with_float64(d, causal, dtype):
+    seqlens = torch.tensor([0, 129, 321], device="cuda")
+    check_gradients((3, 4, 2, 257, 321, d), dtype, causal, seqlens)
+    check_gradients((1, 2, 1, 321, 257, d), dtype, causal, scale=-0.2)
+
+
+@pytest.mark.parametrize("config", ["16x16x4x1", "32x64x4x2", "64x32x4x2", "64x64x4x3", "autotune"])
+def test_compiled_gradients_at_other_tiles(config):
+    for dtype in DTYPES:
+        check_gradients((2, 4, 2, 300, 500, 64), dtype, True, config=config)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_hundred_backward_runs_are_the_same(causal):
+    q, k, v = draw(2, 4, 2, 300, 500, 128, torch.bfloat16, "cuda")
+    dO, dLSE = cotangents(q)
+    first = differentiate(q, k, v, dO, dLSE, causal)
+    assert all(same(first, differentiate(q, k, v, dO, dLSE, causal)) for _ in range(100))
+
+
+def test_gradients_of_more_heads_than_a_grid_axis_has_blocks():
+    check_gradients((70_000, 1, 1, 2, 3, 16), torch.float16, True)
+
+
+def test_gradients_of_strides_past_two_to_the_31():
+    stride = 2**31 + 64
+    room = torch.empty(stride + 4096, dtype=torch.float16, device="cuda")
+    q, k, v = draw(1, 1, 1, 2, 2, 64, torch.float16, "cuda")
+    tensors = (q, k, v, cotangents(q)[0])
+    views = [room.as_strided((1, 1, 2, 64), (8, 8, stride, 1), offset) for offset in (0, 512, 1024, 2048)]
+    for view, x in zip(views, tensors, strict=True):
+        view.copy_(x)
+    assert same(differentiate(*views), differentiate(*tensors))
+
+
+def test_a_graph_replays_the_backward_on_changed_inputs():
+    q, k, v = (x.requires_grad_() for x in draw(2, 4, 2, 200, 300, 64, torch.bfloat16, "cuda"))
+    lengths = torch.tensor([300, 17], device="cuda", dtype=torch.int32)
+    dO, dLSE = cotangents(q)
+
+    def run():
+        o, lse = flash_attention(q, k, v, "lower_right", lengths, return_lse=True)
+        return torch.autograd.grad((o, lse), (q, k, v), (dO, dLSE))
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = run()
+    for seed, n in ((1, 290), (2, 0)):
+        with torch.no_grad():
+            for x, new in zip((q, k, v), draw(2, 4, 2, 200, 300, 64, torch.bfloat16, "cuda", seed), strict=True):
+                x.copy_(new)
+        lengths[0] = n
+        graph.replay()
+        assert same(got, run())
+
+
+def test_compiled_gradients_are_those_of_eager_calls():
+    q, k, v = (x.requires_grad_() for x in draw(2, 4, 2, 200, 300, 64, torch.bfloat16, "cuda"))
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda q: flash_attention(q * 2, k, v, True).float().square().sum(), fullgraph=True)
+    want = torch.autograd.grad(flash_attention(q * 2, k, v, True).float().square().sum(), (q, k, v))
+    for x, y in zip(torch.autograd.grad(compiled(q), (q, k, v)), want, strict=True):
+        torch.testing.assert_close(x, y, rtol=2**-6, atol=2**-6)

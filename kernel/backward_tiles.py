@@ -8,7 +8,15 @@ from typing import NamedTuple
 import torch
 
 from .defaults import default_backward
-from .tiles import _WARP_SIZE, TileConfig, _tiles, like, shared_memory_limit
+from .tiles import (
+    _REGISTERS_FOR_TILES,
+    _REGISTERS_PER_FMA_ELEMENT,
+    _WARP_SIZE,
+    TileConfig,
+    _tiles,
+    like,
+    shared_memory_limit,
+)
 
 
 class BackwardTiles(NamedTuple):
@@ -35,12 +43,11 @@ class BackwardTiles(NamedTuple):
 
 INTERPRETER_TILES = BackwardTiles.parse("64x64x4x1")
 
-_KV_SPACE = _tiles("64x128x8x2", "64x128x8x1", "128x128x8x2", "64x64x4x2", "64x64x8x1", "32x64x4x1", "32x64x8x1")
-_Q_SPACE = _tiles("128x128x8x2", "128x64x8x2", "64x64x4x2", "64x64x8x1", "64x32x4x1")
+_KV_SPACE = _tiles(
+    "64x128x8x2", "64x128x8x1", "128x128x8x2", "64x64x4x2", "64x64x8x1", "32x64x4x2", "32x64x8x1", "32x32x8x1"
+)
+_Q_SPACE = _tiles("128x128x8x2", "128x64x8x2", "64x64x4x2", "64x64x8x1", "64x32x8x2", "64x32x8x1")
 _FMA_SPACE = _tiles("32x32x8x1", "32x32x4x1", "16x32x8x1", "16x16x8x1")
-# Accumulators, scores and dP may take so many of a thread's 255 registers; the rest are addresses and statistics.
-_REGISTERS_FOR_TILES = 200
-_REGISTERS_PER_FMA_ELEMENT = 6
 
 
 def default_tiles(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> BackwardTiles:
@@ -61,23 +68,30 @@ def fits(tiles: BackwardTiles, BLOCK_D: int, dtype: torch.dtype, arch: int) -> b
     """Whether both kernels are expected to fit an architecture's shared memory and registers."""
     limit = shared_memory_limit(arch)
     return all(
-        shared_memory(*sizes, BLOCK_D, tile.num_stages, dtype, arch) <= limit
-        and registers(*sizes, BLOCK_D, tile.num_warps, dtype, outputs) <= _REGISTERS_FOR_TILES
-        for tile, outputs, sizes in (
-            (tiles.kv, 2, (tiles.kv.BLOCK_N, tiles.kv.BLOCK_M)),
-            (tiles.q, 1, (tiles.q.BLOCK_M, tiles.q.BLOCK_N)),
+        shared_memory(own, other, BLOCK_D, tile.num_stages, dtype, arch, gradients) <= limit
+        and registers(own, other, BLOCK_D, tile.num_warps, dtype, gradients) <= _REGISTERS_FOR_TILES
+        for tile, gradients, own, other in (
+            (tiles.kv, 2, tiles.kv.BLOCK_N, tiles.kv.BLOCK_M),
+            (tiles.q, 1, tiles.q.BLOCK_M, tiles.q.BLOCK_N),
         )
     )
 
 
-def shared_memory(own: int, other: int, BLOCK_D: int, stages: int, dtype: torch.dtype, arch: int) -> int:
-    """Estimate in bytes: two tensors of `own` rows once, two of `other` rows a stage, dS once, and the statistics."""
+def shared_memory(
+    own: int, other: int, BLOCK_D: int, stages: int, dtype: torch.dtype, arch: int, gradients: int
+) -> int:
+    """Estimate in bytes for the kernel that sums so many gradients of `own` rows over tiles of `other` rows.
+
+    Two tensors of `own` rows once, two of `other` rows a stage (before sm_90 one fewer), the row statistics, and where
+    wgmma does not take P and dS from registers (sm_90 alone does so) another tile, as compiled.
+    """
     staged = max(1, stages - (like(arch) < 90))
-    return (2 * (own + staged * other) * BLOCK_D + own * other) * dtype.itemsize + 8 * stages * other + 1024
+    staging = own * BLOCK_D if like(arch) >= 100 or (gradients == 2 and like(arch) < 90) else 0
+    return (2 * (own + staged * other) * BLOCK_D + staging) * dtype.itemsize + 8 * stages * other + 256
 
 
-def registers(own: int, other: int, BLOCK_D: int, warps: int, dtype: torch.dtype, outputs: int) -> int:
-    """Estimate per thread: the sums of `outputs` gradients, scores and dP, in fp32."""
-    elements = outputs * own * BLOCK_D + 2 * own * other
+def registers(own: int, other: int, BLOCK_D: int, warps: int, dtype: torch.dtype, gradients: int) -> int:
+    """Estimate per thread: the sums of the gradients, scores and dP, in fp32."""
+    elements = gradients * own * BLOCK_D + 2 * own * other
     each = _REGISTERS_PER_FMA_ELEMENT if dtype == torch.float32 else 1
     return each * elements // (warps * _WARP_SIZE)

@@ -7,7 +7,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from harness.faults.planting import plant
 from kernel import flash_attention, functional
-from kernel.ops import flash_attention_forward
+from kernel.ops import flash_attention_backward, flash_attention_forward
 from kernel.tiles import TileConfig
 
 from .reference import draw
@@ -34,6 +34,44 @@ def test_opcheck(causal, dtype, some_hidden, device):
     lengths = torch.tensor([5, 33], device=device) if some_hidden else None
     strided = q.transpose(1, 2).contiguous().transpose(1, 2)
     torch.library.opcheck(flash_attention_forward, (strided, k, v, causal, lengths, 0.5, SMALL))
+
+
+@pytest.mark.parametrize("needs", [(True, True, True), (False, True, False)])
+@pytest.mark.parametrize("with_lse", [False, True])
+def test_opcheck_of_what_is_differentiated(needs, with_lse, device):
+    """`test_aot_dispatch_dynamic` compares the compiled gradients with the eager ones."""
+    q, k, v = draw(2, 4, 2, 17, 33, 16, device=device)
+    leaves = [x.clone().requires_grad_(need) for x, need in zip((q, k, v), needs, strict=True)]
+    lengths = torch.tensor([5, 33], device=device)
+    torch.library.opcheck(flash_attention_forward, (*leaves, "lower_right", lengths, 0.5, SMALL))
+    o, lse = flash_attention(q, k, v, "lower_right", lengths, 0.5, return_lse=True)
+    dLSE = torch.ones_like(lse) if with_lse else None
+    arguments = (torch.ones_like(o), dLSE, q, k, v, o, lse, "lower_right", lengths, 0.5, SMALL, list(needs))
+    torch.library.opcheck(flash_attention_backward, arguments)
+
+
+def loss(q, k, v, causal, lengths, with_lse):
+    o, lse = flash_attention(q * 2, k, v, causal, lengths, 0.3, return_lse=True, config=SMALL)
+    return o.square().sum() + torch.where(lse == -torch.inf, 0.0, lse).sum() * with_lse
+
+
+@pytest.mark.parametrize("needs", ["qkv", "q", "kv"])
+@pytest.mark.parametrize("with_lse", [False, True])
+def test_a_compiled_call_has_the_gradients_of_an_eager_one(needs, with_lse, device):
+    lengths = torch.tensor([0, 33], device=device)
+    some = dict(zip("qkv", draw(2, 4, 2, 17, 33, 16, torch.float16, device), strict=True))
+    leaves = [some[name].requires_grad_() for name in needs]
+    want, got = (
+        torch.autograd.grad(f(*some.values(), "lower_right", lengths, with_lse), leaves) for f in (loss, compiled(loss))
+    )
+    assert all(torch.equal(x, y) for x, y in zip(want, got, strict=True))
+
+
+def test_the_operator_itself_is_differentiable(device):
+    q, k, v = (x.requires_grad_() for x in draw(1, 2, 1, 3, 5, 8, device=device))
+    want = torch.autograd.grad(flash_attention(q, k, v).sum(), (q, k, v))
+    got = torch.autograd.grad(flash_attention_forward(q, k, v)[0].sum(), (q, k, v))
+    assert all(torch.equal(x, y) for x, y in zip(want, got, strict=True))
 
 
 @pytest.mark.parametrize("causal", [False, True, "lower_right"])

@@ -11,7 +11,7 @@ import pytest
 from kernel import hopper_ahead, resources
 from kernel.hopper import TILES
 from kernel.hopper_ahead import SPILLED, VARIANTS
-from kernel.resources import Point, Resources
+from kernel.resources import BACKWARD_KV, BACKWARD_Q, Point, Resources
 from kernel.tiles import TileConfig
 
 from .compiled import ROOT, run_compiled
@@ -38,7 +38,7 @@ def test_the_report_of_a_default(tmp_path):
     done = run_compiled("-m", "kernel.resources", *arguments)
     assert done.returncode == 0, done.stderr
     rows = json.loads(table.read_text())
-    assert {row["path"] for row in rows} == {"portable", "decode", "hopper"}
+    assert {row["path"] for row in rows} == {"portable", "decode", "hopper", BACKWARD_KV, BACKWARD_Q}
     for row in rows:
         assert row["default"]
         assert row["verdict"] == "ok"

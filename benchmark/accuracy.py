@@ -123,7 +123,7 @@ def _of(
 ) -> Iterator[Accuracy]:
     try:
         with provider.around(), warnings.catch_warnings(action="ignore"):
-            got = calls_of(provider, row, inputs).timed()
+            got = calls_of(provider, row, inputs).whole()
             off = [rmse(x, truths[name]) for name, x in zip(truths, got if row.backward else (got,), strict=True)]
     except Exception as problem:  # whatever a provider raises is told
         why = (str(problem) or type(problem).__name__).strip().split("\n")[0][:160]

@@ -18,6 +18,7 @@ import torch
 
 from harness.devices import choose, prepare
 from speed.ncu_csv import ranged
+from speed.passes import calls_of
 from speed.providers import named
 from speed.rows import Inputs, Row, make_inputs
 
@@ -43,8 +44,10 @@ def main() -> None:
 def call_once(name: str, row: Row, inputs: Inputs) -> None:
     """Warm a provider up, and call it once for the profiler."""
     provider = named(name)
-    with provider.around(), warnings.catch_warnings(action="ignore"):
-        call = provider.bind(row, inputs)
+    # A range is of one thread: a backward must be enqueued by this one.
+    here = torch.autograd.set_multithreading_enabled(False)
+    with provider.around(), warnings.catch_warnings(action="ignore"), here:
+        call = calls_of(provider, row, inputs).timed()
         call()
         with profiled(ranged(name, row)) if inputs.q.is_cuda else nullcontext():
             call()

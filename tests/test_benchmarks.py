@@ -9,12 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 CALLS = '[[{"N":40,"d":16,"causal":true},"ours"],[{"N":40,"d":16},"nobody"]]'
+BACKWARD = '[[{"N":40,"d":16,"direction":"backward"},"ours"]]'
 SCRIPTS = {
     "false_alarms.py naive-fp32 kernel-16x16 --cases 8 --jobs 2 --device cpu": "kernel-16x16",
     "where_time_goes.py --cases 20": "the harness's own share",
     "analyze_io.py --d 256 --ncu no-such-ncu --json io.json": "what follows is theory",
     "analyze_io.py --tiles 64x64 128x64": "(98%)",
     f"ncu_target.py {CALLS}": "called ours on Row(N=40",
+    f"ncu_target.py {BACKWARD}": "called ours on Row(N=40",
     "where_to_judge.py --device cpu --most 17": "the device is faster from",
 }
 

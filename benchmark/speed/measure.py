@@ -61,13 +61,18 @@ def admit(
     try:
         with provider.around(), warnings.catch_warnings(action="ignore"):
             calls = calls_of(provider, row, inputs)
-            error = right.error(calls.timed())
-            if not error <= 1:
-                return Outcome(provider.name, "wrong", f"its error is {error:.3g} times what is allowed", error), None
-            peak = clock.peak_bytes(calls.whole)
-            return Outcome(provider.name, error=error, peak_bytes=peak), Bound(calls.timed, provider.around)
+            if not (error := right.error(calls.whole())) <= 1:
+                return _wrong(provider, error), None
+            peak, timed = clock.peak_bytes(calls.whole), calls.timed()
+            if row.backward and not (error := right.error(timed())) <= 1:
+                return _wrong(provider, error), None
+            return Outcome(provider.name, error=error, peak_bytes=peak), Bound(timed, provider.around)
     except Exception as problem:  # whatever a provider raises is its outcome
         return _failed(provider, problem), None
+
+
+def _wrong(provider: Provider, error: float) -> Outcome:
+    return Outcome(provider.name, "wrong", f"its error is {error:.3g} times what is allowed", error)
 
 
 def _failed(provider: Provider, problem: Exception) -> Outcome:

@@ -44,8 +44,8 @@ class Kernel:
 
 
 def ranged(provider: str, row: Row) -> str:
-    """The name of the NVTX range around a provider's call on a row."""
-    words = (f"{name}{value}" for name, value in vars(row).items())
+    """The name of the NVTX range around a provider's call on a row; a forward's is without the pass."""
+    words = (f"{name}{value}" for name, value in vars(row).items() if value != "forward")
     return re.sub(r"\W", "_", "_".join(("flashattest", provider, *words)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,31 +19,30 @@ Gradients = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Calls:
-    """timed: what is held against the truth and timed; O, or the gradients. whole: what the memory is measured of.
+    """whole: a forward, or a forward and its backward, which gives O, or dQ, dK and dV; memory is measured of it.
 
-    They differ for a backward row: `timed` goes back again and again through one forward, and `whole` is a forward and
-    its backward together, since what the forward keeps for the backward is memory that training pays for.
+    timed: makes the call that is timed. Of a backward row that one goes back again and again through one forward, which
+    it keeps; so it is made after the memory is known.
     """
 
-    timed: Callable[[], Any]
     whole: Callable[[], Any]
+    timed: Callable[[], Callable[[], Any]]
 
 
 def calls_of(provider: Provider, row: Row, inputs: Inputs) -> Calls:
-    """The calls of a provider on a row; the errors are those of its `bind` and of its forward."""
+    """The calls of a provider on a row; the errors are those of its `bind`."""
     if not row.backward:
         call = provider.bind(row, inputs)
-        return Calls(call, call)
+        return Calls(call, lambda: call)
     q, k, v = leaves = tuple(x.detach().requires_grad_() for x in (inputs.q, inputs.k, inputs.v))
     forward = provider.bind(row, replace(inputs, q=q, k=k, v=v))
-    return Calls(_again(forward(), leaves, inputs.dO), lambda: _gradients(forward(), leaves, inputs.dO, False))
-
-
-def _again(O: Tensor, leaves: Gradients, dO: Tensor | None) -> Callable[[], Gradients]:
-    if O.grad_fn is None:
-        raise Refused("it has no backward")
-    return lambda: _gradients(O, leaves, dO, True)
+    return Calls(
+        lambda: _gradients(forward(), leaves, inputs.dO, keep=False),
+        lambda: partial(_gradients, forward(), leaves, inputs.dO, keep=True),
+    )
 
 
 def _gradients(O: Tensor, leaves: Gradients, dO: Tensor | None, keep: bool) -> Gradients:
+    if O.grad_fn is None:
+        raise Refused("it has no backward")
     return torch.autograd.grad(O, leaves, dO, retain_graph=keep)

@@ -40,4 +40,4 @@ def _call(task: tuple[str, Row], device: str) -> None:
     with suppress(Exception):
         provider = named(name)
         with provider.around():
-            calls_of(provider, row, make_inputs(row, device)).timed()
+            calls_of(provider, row, make_inputs(row, device)).whole()

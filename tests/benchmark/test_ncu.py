@@ -1,6 +1,7 @@
 """The reader of ncu's CSV, its command, and what the report makes of the kernels."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +9,11 @@ import analyze_io
 from speed.io_report import IoReport, from_json, in_theory, longest, measured, tensor_busy, to_json
 from speed.ncu_command import METRICS, command, kernels, known, profile
 from speed.ncu_csv import ranged, read
+from speed.presets import PRESETS
 from speed.rows import Row
 from speed.traffic import Tile
 
+ROOT = Path(__file__).parents[2]
 ROW = Row(N=4096, d=128, B=4)
 RANGE = "thread Domain:Push/Pop_Range:PL_Type:PL_Value:CLR_Type:Color:Msg_Type:Msg"
 BASE = ("ID", "Process ID", "Process Name", "Host Name", RANGE, "Kernel Name", "Context", "Stream")
@@ -229,3 +232,9 @@ def test_a_kept_csv_is_told_beside_theory(tmp_path, capsys):
 def test_what_cannot_be_analyzed_is_said_in_a_line(wrong, capsys):
     assert analyze_io.main([*wrong, "--ncu", "no-such-ncu"]) == 2
     assert capsys.readouterr().err.startswith("analyze_io: ")
+
+
+def test_the_kept_kernels_are_those_of_calls_that_are_still_named_so():
+    of_each = {kernel.range for kernel in read((ROOT / "benchmark/results/io_ncu.csv").read_text())}
+    assert {ranged("ours", row) for row in PRESETS["io"].rows()} <= of_each
+    assert "backward" in ranged("ours", Row(N=8, d=8, direction="backward"))

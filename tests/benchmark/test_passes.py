@@ -23,7 +23,7 @@ OURS = ("ours", "ours_portable", "ours:config=32x32x4x1")
 
 def gradients(name, row, inputs):
     with named(name).around():
-        return calls_of(named(name), row, inputs).timed()
+        return calls_of(named(name), row, inputs).timed()()
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -119,11 +119,42 @@ def test_the_backward_goes_through_one_forward_and_the_memory_through_both():
         return lambda: forwards.append(1) or call()
 
     calls = calls_of(Provider("counted", "counted", bind), row, make_inputs(row, "cpu"))
-    one, other = calls.timed(), calls.timed()
+    timed = calls.timed()
+    one, other = timed(), timed()
     assert len(forwards) == 1
     assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
     assert all(torch.equal(x, y) for x, y in zip(one, calls.whole(), strict=True))
     assert len(forwards) == 2
+
+
+def test_one_that_is_wrong_the_second_time_is_not_timed():
+    row, times = ROWS[0], []
+
+    class Forgets(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, O):
+            return O.clone()
+
+        @staticmethod
+        def backward(ctx, dO):
+            times.append(1)
+            return dO if len(times) < 3 else torch.zeros_like(dO)
+
+    forgets = Provider("forgets", "forgets", lambda row, inputs: lambda: Forgets.apply(naive(row, inputs)))
+    inputs = make_inputs(row, "cpu")
+    outcome, bound = admit(forgets, row, inputs, gradient_truth(row, inputs), FakeClock())
+    assert (outcome.status, bound, len(times)) == ("wrong", None, 3)
+
+
+class FakeClock(CpuClock):
+    """Calls what it is asked the memory of, as a device's does."""
+
+    def peak_bytes(self, call):
+        call()
+
+
+def naive(row, inputs):
+    return named("naive").bind(row, inputs)()
 
 
 def test_one_without_a_backward_is_refused():

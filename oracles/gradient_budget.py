@@ -173,8 +173,8 @@ class Product:
     """A gradient as a product: factor · errors @ rows for dQ, factor · errorsᵀ @ rows for dK and dV.
 
     errors (B, Hq, Nq, Nk) by name; rows: |K| (B, Hk, Nk, d), |Q| or |dO| (B, Hq, Nq, d). size: |gradient|, and
-    size_heads: the sum of |gradient| of each query head of a group, None where it has one. count: how many terms
-    each element is a sum of. lost: pairs that make nothing of every element that they reach.
+    size_heads: the sum of |gradient| over the query heads of a group. count: how many terms each element is a sum
+    of. lost: pairs that make nothing of every element that they reach.
     """
 
     is_transposed: bool
@@ -182,7 +182,7 @@ class Product:
     rows: Tensor
     factor: float
     size: Tensor
-    size_heads: Tensor | None
+    size_heads: Tensor
     count: Tensor
     lost: Tensor
     rounding: Arithmetic
@@ -198,8 +198,9 @@ class Product:
     def _finished(self, parts: Parts) -> Parts:
         r, has = self.rounding, (self.count.clamp(max=1.0) * (self.factor > 0)).expand_as(self.size)
         parts["underflow"] = self.count * has * (FLUSHED * max(1.0, self.factor))
-        if self.size_heads is not None:
-            parts["group sum"] = r.u_io * (self.size_heads + sum_of(parts))
+        group = self.lost.shape[1] // self.size.shape[1]
+        if self.is_transposed and group > 1:
+            parts["group sum"] = r.u_io * (self.size_heads + sum_of(parts)) + (group * r.tiny_io) * has
         stored = self.size + sum_of(parts)
         parts["store"] = r.u_io * stored + r.tiny_io * has
         if self.lost.any():
@@ -232,14 +233,13 @@ def _products(problem: Problem, truth: Truth, g: Gradients, pairs: PairErrors, k
     terms = by_group.repeat_interleave(problem.group, 1).mT
 
     def transposed(errors: Parts, rows: Tensor, factor: float, of: Tensor, heads: Tensor, lost: Tensor) -> Product:
-        size_heads = over_group(heads.abs(), Hk) if problem.group > 1 else None
-        return Product(True, errors, rows.abs(), factor, of.abs(), size_heads, by_group, lost, r)
+        return Product(True, errors, rows.abs(), factor, of.abs(), over_group(heads.abs(), Hk), by_group, lost, r)
 
     for_dQ = dS | {"accumulation": sum_dS * kernel.steps(keys)}
     for_dK = dS | {"accumulation": sum_dS * kernel.steps(terms)}
     for_dV = P | {"accumulation": sum_P * kernel.steps(terms)}
     return {
-        "dQ": Product(False, for_dQ, g.k.abs(), scale, g.dQ.abs(), None, keys, pairs.lost_dS, r),
+        "dQ": Product(False, for_dQ, g.k.abs(), scale, g.dQ.abs(), g.dQ, keys, pairs.lost_dS, r),
         "dK": transposed(for_dK, g.q, scale, g.dK, g.dK_heads, pairs.lost_dS),
         "dV": transposed(for_dV, g.dO, 1.0, g.dV, g.dV_heads, pairs.lost_P),
     }

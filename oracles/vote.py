@@ -23,11 +23,13 @@ def vote(
     budget: Budget,
     gradients: Gradients | None = None,
     of_gradients: GradientBudget | None = None,
+    tensor: str | None = None,
 ) -> dict[str, Comparison]:
     """Hold the answer of every oracle but the truth's own against the truth, each with a budget for its precision.
 
     budget and of_gradients: the subject's, taken for the oracles that they fit. The comparison is the worst of all
-    tensors. Oracles that cannot answer the problem, or refuse it with NotImplementedError, are left out.
+    tensors, or that of the one named. Oracles that cannot answer the problem, or refuse it with NotImplementedError,
+    are left out, and so are those that say nothing of the tensor.
     """
     votes = {}
     if problem.dO is not None and gradients is None:
@@ -39,7 +41,9 @@ def vote(
             answer = oracle(problem)
         except NotImplementedError:
             continue
-        votes[name] = hold(answer, problem, truth, budget, gradients, of_gradients)
+        found = compared(answer, problem, truth, budget, gradients, of_gradients)
+        if judged := [each for of, each in found.items() if tensor in (None, of)]:
+            votes[name] = max(judged, key=lambda comparison: comparison.ratio)
     return votes
 
 

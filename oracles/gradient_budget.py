@@ -103,11 +103,13 @@ class Kernel:
 class PairErrors:
     """Errors of each pair (B, Hq, Nq, Nk) by name: of P, and of dS before its cast. seen is 1, or 0 where hidden.
 
-    most_P, most_dS: what P and dS may come to. lost_P, lost_dS: pairs of which nothing is promised.
+    delta (B, Hq, Nq, 1): error of δ, which a row's pairs share. most_P, most_dS: what P and dS may come to.
+    lost_P, lost_dS: pairs of which nothing is promised.
     """
 
     P: Parts
     dS: Parts
+    delta: Tensor
     most_P: Tensor
     most_dS: Tensor
     seen: Tensor
@@ -134,7 +136,7 @@ def pair_errors(problem: Problem, truth: Truth, g: Gradients, forward: Budget, k
     most_dS = g.dS.abs() + sum_of(dS)
     lost_rows = (lost_P | (size_dP > FP32_MAX / 4)).any(-1, keepdim=True) | _lost_outputs(truth, forward, kernel)
     lost_dS = (lost_rows | (most_dS * max(1.0, abs(problem.scale)) >= kernel.largest_cast)) & (seen > 0)
-    return PairErrors({"weights": E_P}, dS, P, most_dS, seen, lost_P, lost_dS)
+    return PairErrors({"weights": E_P}, dS, E_delta, P, most_dS, seen, lost_P, lost_dS)
 
 
 def _weight_errors(
@@ -153,13 +155,26 @@ def _delta_errors(
     truth: Truth, g: Gradients, forward: Budget, kernel: Kernel, E_P: Tensor, P: Tensor, E_dP: Tensor
 ) -> Tensor:
     """Error of δ (B, Hq, Nq, 1), which a kernel may take from its stored O or from its own P and dP."""
-    r, size_dO, d = kernel.rounding, g.dO.abs(), g.dO.shape[-1]
-    of_O = (size_dO * forward.O).nan_to_num(0.0, 0.0).sum(-1, keepdim=True)
-    of_O += (size_dO * truth.O.abs()).sum(-1, keepdim=True) * ((min(d - 1, 2 * math.sqrt(d)) + 4) * r.u_dot)
-    size_dP = g.dP.abs()
-    of_P = (E_P * size_dP + P * E_dP).sum(-1, keepdim=True)
-    of_P += (P * size_dP).sum(-1, keepdim=True) * (kernel.steps(truth.visible_keys) * r.u_dot)
+    r, size_dP = kernel.rounding, g.dP.abs()
+    mean_dP = _row_sum(P, size_dP)
+    shared = _row_sum(E_P, (g.dP - g.delta).abs()) + r.u_p * mean_dP
+    shared *= 1 + E_P.sum(-1, keepdim=True)
+    of_O = shared + _row_sum(g.dO.abs(), _own_errors(truth, forward, g.dO.shape[-1], r))
+    of_P = _row_sum(E_P, size_dP) + _row_sum(P, E_dP) + kernel.steps(truth.visible_keys) * r.u_dot * mean_dP
     return torch.maximum(of_O, of_P)
+
+
+def _own_errors(truth: Truth, forward: Budget, d: int, r: Arithmetic) -> Tensor:
+    """Errors of O that its columns do not share, and those of the sum over them that makes δ."""
+    if forward.terms is None:
+        return torch.zeros_like(truth.O)
+    parts = forward.terms.parts_O()
+    own = [part for name, part in parts.items() if name not in ("scores", "cast of P", "fp32 overflow")]
+    return reduce(torch.add, own) + truth.O.abs() * ((min(d - 1, 2 * math.sqrt(d)) + 4) * r.u)
+
+
+def _row_sum(a: Tensor, b: Tensor) -> Tensor:
+    return torch.einsum("bhij,bhij->bhi", a, b.expand_as(a)).unsqueeze(-1)
 
 
 def _lost_outputs(truth: Truth, forward: Budget, kernel: Kernel) -> Tensor:
@@ -174,11 +189,13 @@ class Product:
 
     errors (B, Hq, Nq, Nk) by name; rows: |K| (B, Hk, Nk, d), |Q| or |dO| (B, Hq, Nq, d). size: |gradient|, and
     size_heads: the sum of |gradient| over the query heads of a group. count: how many terms each element is a sum
-    of. lost: pairs that make nothing of every element that they reach.
+    of. lost: pairs that make nothing of every element that they reach. shared: errors of each element, by name, that
+    are none of the pairs' own.
     """
 
     is_transposed: bool
     errors: Parts
+    shared: Parts
     rows: Tensor
     factor: float
     size: Tensor
@@ -189,11 +206,14 @@ class Product:
 
     def total(self) -> Tensor:
         """The budget of each element."""
-        return sum_of(self._finished({"all": self._applied(sum_of(self.errors))}))
+        return sum_of(self._finished({"all": self._applied(sum_of(self.errors))} | self.shared))
 
     def parts(self) -> Parts:
         """The budget of each element by its parts."""
-        return self._finished({name: self._applied(of_pairs) for name, of_pairs in self.errors.items()})
+        parts = {name: self._applied(of_pairs) for name, of_pairs in self.errors.items()}
+        for name, part in self.shared.items():
+            parts[name] = parts[name] + part
+        return self._finished(parts)
 
     def _finished(self, parts: Parts) -> Parts:
         r, has = self.rounding, (self.count.clamp(max=1.0) * (self.factor > 0)).expand_as(self.size)
@@ -233,13 +253,15 @@ def _products(problem: Problem, truth: Truth, g: Gradients, pairs: PairErrors, k
     terms = by_group.repeat_interleave(problem.group, 1).mT
 
     def transposed(errors: Parts, rows: Tensor, factor: float, of: Tensor, heads: Tensor, lost: Tensor) -> Product:
-        return Product(True, errors, rows.abs(), factor, of.abs(), over_group(heads.abs(), Hk), by_group, lost, r)
+        return Product(True, errors, {}, rows.abs(), factor, of.abs(), over_group(heads.abs(), Hk), by_group, lost, r)
 
-    for_dQ = dS | {"accumulation": sum_dS * kernel.steps(keys)}
+    # The error of δ is one for a whole row, so of dQ it moves δ·Σ P K alone.
+    for_dQ = dS | {"delta": pairs.P["weights"] * pairs.delta, "accumulation": sum_dS * kernel.steps(keys)}
+    shared = {"delta": weighted(g.P, g.k).abs_() * pairs.delta * scale}
     for_dK = dS | {"accumulation": sum_dS * kernel.steps(terms)}
     for_dV = P | {"accumulation": sum_P * kernel.steps(terms)}
     return {
-        "dQ": Product(False, for_dQ, g.k.abs(), scale, g.dQ.abs(), g.dQ, keys, pairs.lost_dS, r),
+        "dQ": Product(False, for_dQ, shared, g.k.abs(), scale, g.dQ.abs(), g.dQ, keys, pairs.lost_dS, r),
         "dK": transposed(for_dK, g.q, scale, g.dK, g.dK_heads, pairs.lost_dS),
         "dV": transposed(for_dV, g.dO, 1.0, g.dV, g.dV_heads, pairs.lost_P),
     }

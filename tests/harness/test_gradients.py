@@ -1,7 +1,9 @@
 """A differentiable subject is found, drawn for, run with its backward, and told of in the summary."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -358,3 +360,22 @@ def test_sdpa_is_differentiable(name):
     subject = load(name)
     assert subject.differentiable
     assert [v for v in judge(attempt(subject, CASE, "cpu")) if v.kind != "wrong_gradient"] == []
+
+
+# --- the README's example
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+EXAMPLE = re.search(r"```python\n(.*?)```", README.partition("\n## Gradients\n")[2], re.DOTALL)[1]
+
+
+def example(source):
+    made: dict = {}
+    exec(source, made)
+    tried = attempt(describe(made["attention"]), AttentionCase(operation="forward_backward"), "cpu")
+    return {verdict.tensor for verdict in judge(tried, others=False)}
+
+
+def test_the_example_has_the_fault_that_the_readme_tells_of():
+    assert example(EXAMPLE) == {"dQ", "dK"}
+    dS = "dP = dO.double() @ v.mT; dS = P * (dP - (P * dP).sum(-1, keepdim=True))"
+    assert example(EXAMPLE.replace("dS = P * (dO.double() @ v.mT)", dS)) == set()

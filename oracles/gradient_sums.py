@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from oracles.arithmetic import FLUSHED, Arithmetic
+from oracles.budget import FP32_MAX
 from oracles.heads import gathered, over_group, weighted
 
 SIGMAS = 7.5 / math.sqrt(3)
@@ -91,9 +92,12 @@ class Sum:
             sizes = over_group(self.heads.abs(), Hk)
             parts["group sum"] = r.u_io * (sizes + sum_of(parts)) + (group * r.tiny_io) * has_terms
         parts["store"] = r.u_io * (size + sum_of(parts)) + r.tiny_io * has_terms
-        if self.lost.any():
-            parts["overflow"] = torch.where(self._reached(), math.inf, 0.0)
-        return parts
+        lost = self._reached() | self._overflows(sum_of(parts))
+        return parts | {"overflow": torch.where(lost, math.inf, 0.0)} if lost.any() else parts
+
+    def _overflows(self, errors: Tensor) -> Tensor:
+        """Elements whose absolute terms may sum past fp32's range: their errors are more than 2·u_dot of that sum."""
+        return errors > FP32_MAX * 2 * self.rounding.u_dot * self.factor
 
     def _reached(self) -> Tensor:
         """Elements that a lost pair reaches."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from strategies.case import DTYPES, VARIATIONS, AttentionCase, TensorSpec
+from strategies.case import DTYPES, INPUTS, VARIATIONS, AttentionCase, TensorSpec
 
 Variation = Callable[[AttentionCase], AttentionCase]
 
@@ -69,10 +69,11 @@ def other_lengths(case: AttentionCase) -> AttentionCase:
 
 @variation
 def other_layout(case: AttentionCase) -> AttentionCase:
-    """All tensors contiguous, or all transposed views where they were."""
+    """All tensors contiguous, or all transposed views where q, k and v were."""
     is_dense = {case.q.layout, case.k.layout, case.v.layout} == {"contiguous"}
     name = "bshd" if is_dense else "contiguous"
-    return case.replace(**{t: getattr(case, t).replace(layout=name) for t in "qkv"})
+    roles = (*INPUTS, "dO") if case.has_gradients else INPUTS
+    return case.replace(**{role: getattr(case, role).replace(layout=name) for role in roles})
 
 
 @variation

@@ -179,6 +179,16 @@ def test_fp32_scores_past_its_range_promise_no_gradient():
     assert all(tensor.isinf().all() for tensor in (budget.dQ, budget.dK, budget.dV))
 
 
+def test_sums_past_the_range_of_fp32_promise_nothing_of_what_they_make():
+    problem = build(BACKWARD.replace(geometry=Geometry(Nq=2, Nk=8, d=2)))
+    k = torch.full_like(problem.k, 3e38)
+    k[..., 1] = 1.0
+    budget = budget_of(replace(problem, q=0 * problem.q, k=k, dO=8 * problem.dO))
+    assert budget.dQ.isinf().flatten().tolist() == [True, False] * 2
+    assert budget.dK.isfinite().all()
+    assert budget.dV.isfinite().all()
+
+
 def test_a_scale_of_0_leaves_dQ_and_dK_no_room():
     budget = budget_of(build(SQUARE.replace(features=Features(scale=0.0))))
     assert not budget.dQ.any()

@@ -34,16 +34,18 @@ def narrowed(subject: Subject, operation: str, examiner: Examiner) -> Subject:
 
 def _probed(subject: Subject, examiner: Examiner) -> Subject:
     """The subject with what the first small call says that returns."""
-    why = ["it refuses every small call"]
+    why = "it takes no small call"
     for case in _small_calls(subject):
         found = examiner.examine(Question(case, probes=True))
         if found.verdicts:
             sentence = found.verdicts[0].sentence
-            why.append(f"on tensors that require a gradient, {sentence[0].lower()}{sentence[1:].rstrip('.')}")
+            why = f"on tensors that require a gradient, {sentence[0].lower()}{sentence[1:].rstrip('.')}"
+        elif found.refused is not None:
+            why = f"on tensors that require a gradient, it refuses every small call: {found.refused}"
         elif found.differentiable is not None:
             how = FOUND if found.differentiable else f"{FOUND}: O has no grad_fn"
             return replace(subject, differentiable=found.differentiable, differentiable_by=how)
-    return replace(subject, differentiable=False, differentiable_by=f"{FOUND}: {why[-1]}")
+    return replace(subject, differentiable=False, differentiable_by=f"{FOUND}: {why}")
 
 
 def _small_calls(subject: Subject) -> Iterator[AttentionCase]:

@@ -144,7 +144,7 @@ def refuses_all(q, k, v):
         (toys.raises_in_backward, True, "found"),
         (toys.drops_the_graph, False, "found: O has no grad_fn"),
         (through_numpy, False, "found: on tensors that require a gradient, the call raised RuntimeError: Can't call"),
-        (refuses_all, False, "found: it refuses every small call"),
+        (refuses_all, False, "found: on tensors that require a gradient, it refuses every small call: NotImpl"),
     ],
 )
 def test_a_small_call_finds_out(function, is_so, how):

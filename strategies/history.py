@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from strategies.case import DTYPES, VARIATIONS, AttentionCase, TensorSpec
+from strategies.case import DTYPES, INPUTS, VARIATIONS, AttentionCase, TensorSpec
 
 Variation = Callable[[AttentionCase], AttentionCase]
 
@@ -32,7 +32,10 @@ def _reseeded(spec: TensorSpec) -> TensorSpec:
 @variation
 def other_values(case: AttentionCase) -> AttentionCase:
     """The same problem with other numbers."""
-    return case.replace(q=_reseeded(case.q), k=_reseeded(case.k), v=_reseeded(case.v))
+    other = case.replace(q=_reseeded(case.q), k=_reseeded(case.k), v=_reseeded(case.v))
+    if not case.has_gradients:
+        return other
+    return other.replace(dO=_reseeded(case.dO), dLSE=None if case.dLSE is None else _reseeded(case.dLSE))
 
 
 @variation
@@ -66,10 +69,11 @@ def other_lengths(case: AttentionCase) -> AttentionCase:
 
 @variation
 def other_layout(case: AttentionCase) -> AttentionCase:
-    """All tensors contiguous, or all transposed views where they were."""
+    """All tensors contiguous, or all transposed views where q, k and v were."""
     is_dense = {case.q.layout, case.k.layout, case.v.layout} == {"contiguous"}
     name = "bshd" if is_dense else "contiguous"
-    return case.replace(**{t: getattr(case, t).replace(layout=name) for t in "qkv"})
+    roles = (*INPUTS, "dO") if case.has_gradients else INPUTS
+    return case.replace(**{role: getattr(case, role).replace(layout=name) for role in roles})
 
 
 @variation

@@ -20,6 +20,7 @@ def tiles(figures: Mapping[str, str]) -> Html:
 def of_campaign(account: Account, failures: int) -> dict[str, str]:
     """What is said of a campaign first: how much was tried, how fast, how near the budget it came."""
     worst = max(account.worst.values(), default=0.0)
+    of_gradients = {"worst of gradients": f"{max(account.gradients.values()):.3g}"} if account.gradients else {}
     return {
         "failures": str(failures),
         "cases": f"{account.cases:,}",
@@ -27,7 +28,7 @@ def of_campaign(account: Account, failures: int) -> dict[str, str]:
         "seconds": f"{account.seconds:,.1f}",
         "refused": f"{account.refused:,}",
         "worst error/budget": f"{worst:.3g}",
-    }
+    } | of_gradients
 
 
 def of_corpus(source: Source) -> dict[str, str]:

@@ -37,8 +37,9 @@ class Shown:
 class Account:
     """A campaign's numbers.
 
-    worst: error/budget by dtype. coverage: cases by axis and class. never_hit: classes by axis. spread: cases by axis,
-    class and bin of error/budget (`harness.distribution`). refusals: why, and how often.
+    worst: error/budget by dtype, and gradients: that of dQ, dK and dV, where they were asked for. coverage: cases by
+    axis and class. never_hit: classes by axis. spread: cases by axis, class and bin of error/budget
+    (`harness.distribution`). refusals: why, and how often.
     """
 
     subject: str
@@ -54,6 +55,7 @@ class Account:
     spread: Spread
     refusals: Mapping[str, int]
     versions: Mapping[str, str]
+    gradients: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def of_campaign(path: Path, data: dict[str, Any]) -> Source:
     try:
         found = data.get("format")
         require(found == FORMAT, f"It has the format {found!r}, and this version of Flashattest reads {FORMAT}.")
-        account = Account(**_renamed(fields("A campaign's JSON", data, _ACCOUNT, (), dropped=data)))
+        account = Account(**_renamed(fields("A campaign's JSON", data, _ACCOUNT, {"gradients"}, dropped=data)))
         failures = an_object("A campaign's JSON", data).get("failures")
         return Source(str(path), tuple(_failure(account, each) for each in several(dict)(failures)), account)
     except (ValueError, TypeError, OverflowError) as error:
@@ -56,6 +56,9 @@ _ACCOUNT: dict[str, Read] = {
     "distribution": mapping(mapping(mapping(count))),
     "refusals": mapping(count),
     "versions": mapping(text),
+    "gradients": lambda data: fields(
+        "gradients", data, {"worst": mapping(number)}, (), dropped=an_object("gradients", data)
+    )["worst"],
 }
 
 

@@ -208,6 +208,15 @@ def test_a_campaign_tells_its_spread_coverage_and_failures():
         assert part in told
 
 
+def test_a_campaign_of_an_earlier_version_says_nothing_of_gradients(project):
+    data = fuzz("toy.py:attention", "40")
+    assert "worst of gradients" in text_of(report("out.json")[1])
+    (project / "old.json").write_text(
+        json.dumps({k: v for k, v in data.items() if k not in ("gradients", "operation")})
+    )
+    assert "worst of gradients" not in text_of(report("old.json")[1])
+
+
 def test_a_clean_campaign_says_so():
     fuzz("toy.py:attention", "20")
     told = text_of(report("out.json")[1])

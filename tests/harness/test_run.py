@@ -7,6 +7,8 @@ from harness.run import Refused, call, is_large, is_out_of_memory
 from harness.subject import describe
 from strategies import AttentionCase, Geometry, build
 
+from . import toys
+
 SMALL, LARGE = AttentionCase(Geometry(Nk=2)), AttentionCase(Geometry(Nq=1 << 14, Nk=1 << 14))
 
 
@@ -52,3 +54,22 @@ def test_no_memory_for_a_large_problem_is_a_refusal():
 
 def test_no_memory_for_a_small_problem_is_a_failure():
     assert isinstance(call(describe(runs_out), SMALL, build(SMALL)).raised, MemoryError)
+
+
+def test_a_backward_takes_more_memory_than_its_forward():
+    forward = AttentionCase(Geometry(Nq=1 << 13, Nk=1 << 13))
+    assert is_large(forward.replace(operation="forward_backward"))
+    assert not is_large(forward)
+
+
+def test_no_memory_in_the_backward_is_told_as_in_the_forward(monkeypatch):
+    def fail(gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    case = SMALL.replace(operation="forward_backward")
+    subject = describe(lambda q, k, v: toys.passed(toys.right(q, k, v), fail), "toy")
+    result = call(subject, case, build(case))
+    assert (isinstance(result.raised, torch.OutOfMemoryError), result.in_backward) == (True, True)
+    monkeypatch.setattr("harness.run.LARGE", 1)
+    with pytest.raises(Refused, match="out of memory"):
+        call(subject, case, build(case))

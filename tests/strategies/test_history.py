@@ -31,6 +31,14 @@ def test_a_variation_changes_one_thing(name):
     assert calls_before(CASE.replace(history=(name,))) == (CASE.replace(**CHANGES[name]),)
 
 
+def test_what_comes_back_varies_with_the_values_and_the_layout():
+    features = Features(return_lse=True)
+    case = AttentionCase(features=features, operation="forward_backward", dLSE=TensorSpec(), needs_grad=("q",))
+    values, layout = calls_before(case.replace(history=("other_values", "other_layout")))
+    assert values == case.replace(**{role: TensorSpec(seed=1) for role in ("q", "k", "v", "dO", "dLSE")})
+    assert layout == case.replace(**{role: TensorSpec(layout="bshd") for role in ("q", "k", "v", "dO")})
+
+
 def test_no_history_is_no_call():
     assert calls_before(CASE) == ()
 
@@ -51,7 +59,7 @@ def test_other_layout_of_what_is_not_dense_is_dense():
     assert calls_before(case) == (AttentionCase(),)
 
 
-@given(case=attention_cases(), name=st.sampled_from(sorted(VARIATIONS)))
+@given(case=attention_cases(gradients=True), name=st.sampled_from(sorted(VARIATIONS)))
 def test_every_call_before_a_drawn_case_is_legal(case, name):
     (before,) = calls_before(case.replace(history=(name,)))
     assert before.history == ()

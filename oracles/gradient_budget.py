@@ -158,7 +158,7 @@ def _pair_errors(problem: Problem, truth: Truth, g: Gradients, forward: Budget, 
     most_dS = g.dS.abs() + sum_of(dS)
     lost_rows = (lost_P | (size_dP > FP32_MAX / 4)).any(-1, keepdim=True) | _lost_outputs(truth, forward, kernel)
     lost_dS = (lost_rows | (most_dS * max(1.0, abs(problem.scale)) >= kernel.largest_cast)) & (seen > 0)
-    return PairErrors({"weights": E_P}, dS, delta, P, most_dS, seen, lost_P, lost_dS)
+    return PairErrors({"weights": E_P}, dS, delta.masked_fill(lost_rows, 0.0), P, most_dS, seen, lost_P, lost_dS)
 
 
 def _weight_errors(

@@ -189,6 +189,15 @@ def test_sums_past_the_range_of_fp32_promise_nothing_of_what_they_make():
     assert budget.dV.isfinite().all()
 
 
+def test_an_output_past_the_range_of_fp32_leaves_its_rows_no_delta():
+    problem = build(BACKWARD.replace(geometry=Geometry(Nq=2, Nk=8, d=2)))
+    v = torch.full_like(problem.v, 3e38)
+    budget = budget_of(replace(problem, q=0 * problem.q, v=v, dO=0 * problem.dO))
+    assert budget.dQ.isinf().all()
+    assert budget.dK.isinf().all()
+    assert budget.dV.isfinite().all()
+
+
 def test_a_scale_of_0_leaves_dQ_and_dK_no_room():
     budget = budget_of(build(SQUARE.replace(features=Features(scale=0.0))))
     assert not budget.dQ.any()

@@ -13,8 +13,10 @@ from oracles.arithmetic import FLUSHED, Arithmetic
 from oracles.budget import FP32_MAX
 from oracles.heads import gathered, over_group, weighted
 
-SIGMAS = 7.5 / math.sqrt(3)
-"""7.5 standard deviations of an error that is uniform within ±1."""
+SIGMAS = 7.5
+"""Standard deviations that a sum of errors at random stays within, far beyond any campaign."""
+UNIFORM = 1 / math.sqrt(3)
+"""Standard deviation of an error that is uniform within ±1."""
 Parts = dict[str, Tensor]
 
 
@@ -24,12 +26,11 @@ def sum_of(parts: Parts) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Casts:
-    """What is cast, at most (B, Hq, Nq, Nk), the unit roundoff of the cast, and whether it errs at random."""
+class Roundings:
+    """Errors of pairs (B, Hq, Nq, Nk), most at their worst, and their standard deviation where they err at random."""
 
-    of: Tensor
-    u: float
-    at_random: bool
+    most: Tensor
+    deviation: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Sum:
     """A gradient that is factor · pairs @ rows (dQ), or factor · pairsᵀ @ rows summed over a group (dK and dV).
 
     rows: |K| (B, Hk, Nk, d), or |Q| or |dO| (B, Hq, Nq, d). heads: the gradient before it is summed over a group.
-    errors (B, Hq, Nq, Nk): those of the pairs by name, beside their casts. shared: errors of the gradient's elements
-    by name, that are no sum over pairs. count: how many terms an element has. lost: pairs of which nothing is
-    promised, and so nothing of any element that they reach.
+    errors (B, Hq, Nq, Nk): those of the pairs by name, and roundings those that may err at random. shared: errors of
+    the gradient's elements by name, that are no sum over pairs. count: how many terms an element has. lost: pairs of
+    which nothing is promised, and so nothing of any element that they reach.
     """
 
     gradient: Tensor
@@ -47,7 +48,7 @@ class Sum:
     rows: Tensor
     factor: float
     errors: Parts
-    casts: Casts
+    roundings: dict[str, Roundings]
     shared: Parts
     count: Tensor
     lost: Tensor
@@ -56,25 +57,23 @@ class Sum:
 
     def total(self) -> Tensor:
         """The budget of each element."""
-        errors = sum_of(self.errors)
-        if self.casts.at_random:
-            sums = {"errors": self._over_pairs(errors), "cast": self._cast()}
-        else:
-            sums = {"errors": self._over_pairs(torch.add(errors, self.casts.of, alpha=self.casts.u))}
-        return sum_of(self._stored(sums | self.shared))
+        at_worst = self.errors | {name: of.most for name, of in self.roundings.items() if of.deviation is None}
+        at_random = {name: self._rounded(of) for name, of in self.roundings.items() if of.deviation is not None}
+        return sum_of(self._stored({"at worst": self._over_pairs(sum_of(at_worst))} | at_random | self.shared))
 
     def parts(self) -> Parts:
         """The budget of each element by its parts."""
-        sums = {name: self._over_pairs(of_pairs) for name, of_pairs in self.errors.items()} | {"cast": self._cast()}
+        sums = {name: self._over_pairs(of_pairs) for name, of_pairs in self.errors.items()}
+        sums |= {name: self._rounded(of) for name, of in self.roundings.items()}
         return self._stored(sums | {name: sums[name] + part for name, part in self.shared.items()})
 
-    def _cast(self) -> Tensor:
-        """The casts at their worst or, where they err at random, 7.5 sigma of their sum if that is less."""
-        worst = self._over_pairs(self.casts.of) * self.casts.u
-        if not self.casts.at_random:
+    def _rounded(self, roundings: Roundings) -> Tensor:
+        """Roundings at their worst or, where they err at random, 7.5 sigma of their sum if that is less."""
+        worst = self._over_pairs(roundings.most)
+        if roundings.deviation is None:
             return worst
         squares = replace(self, rows=self.rows.square(), factor=self.factor**2)
-        return torch.minimum(worst, squares._over_pairs(self.casts.of.square()).sqrt_().mul_(SIGMAS * self.casts.u))
+        return torch.minimum(worst, squares._over_pairs(roundings.deviation.square()).sqrt_().mul_(SIGMAS))
 
     def _over_pairs(self, of_pairs: Tensor) -> Tensor:
         of_pairs = of_pairs.masked_fill(self.lost, 0.0)

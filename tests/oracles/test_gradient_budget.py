@@ -96,6 +96,13 @@ def test_fires_on_sums_over_tiles_in_the_low_dtype(dtype):
     assert ratios(problem, Backward(16, cast_sum=lambda acc: acc.to(TORCH[dtype]).float()))["dV"] > 1.5
 
 
+def test_fires_on_sums_of_dK_in_the_low_dtype_where_values_are_independent():
+    problem = build(BACKWARD.replace(geometry=Geometry(Nq=1000, Nk=64, d=64), dtype="bf16"))
+    low = Backward(16, cast_sum=lambda acc: acc.bfloat16().float())
+    assert ratios(problem, Backward(16), independent=True)["dK"] < 0.6
+    assert ratios(problem, low, independent=True)["dK"] > 1.1
+
+
 @EVERY
 @pytest.mark.parametrize("names", [("dQ",), ("dQ", "dK")])
 def test_fires_on_a_scale_that_is_another_or_left_out(dtype, names):
@@ -186,6 +193,15 @@ def test_sums_past_the_range_of_fp32_promise_nothing_of_what_they_make():
     budget = budget_of(replace(problem, q=0 * problem.q, k=k, dO=8 * problem.dO))
     assert budget.dQ.isinf().flatten().tolist() == [True, False] * 2
     assert budget.dK.isfinite().all()
+    assert budget.dV.isfinite().all()
+
+
+def test_an_output_past_the_range_of_fp32_leaves_its_rows_no_delta():
+    problem = build(BACKWARD.replace(geometry=Geometry(Nq=2, Nk=8, d=2)))
+    v = torch.full_like(problem.v, 3e38)
+    budget = budget_of(replace(problem, q=0 * problem.q, v=v, dO=0 * problem.dO))
+    assert budget.dQ.isinf().all()
+    assert budget.dK.isinf().all()
     assert budget.dV.isfinite().all()
 
 

@@ -20,6 +20,8 @@ READS_OUTSIDE = NUMBERS | {"out_of_bounds", "crashed"}
 """How a fault shows that reads beside its tensors: by what it reads, by that a result hangs on it, or a crash."""
 LSE = frozenset({"wrong_lse"})
 """How a fault of LSE alone shows."""
+GRADIENT = frozenset({"wrong_gradient"})
+"""How a fault of the backward pass shows: a gradient that is not finite, missing or of a wrong form counts as wrong."""
 HISTORY = frozenset({"history_dependent", "not_repeatable"})
 """How a fault shows that makes a call's result depend on the calls before it, to the relations about that."""
 
@@ -174,7 +176,7 @@ def _described(attention: Any, declares: dict[str, Any]) -> tuple[str, Callable[
     what = " ".join((attention.__doc__ or "").split())
     if not what:
         raise ValueError(f"{attention.__qualname__} needs a docstring that says what it does.")
-    inherited = getattr(attention, DECLARATION, {"alignments": ALIGNMENTS})
+    inherited = getattr(attention, DECLARATION, {"alignments": ALIGNMENTS, "differentiable": False})
     setattr(attention, DECLARATION, inherited | declares)
     return what, attention if isinstance(attention, type) else lambda: attention
 

@@ -31,5 +31,21 @@ def case(
     return AttentionCase(geometry, dtype, Features(**features), q, k, v, past_end=past_end, history=history)
 
 
+def gradients(
+    *sizes: int,
+    dO: str = "contiguous",
+    dO_values: str = "normal",
+    dLSE: str | None = None,
+    needs: tuple[str, ...] = ("q", "k", "v"),
+    **asked: Any,
+) -> AttentionCase:
+    """A case with a backward pass. dO, dLSE: their layouts; with dLSE, LSE is asked for. The rest is as in `case`."""
+    forward = case(*sizes, **asked, **({} if dLSE is None else {"return_lse": True}))
+    through_lse = None if dLSE is None else TensorSpec(layout=dLSE)
+    return forward.replace(
+        operation="forward_backward", dO=TensorSpec(dO_values, 0, dO), dLSE=through_lse, needs_grad=needs
+    )
+
+
 def _of(names: One, position: int) -> str:
     return names if isinstance(names, str) else names[position]

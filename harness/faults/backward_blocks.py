@@ -297,7 +297,7 @@ class _Attention(torch.autograd.Function):
     """Puts a `Differentiable` on the record."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         attention: Differentiable,
         q: Tensor,
@@ -315,10 +315,11 @@ class _Attention(torch.autograd.Function):
         return O, LSE
 
     @staticmethod
-    def backward(ctx: Any, dO: Tensor | None, dLSE: Tensor | None) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dO: Tensor | None, dLSE: Tensor | None) -> Any:
         """Gradients of q, k and v that are needed."""
         q, k, v, O, LSE, seqlens_k = ctx.saved_tensors
-        saved = Saved(q, k, v, O, LSE, *ctx.asked, seqlens_k, ctx.needs_input_grad[1:4], ctx.kept)
+        causal, scale = ctx.asked
+        saved = Saved(q, k, v, O, LSE, causal, scale, seqlens_k, ctx.needs_input_grad[1:4], ctx.kept)
         found = ctx.attention.backward(saved, torch.zeros_like(O) if dO is None else dO, dLSE)
         return None, *found, None, None, None
 

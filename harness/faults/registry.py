@@ -133,8 +133,9 @@ def edit(
 
     replace: pairs (text that stands once in the file, text in its place). slack: the fault reads past its tensors,
     which are then copied to where that much memory is there to be read, all NaN; that counts as a detection too.
+    A fault whose witness has no backward is asked for none: a forward pass alone costs a third.
     """
-    make = _planted(id, file, replace, slack)
+    make = _planted(id, file, replace, slack, differentiable=witness.operation == "forward_backward")
     kinds = expects | READS_OUTSIDE if slack else expects
     _add(FAULTS, Fault(id, what, make, group, source, "kernel", kinds, witness, relation))
 
@@ -168,7 +169,8 @@ def equivalent_edit(
     id: str, what: str, replace: Sequence[tuple[str, str]], *, proof: str, file: str = "flash_attn_triton.py"
 ) -> None:
     """Register an edit of our kernel's source that no legal input shows, with the proof."""
-    _add(EQUIVALENTS, Equivalent(id, what, _planted(id, file, replace, slack=False), proof))
+    make = _planted(id, file, replace, slack=False, differentiable=False)
+    _add(EQUIVALENTS, Equivalent(id, what, make, proof))
 
 
 def _described(attention: Any, declares: dict[str, Any]) -> tuple[str, Callable[[], Attention]]:
@@ -181,11 +183,15 @@ def _described(attention: Any, declares: dict[str, Any]) -> tuple[str, Callable[
     return what, attention if isinstance(attention, type) else lambda: attention
 
 
-def _planted(id: str, file: str, replace: Sequence[tuple[str, str]], slack: bool) -> Callable[[], Attention]:
+def _planted(
+    id: str, file: str, replace: Sequence[tuple[str, str]], slack: bool, differentiable: bool
+) -> Callable[[], Attention]:
     edits = [Edit(file, old, new) for old, new in replace]
 
     def make() -> Attention:
         attention = plant(id, edits)
+        if not differentiable:
+            setattr(attention, DECLARATION, {**getattr(attention, DECLARATION), "differentiable": False})
         return with_slack(attention) if slack else attention
 
     return make

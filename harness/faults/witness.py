@@ -32,15 +32,18 @@ def case(
 
 
 def gradients(
-    *sizes: int,
+    Nq: int = 4,
+    Nk: int = 4,
+    d: int = 16,
+    *,
     dO: str = "contiguous",
     dO_values: str = "normal",
     dLSE: str | None = None,
     needs: tuple[str, ...] = ("q", "k", "v"),
     **asked: Any,
 ) -> AttentionCase:
-    """A case with a backward pass. dO, dLSE: their layouts; with dLSE, LSE is asked for. The rest is as in `case`."""
-    forward = case(*sizes, **asked, **({} if dLSE is None else {"return_lse": True}))
+    """A case with a backward. dO, dLSE: their layouts; with dLSE, LSE is asked for. The rest is as in `case`."""
+    forward = case(Nq, Nk, d, return_lse=dLSE is not None, **asked)
     through_lse = None if dLSE is None else TensorSpec(layout=dLSE)
     return forward.replace(
         operation="forward_backward", dO=TensorSpec(dO_values, 0, dO), dLSE=through_lse, needs_grad=needs

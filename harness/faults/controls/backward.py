@@ -68,10 +68,10 @@ class ReverseOrder(Differentiable):
     """dQ, dK and dV are summed from the last tile to the first, as atomics may."""
 
     def tiles_of_row(self, back: Back, rows: slice) -> Iterator[slice]:
-        return reversed(list(super().tiles_of_row(back, rows)))
+        yield from reversed(list(super().tiles_of_row(back, rows)))
 
     def rows_of_tile(self, back: Back, keys: slice) -> Iterator[slice]:
-        return reversed(list(super().rows_of_tile(back, keys)))
+        yield from reversed(list(super().rows_of_tile(back, keys)))
 
 
 @control("backward-early-exit")

@@ -54,7 +54,7 @@ def _sdpa(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, causal: bool, sc
     return attention_by(backend)(q, k, v, causal, scale)  # type: ignore[no-any-return]
 
 
-@control("sdpa-math", alignments=("upper_left",))
+@control("sdpa-math", alignments=("upper_left",), differentiable=True)
 def sdpa_math(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
     """torch SDPA, math backend; the scale's sign goes into q, since it takes square roots of it."""
     scale = q.shape[3] ** -0.5 if scale is None else scale
@@ -63,7 +63,10 @@ def sdpa_math(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: floa
 
 @control("sdpa-flash", alignments=("upper_left",))
 def sdpa_flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
-    """torch SDPA, flash backend, for positive scales: it scales after it has masked."""
+    """torch SDPA, flash backend, for positive scales: it scales after it has masked.
+
+    Forward alone: on the CPU its backward sums dV over blocks in the inputs' dtype, twice the budget in fp16.
+    """
     if scale is not None and scale <= 0:
         raise NotImplementedError("the scale must be positive")
     # contiguous() keeps the odd strides of dimensions of size 1, which the backend does not take.

@@ -115,7 +115,7 @@ class DefaultScale(Differentiable):
     """dQ has the default scale, whatever scale was asked for."""
 
     def scaled_dq(self, dQ: Tensor, task: Task) -> Tensor:
-        return dQ * dQ.shape[3] ** -0.5
+        return dQ * float(dQ.shape[3] ** -0.5)
 
 
 @fault(

@@ -7,7 +7,6 @@ it alone, so a plan kept under the call's values cannot be out of date.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +16,11 @@ MAX_HEAD_DIM = 256
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ALIGNMENTS = ("upper_left", "lower_right")
 _SEQLEN_DTYPES = (torch.int32, torch.int64)
-_NO_BACKWARD = "{} requires grad but the kernel has no backward: detach it or call under torch.no_grad()"
 _LARGEST_FP32 = torch.finfo(torch.float32).max
 
 
 class Operand(NamedTuple):
-    """What a call says about one of q, k and v; `tracked`: it requires grad and grad mode is on."""
+    """What a call says about one of its tensors."""
 
     shape: torch.Size
     strides: tuple[int, ...]
@@ -30,7 +28,6 @@ class Operand(NamedTuple):
     device: torch.device
     layout: torch.layout
     aligned: bool
-    tracked: bool
 
 
 class Lengths(NamedTuple):
@@ -109,12 +106,11 @@ def as_values(
 
     TypeError or ValueError in one sentence where q, k, v or seqlens_k is no strided tensor.
     """
-    graded = torch.is_grad_enabled()
     try:
         return (
-            (q.shape, q.stride(), q.dtype, q.device, q.layout, q.data_ptr() % 16 == 0, graded and q.requires_grad),
-            (k.shape, k.stride(), k.dtype, k.device, k.layout, k.data_ptr() % 16 == 0, graded and k.requires_grad),
-            (v.shape, v.stride(), v.dtype, v.device, v.layout, v.data_ptr() % 16 == 0, graded and v.requires_grad),
+            (q.shape, q.stride(), q.dtype, q.device, q.layout, q.data_ptr() % 16 == 0),
+            (k.shape, k.stride(), k.dtype, k.device, k.layout, k.data_ptr() % 16 == 0),
+            (v.shape, v.stride(), v.dtype, v.device, v.layout, v.data_ptr() % 16 == 0),
             None if seqlens_k is None else (seqlens_k.shape, seqlens_k.stride(), seqlens_k.dtype, seqlens_k.device),
             causal, causal.__class__, scale, scale.__class__, config,
         )  # fmt: skip
@@ -201,15 +197,6 @@ def _check_operands(call: Call) -> None:
             raise TypeError(f"{name} must have q's dtype {_short(q.dtype)}, got {_short(x.dtype)}")
         if x.device != q.device:
             raise ValueError(f"{name} must be on q's device {q.device}, got {x.device}")
-        if x.tracked:
-            raise ValueError(_NO_BACKWARD.format(name))
-
-
-def check_no_grad(tensors: Mapping[str, torch.Tensor]) -> None:
-    """ValueError for a tensor, given by its name, that requires grad in grad mode."""
-    for name, x in tensors.items():
-        if x.requires_grad and torch.is_grad_enabled():
-            raise ValueError(_NO_BACKWARD.format(name))
 
 
 def _check_shapes(call: Call) -> None:

@@ -50,6 +50,22 @@ TABLE = (
     Row(90, "fp32", 128, None, "32x32x8x1",  COMPILED),
     Row(90, "fp32", 256, None, "16x32x8x1",  COMPILED),
 )
+
+# The backward's: the tile of dK and dV, and that of dQ.
+BACKWARD_TABLE = (
+    Row(80, "half",  64, None, "64x64x4x2+64x64x4x2",  COMPILED),
+    Row(80, "half", 128, None, "64x64x8x1+64x64x8x1",  COMPILED),
+    Row(80, "half", 256, None, "32x64x8x1+64x32x8x1",  COMPILED),
+    Row(80, "fp32",  64, None, "32x32x8x1+32x32x8x1",  COMPILED),
+    Row(80, "fp32", 128, None, "16x16x8x1+16x16x8x1",  COMPILED),
+    Row(80, "fp32", 256, None, "16x16x8x1+16x16x8x1",  COMPILED),
+    Row(90, "half",  64, None, "64x128x8x2+128x128x8x2", COMPILED),
+    Row(90, "half", 128, None, "64x128x8x2+128x64x8x2", COMPILED),
+    Row(90, "half", 256, None, "64x64x8x1+64x64x8x1", COMPILED),
+    Row(90, "fp32",  64, None, "32x32x8x1+32x32x8x1",  COMPILED),
+    Row(90, "fp32", 128, None, "16x16x8x1+16x16x8x1",  COMPILED),
+    Row(90, "fp32", 256, None, "16x16x8x1+16x16x8x1",  COMPILED),
+)
 # fmt: on
 
 
@@ -60,7 +76,16 @@ def default_tile(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> T
 
 def default_row(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> Row:
     """The row of `TABLE` that holds: of the newest architecture, then of the smallest head dim."""
-    newest = max(row.arch for row in TABLE if row.arch <= max(like(arch), min(TABLE).arch))
+    return _row_of(TABLE, BLOCK_D, dtype, arch, causal)
+
+
+def default_backward(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> Row:
+    """The row of `BACKWARD_TABLE` that holds."""
+    return _row_of(BACKWARD_TABLE, BLOCK_D, dtype, arch, causal)
+
+
+def _row_of(table: tuple[Row, ...], BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> Row:
+    newest = max(row.arch for row in table if row.arch <= max(like(arch), min(table).arch))
     kind = "fp32" if dtype == torch.float32 else "half"
-    rows = [row for row in TABLE if row.arch == newest and row.dtype == kind and row.causal in (None, causal)]
+    rows = [row for row in table if row.arch == newest and row.dtype == kind and row.causal in (None, causal)]
     return min((row for row in rows if row.d >= BLOCK_D), key=lambda row: row.d)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of, check_no_grad
+from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of
+from .autograd import FlashAttention, is_differentiated
 from .flash_attn_triton import INTERPRETED
 from .forward import flash_attn_forward
 from .ops import flash_attention_forward
@@ -21,7 +22,7 @@ def flash_attention(
     return_lse: bool = False,
     config: TileConfig | str | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-    """softmax(scale * q k^T) v without the Nq x Nk matrix in memory; forward only.
+    """softmax(scale * q k^T) v without the Nq x Nk matrix in memory, differentiable in q, k and v.
 
     Args:
         q: (B, Hq, Nq, d) in fp16, bf16 or fp32, any strides, d from 1 to 256.
@@ -51,6 +52,8 @@ def flash_attention(
     """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         o, lse = _traced(q, k, v, causal, seqlens_k, scale, config)
+    elif is_differentiated(q, k, v):
+        o, lse = FlashAttention.apply(q, k, v, causal, seqlens_k, scale, config)
     else:
         o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
     return (o, lse) if return_lse else o
@@ -66,7 +69,6 @@ def _traced(
     config: TileConfig | str | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The forward pass as one operator, for what records calls: a compiler, fake tensors, a counter of FLOPs."""
-    check_no_grad({"q": q, "k": k, "v": v})
     config = str(config) if isinstance(config, TileConfig) else config
     return flash_attention_forward(q, k, v, alignment_of(causal), seqlens_k, scale, config)
 

@@ -60,7 +60,7 @@ def plan_of(values: tuple[Any, ...]) -> Plan:
 
 def planned(problem: Problem, config: TileConfig | str | None) -> Plan:
     """The plan of a problem; TypeError, ValueError and NotImplementedError are those of `choose`."""
-    if isinstance(config, str) and config == AUTOTUNE:
+    if isinstance(config, str) and forward_half(config) == AUTOTUNE:
         _check_device(problem.device)
         plan = functools.partial(tuned_plan, problem, [path for path in PATHS if path.refusal(problem) is None])
     else:
@@ -101,6 +101,7 @@ def parse_config(config: TileConfig | str | None) -> tuple[Path | None, str | No
 
     A bare tile, as "64x64x4x3" or a `TileConfig`, is one of the portable path.
     """
+    config = forward_half(config)
     if config is None:
         return None, None
     if isinstance(config, TileConfig):
@@ -113,6 +114,13 @@ def parse_config(config: TileConfig | str | None) -> tuple[Path | None, str | No
             return path, tile or None
     TileConfig.parse(config)
     return PORTABLE, config
+
+
+def forward_half(config: TileConfig | str | None) -> TileConfig | str | None:
+    """What a config says of the forward pass: all of it, or what stands before the slash."""
+    if isinstance(config, str) and "/" in config:
+        return config.partition("/")[0] or None
+    return config
 
 
 def _check_device(device: torch.device) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .arguments import Problem
+from .backward_arguments import BackwardProblem
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,9 @@ class Plan:
     (B, Hq, Nq), fp32) and seqlens_k or None, of a call with the plan's values, and fills O and LSE on the device's
     current stream. It allocates by torch alone and never waits for the device, so that a CUDA graph can record it. It
     keeps no tensor, and nothing that depends on one's address but for its alignment to 16 bytes.
+
+    The launch of a backward plan takes q, k, v, O (any layout), LSE (contiguous), dO (any layout), dLSE (any layout) or
+    None, seqlens_k or None, and dQ, dK and dV, contiguous, to be filled, or None for each that is not needed.
     """
 
     path: str
@@ -48,5 +52,29 @@ class Path(Protocol):
         """The plan of a problem that is not refused and has a query row, at a tile or, with None, the shipped default.
 
         ValueError for a tile that cannot be read, NotImplementedError for one that cannot run here.
+        """
+        ...
+
+
+class BackwardPath(Protocol):
+    """One implementation of the backward pass; `BACKWARD_PATHS` in `backward_paths.py` lists them, the best one first.
+
+    name: what the second half of `config=` calls it. The methods promise what those of `Path` do.
+    """
+
+    name: str
+
+    def refusal(self, problem: BackwardProblem) -> str | None:
+        """Why the path does not take the problem, as a clause, or None."""
+        ...
+
+    def configs(self, problem: BackwardProblem) -> tuple[str, ...]:
+        """The tiles that autotuning tries, the shipped default among them."""
+        ...
+
+    def plan(self, problem: BackwardProblem, config: str | None = None) -> Plan:
+        """The plan of a problem that is not refused, at a tile or, with None, the shipped default.
+
+        It must also fill what is needed where there are no rows, no keys or no heads.
         """
         ...

@@ -1,0 +1,67 @@
+"""Which path takes a backward call, and the plan that it makes; the forward pass's are in `paths.py`.
+
+`config` says both: "FORWARD/BACKWARD", of which either half may be left out with the slash in front of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from .backward_arguments import BackwardProblem, check_backward
+from .paths import AUTOTUNE, MOST_PLANS, PORTABLE, _check_device, _log_refusal, parse_config
+from .plan import BackwardPath, Plan
+from .portable_backward import PortableBackward
+from .tiles import TileConfig
+
+PORTABLE_BACKWARD = PortableBackward()
+BACKWARD_PATHS: tuple[BackwardPath, ...] = (PORTABLE_BACKWARD,)
+"""What the backward pass chooses from, the best first; the last one refuses nothing."""
+
+
+@functools.lru_cache(MOST_PLANS)
+def backward_plan_of(values: tuple[Any, ...]) -> Plan:
+    """The plan of a backward call's values, as `as_backward_values` gives them; a function of them alone."""
+    problem = check_backward(values)
+    _check_device(problem.forward.device)
+    path, tile = choose_backward(problem, values[0][-1])
+    return path.plan(problem, tile)
+
+
+def choose_backward(problem: BackwardProblem, config: TileConfig | str | None) -> tuple[BackwardPath, str | None]:
+    """The path of a backward problem and its tile, None for the path's own default.
+
+    TypeError or ValueError for a config that cannot be read, NotImplementedError for a path that refuses the problem.
+    """
+    named, tile = parse_backward(config)
+    if named is not None:
+        reason = named.refusal(problem)
+        if reason is not None:
+            raise NotImplementedError(f"config {str(config)!r} does not take this call's backward: {reason}")
+        return named, tile
+    forward, forward_tile = (None, None) if config == AUTOTUNE else parse_config(config)
+    if forward is PORTABLE:
+        return PORTABLE_BACKWARD, forward_tile and PORTABLE_BACKWARD.like(problem, TileConfig.parse(forward_tile))
+    return first_to_take(problem), None
+
+
+def parse_backward(config: TileConfig | str | None) -> tuple[BackwardPath | None, str | None]:
+    """The path that the second half of a config names and its tile, None for either where it leaves it open."""
+    if not isinstance(config, str) or "/" not in config:
+        return None, None
+    half = config.partition("/")[2]
+    name, _, tile = half.partition(":")
+    for path in BACKWARD_PATHS:
+        if path.name == name:
+            return path, tile or None
+    return PORTABLE_BACKWARD, half
+
+
+def first_to_take(problem: BackwardProblem) -> BackwardPath:
+    """The first path that does not refuse the problem; each reason of the others is logged once, at INFO."""
+    for path in BACKWARD_PATHS:
+        reason = path.refusal(problem)
+        if reason is None:
+            return path
+        _log_refusal(f"{path.name} backward", reason)
+    raise AssertionError("the portable path refuses nothing")

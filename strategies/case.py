@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from strategies.layouts import LAYOUTS
+from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.spec import Spec, require, require_int
 from strategies.values import FAMILIES
 
@@ -19,7 +19,18 @@ Causal = Literal[False, True, "lower_right"]
 DTYPES = ("fp32", "fp16", "bf16")
 CAUSAL_KINDS: tuple[Causal, ...] = (False, True, "lower_right")
 PAST_END = ("values", "nan", "inf", "huge")
-OPERATIONS = ("forward",)
+OPERATIONS = ("forward", "forward_backward")
+INPUTS = ("q", "k", "v")
+NEEDS: tuple[tuple[str, ...], ...] = (
+    INPUTS,
+    ("q",),
+    ("k",),
+    ("v",),
+    ("q", "k"),
+    ("q", "v"),
+    ("k", "v"),
+)
+"""What `needs_grad` may be: all inputs, or some of them in their order."""
 
 VARIATIONS: dict[str, Callable[[AttentionCase], AttentionCase]] = {}
 """Calls that may come before a case, by name: `strategies.history` fills it."""
@@ -103,7 +114,7 @@ class TensorSpec(Spec):
 
     def __post_init__(self) -> None:
         require_known("value family", self.values, FAMILIES)
-        require_known("layout", self.layout, LAYOUTS)
+        require_known("layout", self.layout, GRADIENT_LAYOUTS)
         require_int("seed", self.seed, 0, MAX_SEED)
 
 
@@ -113,6 +124,8 @@ class AttentionCase(Spec):
 
     past_end: what stands in K and V at and past `seqlens_k`: the family's "values", or "nan", "inf", "huge".
     history: calls made before this one in the same process, each a variation of this case by name, oldest first.
+    Of operation "forward_backward" alone: dO and dLSE, the gradients that come back through O and LSE (dLSE None:
+    none comes, as where LSE is not asked for), and needs_grad, the inputs that want a gradient of their own.
     """
 
     geometry: Geometry = field(default_factory=Geometry)
@@ -124,6 +137,9 @@ class AttentionCase(Spec):
     past_end: str = "values"
     operation: str = "forward"
     history: tuple[str, ...] = ()
+    dO: TensorSpec = field(default_factory=TensorSpec)
+    dLSE: TensorSpec | None = None
+    needs_grad: tuple[str, ...] = INPUTS
 
     def __post_init__(self) -> None:
         require_known("dtype", self.dtype, DTYPES)
@@ -136,6 +152,8 @@ class AttentionCase(Spec):
         for variation in self.history:
             require_known("variation", variation, VARIATIONS)
         self._check_lengths()
+        self._check_layouts()
+        self._check_gradients()
 
     def _check_lengths(self) -> None:
         lengths = self.features.seqlens_k
@@ -146,6 +164,24 @@ class AttentionCase(Spec):
         require(len(lengths) == B, f"seqlens_k must hold one length for each of {B} batch entries, not {len(lengths)}.")
         for length in lengths:
             require_int("seqlens_k", length, 0, self.geometry.Nk)
+
+    def _check_layouts(self) -> None:
+        for role in INPUTS:
+            require_known(f"layout of {role}", getattr(self, role).layout, LAYOUTS)
+
+    def _check_gradients(self) -> None:
+        choices = ", ".join(map(repr, NEEDS))
+        require(self.needs_grad in NEEDS, f"needs_grad must be one of {choices}, not {self.needs_grad!r}.")
+        if not self.has_gradients:
+            bare = (self.dO, self.dLSE, self.needs_grad) == (TensorSpec(), None, INPUTS)
+            require(bare, "dO, dLSE and needs_grad belong to operation 'forward_backward', not to 'forward'.")
+        has_lse = self.features.return_lse
+        require(self.dLSE is None or has_lse, "dLSE needs return_lse=True: without it no gradient comes through LSE.")
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether gradients are asked for beside the outputs."""
+        return self.operation == "forward_backward"
 
     @property
     def scale(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from operator import itemgetter
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from hypothesis import strategies as st
 
@@ -17,6 +17,8 @@ from strategies.case import (
     CAUSAL_KINDS,
     DTYPES,
     MAX_SEED,
+    NEEDS,
+    OPERATIONS,
     PAST_END,
     VARIATIONS,
     AttentionCase,
@@ -26,7 +28,7 @@ from strategies.case import (
     TensorSpec,
     require_known,
 )
-from strategies.layouts import LAYOUTS
+from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.spec import require
 from strategies.values import FAMILIES
 
@@ -66,6 +68,15 @@ TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
     None,
 )
 """Value families of (q, k, v) that mean something together; None draws each by itself."""
+GRADIENT_VALUES = (
+    *("normal",) * 10,
+    *("small_integers", "constant", "one_hot", "outliers") * 2,
+    *("levels", "tiny", "large", "positive"),
+)
+"""Value families of dO and dLSE, each as often as it is named."""
+ALL_OR_SOME = NEEDS[:1] * 9 + NEEDS[1:]
+COST_OF_GRADIENTS = 3
+"""A backward pass takes about as long as two forward passes more."""
 
 
 def attention_cases(
@@ -83,16 +94,19 @@ def attention_cases(
     max_length: int = 4096,
     max_work: int = 1 << 17,
     history: bool = True,
+    gradients: bool | Literal["only"] = False,
 ) -> st.SearchStrategy[AttentionCase]:
     """Draw attention problems; each argument narrows what is drawn.
 
     dtypes, causal, configs, head_dims, layouts, families: what may be drawn (causal also takes a single kind).
     seqlens_k, scale, return_lse, gqa, history: False leaves the feature out, True draws with and without it.
-    max_length bounds Nq and Nk, max_work bounds B·Hq·Nq·Nk. Example: `@given(case=attention_cases(causal=True))`.
+    max_length bounds Nq and Nk, max_work bounds B·Hq·Nq·Nk (a third of it where gradients are asked for).
+    gradients: True asks for them in half of the cases, "only" in all. Layouts that q, k and v may not have are for
+    dO and dLSE alone. Example: `@given(case=attention_cases(causal=True))`.
     """
     for what, names, known in (
         ("dtype", dtypes, DTYPES),
-        ("layout", layouts or (), LAYOUTS),
+        ("layout", layouts or (), GRADIENT_LAYOUTS),
         ("value family", families or (), FAMILIES),
     ):
         for name in names:
@@ -101,15 +115,19 @@ def attention_cases(
     require(bool(dtypes), "dtypes must name one dtype at least.")
     require(bool(dims) and dims[0] >= 1, "head_dims must hold one positive number at least.")
     require(max_length >= 1 and max_work >= 1, "max_length and max_work must be 1 or more.")
+    require(gradients in (False, True, "only"), f"gradients must be False, True or 'only', not {gradients!r}.")
+    for_inputs = layouts is None or any(name in LAYOUTS for name in layouts)
+    require(for_inputs, "layouts must name one for q, k and v at least.")
     kinds = (causal,) if isinstance(causal, bool | str) else tuple(causal)
-    geometries = _geometries(dims, gqa, max_length, max_work)
+    operations = OPERATIONS if gradients is True else OPERATIONS[-1:] if gradients else OPERATIONS[:1]
+    work = {"forward": max_work, "forward_backward": max(1, max_work // COST_OF_GRADIENTS)}
     return _cases(
-        geometries,
+        {name: _geometries(dims, gqa, max_length, work[name]) for name in operations},
         tuple(name for name in DTYPES if name in dtypes),
         tuple(kind for kind in CAUSAL_KINDS if kind in kinds),
         (seqlens_k, scale, return_lse, history),
         tuple(configs),
-        tuple(LAYOUTS) if layouts is None else tuple(layouts),
+        tuple(GRADIENT_LAYOUTS) if layouts is None else tuple(layouts),
         tuple(FAMILIES) if families is None else tuple(families),
     )
 
@@ -118,6 +136,7 @@ def attention_cases(
 def _cases(draw, geometries, dtypes, kinds, drawn, configs, layouts, families):  # type: ignore[no-untyped-def]
     """What a draw asks for never hangs on what another gave, but for the lengths at the end: so draws shrink alone."""
     with_lengths, with_scale, with_lse, with_history = drawn
+    operation = draw(_any_of(tuple(geometries), "operation")) if len(geometries) > 1 else next(iter(geometries))
     dtype = draw(_any_of(dtypes, "dtype"))
     causal = draw(_any_of(kinds, "causal"))
     scale = draw(_any_of(SCALES)) if with_scale else None
@@ -126,12 +145,25 @@ def _cases(draw, geometries, dtypes, kinds, drawn, configs, layouts, families): 
     q, k, v = draw(_tensor_specs(layouts, families))
     history = draw(_any_of(_histories())) if with_history else ()
     past_end = draw(_any_of(PAST_END)) if with_lengths else "values"
-    geometry = draw(geometries)
+    geometry = draw(geometries[operation])
     has_lengths = with_lengths and draw(_any_of((False, True), "seqlens_k"))
     lengths = draw(_seqlens_k(geometry.B, geometry.Nk)) if has_lengths else None
     features = Features(causal, scale, lengths, return_lse, config)
     past_end = past_end if lengths else "values"
-    return AttentionCase(geometry, dtype, features, q, k, v, past_end=past_end, history=history)
+    case = AttentionCase(geometry, dtype, features, q, k, v, past_end=past_end, history=history)
+    return case if operation == "forward" else draw(_with_gradients(case, layouts, families))
+
+
+@st.composite
+def _with_gradients(draw, case, layouts, families):  # type: ignore[no-untyped-def]
+    """The case with what comes back through O and LSE; dLSE is drawn in any case, so that draws shrink alone."""
+    values = tuple(name for name in GRADIENT_VALUES if name in families) or families
+    dO, dLSE = (
+        TensorSpec(draw(_any_of(values, role)), case.q.seed, draw(_any_of(layouts, role))) for role in ("dO", "dLSE")
+    )
+    has_dLSE = draw(_any_of((False, True), "has_dLSE")) and case.features.return_lse
+    needs_grad = draw(_any_of(ALL_OR_SOME, "needs_grad"))
+    return case.replace(operation="forward_backward", dO=dO, dLSE=dLSE if has_dLSE else None, needs_grad=needs_grad)
 
 
 @st.composite
@@ -165,6 +197,7 @@ def _seqlens_k(draw, B, Nk):  # type: ignore[no-untyped-def]
 @st.composite
 def _tensor_specs(draw, layouts, families):  # type: ignore[no-untyped-def]
     seed = draw(_seeds())
+    layouts = tuple(name for name in layouts if name in LAYOUTS)
     together = draw(_any_of(tuple(t for t in TOGETHER if t is None or set(t) <= set(families))))
     alone = [draw(_any_of(families, role)) for role in "qkv"]
     how = draw(_any_of(("first", "own", "shared")))

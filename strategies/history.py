@@ -32,7 +32,10 @@ def _reseeded(spec: TensorSpec) -> TensorSpec:
 @variation
 def other_values(case: AttentionCase) -> AttentionCase:
     """The same problem with other numbers."""
-    return case.replace(q=_reseeded(case.q), k=_reseeded(case.k), v=_reseeded(case.v))
+    other = case.replace(q=_reseeded(case.q), k=_reseeded(case.k), v=_reseeded(case.v))
+    if not case.has_gradients:
+        return other
+    return other.replace(dO=_reseeded(case.dO), dLSE=None if case.dLSE is None else _reseeded(case.dLSE))
 
 
 @variation

@@ -22,6 +22,7 @@ class Placement:
 
 Layout = Callable[[Shape], Placement]
 LAYOUTS: dict[str, Layout] = {}
+"""How q, k and v may lie."""
 
 
 def layout(function: Layout) -> Layout:
@@ -101,3 +102,12 @@ def expanded_rows(shape: Shape) -> Placement:
     """One row expanded over N with stride 0."""
     _, H, _, d = (max(1, size) for size in shape)
     return Placement((H * d, d, 0, 1))
+
+
+def expanded_all(shape: Shape) -> Placement:
+    """One number expanded over every dimension with stride 0: the gradient that `O.sum().backward()` hands over."""
+    return Placement((0, 0, 0, 0))
+
+
+GRADIENT_LAYOUTS: dict[str, Layout] = LAYOUTS | {"expanded_all": expanded_all}
+"""How dO and dLSE may lie."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self, get_type_hints
+from typing import Any, Self, get_args, get_type_hints
 
 
 class Spec:
@@ -58,8 +58,9 @@ def _plain(value: object) -> object:
 
 
 def _read(hint: Any, value: object) -> object:
-    if isinstance(hint, type) and issubclass(hint, Spec):
-        return hint.from_json(value)
+    for kind in get_args(hint) or (hint,):
+        if value is not None and isinstance(kind, type) and issubclass(kind, Spec):
+            return kind.from_json(value)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from strategies.case import AttentionCase, Causal, TensorSpec
-from strategies.layouts import LAYOUTS, Placement, Shape
+from strategies.layouts import GRADIENT_LAYOUTS, Placement, Shape
 from strategies.values import FAMILIES, Role, Stream
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -24,6 +24,8 @@ class Problem:
     """The tensors of a case with what is asked of them: all that an oracle needs.
 
     q (B, Hq, Nq, d), k and v (B, Hk, Nk, d) of one dtype; seqlens_k int32 (B,) or None. Scores are scale * q @ k^T.
+    Where gradients are asked for: dO (B, Hq, Nq, d) of that dtype, dLSE fp32 (B, Hq, Nq) or None, and the names of
+    the inputs that need one.
     """
 
     q: Tensor
@@ -32,6 +34,15 @@ class Problem:
     causal: Causal
     scale: float
     seqlens_k: Tensor | None
+    dO: Tensor | None = None
+    dLSE: Tensor | None = None
+    needs_grad: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The float tensors by name: q, k, v, and dO and dLSE where there are any."""
+        named = {"q": self.q, "k": self.k, "v": self.v, "dO": self.dO, "dLSE": self.dLSE}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     @property
     def group(self) -> int:
@@ -58,8 +69,8 @@ class Problem:
         """The same problem on a device, bit for bit; this very one where it lies there already."""
         if self.q.device.type == device:
             return self
-        q, k, v = (moved(tensor, device) for tensor in (self.q, self.k, self.v))
-        return replace(self, q=q, k=k, v=v, seqlens_k=None if self.seqlens_k is None else self.seqlens_k.to(device))
+        lengths = None if self.seqlens_k is None else self.seqlens_k.to(device)
+        return replace(self, seqlens_k=lengths, **{name: moved(t, device) for name, t in self.tensors.items()})  # type: ignore[arg-type]
 
     def _lengths(self) -> Tensor:
         if self.seqlens_k is None:
@@ -73,7 +84,16 @@ def build(case: AttentionCase, device: str = "cpu") -> Problem:
     q, k, v = (_tensor(case, role, shape) for role, shape in shapes.items())
     lengths = case.features.seqlens_k
     seqlens_k = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
-    return Problem(q, k, v, case.features.causal, case.scale, seqlens_k).to(device)
+    problem = Problem(q, k, v, case.features.causal, case.scale, seqlens_k)
+    return (_with_gradients(problem, case) if case.has_gradients else problem).to(device)
+
+
+def _with_gradients(problem: Problem, case: AttentionCase) -> Problem:
+    """The problem with what comes back through O, and through LSE where the case says so."""
+    shape = case.geometry.q_shape
+    dO = _tensor(case, "dO", shape)
+    dLSE = None if case.dLSE is None else _tensor(case, "dLSE", (*shape[:3], 1)).squeeze(-1)
+    return replace(problem, dO=dO, dLSE=dLSE, needs_grad=case.needs_grad)
 
 
 def memory_of(tensor: Tensor) -> Tensor:
@@ -89,9 +109,9 @@ def moved(tensor: Tensor, device: str) -> Tensor:
 
 
 def checksum(problem: Problem) -> str:
-    """SHA-256 over the values of q, k and v in (B, H, N, d) order, their layout left out."""
+    """SHA-256 over the values of q, k, v, dO and dLSE in (B, H, N, d) order, their layout left out."""
     digest = hashlib.sha256()
-    for tensor in (problem.q, problem.k, problem.v):
+    for tensor in problem.tensors.values():
         # Not contiguous(): it leaves a last dimension of size 1 its stride, and the view as bytes wants stride 1.
         dense = tensor.cpu().clone(memory_format=torch.contiguous_format)
         digest.update(dense.view(torch.uint8).numpy().tobytes())
@@ -101,10 +121,10 @@ def checksum(problem: Problem) -> str:
 def _tensor(case: AttentionCase, role: Role, shape: Shape) -> Tensor:
     spec: TensorSpec = getattr(case, role)
     values = FAMILIES[spec.values](Stream.of(spec.seed, role), shape, role)
-    dtype = TORCH_DTYPES[case.dtype]
+    dtype = torch.float32 if role == "dLSE" else TORCH_DTYPES[case.dtype]
     tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(dtype)
-    placement = LAYOUTS[spec.layout](shape)
-    if role != "q":
+    placement = GRADIENT_LAYOUTS[spec.layout](shape)
+    if role in ("k", "v"):
         _fill_past_end(tensor, case, placement.strides)
     return _place(tensor, placement)
 

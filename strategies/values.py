@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Role = Literal["q", "k", "v"]
+Role = Literal["q", "k", "v", "dO", "dLSE"]
+STREAMS: dict[Role, int] = {"q": 0, "k": 1, "v": 2, "dO": 3, "dLSE": 1 << 64}
+"""What keeps the streams of a seed apart: a key is four times the seed, below 2^34, and this."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Stream:
 
     @classmethod
     def of(cls, seed: int, role: Role) -> Stream:
-        """The stream of one tensor of a case: the same seed gives q, k and v different numbers."""
-        return cls(np.random.Philox(key=seed * 4 + "qkv".index(role)))
+        """The stream of one tensor of a case: the same seed gives each tensor different numbers."""
+        return cls(np.random.Philox(key=seed * 4 + STREAMS[role]))
 
     def uniform(self, size: tuple[int, ...]) -> Array:
         """Numbers in (0, 1) on a grid of 2^-53, never 0."""
@@ -101,7 +103,7 @@ def outliers(stream: Stream, shape: tuple[int, int, int, int], role: Role) -> Ar
 
 @family
 def large(stream: Stream, shape: tuple[int, int, int, int], role: Role) -> Array:
-    """q and k: sigma 100, so that raw scores pass fp16's 65504; v: sigma 9000, half way to it."""
+    """Sigma 100, so that raw scores pass fp16's 65504; v: sigma 9000, half way to it."""
     return stream.normal(shape) * (9000 if role == "v" else 100)
 
 

@@ -42,13 +42,27 @@ FULL_JSON = {
     "history": ["other_values", "more_keys"],
 }
 
+GRADIENTS = {
+    "operation": "forward_backward",
+    "dO": TensorSpec("constant", 3, "expanded_all"),
+    "dLSE": TensorSpec("tiny", 4),
+    "needs_grad": ("q", "v"),
+}
+GRADIENTS_JSON = {
+    "operation": "forward_backward",
+    "dO": {"values": "constant", "seed": 3, "layout": "expanded_all"},
+    "dLSE": {"values": "tiny", "seed": 4},
+    "needs_grad": ["q", "v"],
+}
+EVERY_CASE = attention_cases(configs=("64x64",), gradients=True)
 
-@given(case=attention_cases(configs=("64x64",)))
+
+@given(case=EVERY_CASE)
 def test_repr_evaluates_back(case):
     assert eval(repr(case)) == case
 
 
-@given(case=attention_cases(configs=("64x64",)))
+@given(case=EVERY_CASE)
 def test_json_comes_back(case):
     assert AttentionCase.from_json(json.loads(json.dumps(case.to_json()))) == case
 
@@ -61,6 +75,14 @@ def test_the_json_stays():
     assert FULL.to_json() == FULL_JSON
     assert list(FULL.to_json()) == list(FULL_JSON)
     assert AttentionCase.from_json(FULL_JSON) == FULL
+
+
+def test_a_case_of_gradients_says_so_and_comes_back():
+    case = FULL.replace(**GRADIENTS)
+    assert case.has_gradients
+    assert not FULL.has_gradients
+    assert case.to_json() == FULL_JSON | GRADIENTS_JSON
+    assert AttentionCase.from_json(case.to_json()) == case == eval(repr(case))
 
 
 def test_what_has_its_default_is_left_out():
@@ -97,6 +119,13 @@ ILLEGAL = [
     ({"dtype": []}, "dtype must be one of"),
     ({"past_end": "zero"}, "past_end must be one of"),
     ({"operation": "backward"}, "operation must be one of forward"),
+    ({"dO": {"seed": 1}}, "dO, dLSE and needs_grad belong to operation 'forward_backward', not to 'forward'."),
+    ({"needs_grad": ["q"]}, "dO, dLSE and needs_grad belong to operation"),
+    ({"dLSE": {}, "features": {"return_lse": True}}, "dO, dLSE and needs_grad belong to operation"),
+    ({"operation": "forward_backward", "dLSE": {}}, "dLSE needs return_lse=True"),
+    ({"operation": "forward_backward", "needs_grad": []}, "needs_grad must be one of ('q', 'k', 'v'), ('q',)"),
+    ({"operation": "forward_backward", "needs_grad": ["v", "q"]}, "needs_grad must be one of"),
+    ({"q": {"layout": "expanded_all"}}, "layout of q must be one of contiguous,"),
     ({"history": "other_values"}, "history must be a tuple"),
     ({"history": ["nothing"]}, "variation must be one of"),
     ({"history": [["other_values"]]}, "variation must be one of"),

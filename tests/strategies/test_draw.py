@@ -7,27 +7,37 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, seed, settings
 
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases
-from strategies.case import CAUSAL_KINDS, DTYPES, PAST_END, VARIATIONS
-from strategies.layouts import LAYOUTS
+from strategies.case import CAUSAL_KINDS, DTYPES, NEEDS, PAST_END, VARIATIONS
+from strategies.draw import GRADIENT_VALUES
+from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
 QUIET = settings(deadline=None, database=None, derandomize=False, suppress_health_check=list(HealthCheck))
 DRAWS = 2000
 
 
-@pytest.fixture(scope="module")
-def drawn():
+def some(**narrower):
     """Two thousand cases, the same on each run."""
     cases = []
 
     @seed(1)
     @settings(QUIET, max_examples=DRAWS, phases=[Phase.generate])
-    @given(case=attention_cases())
+    @given(case=attention_cases(**narrower))
     def draw(case):
         cases.append(case)
 
     draw()
     return cases
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return some()
+
+
+@pytest.fixture(scope="module")
+def with_gradients():
+    return some(gradients="only")
 
 
 def share(cases, predicate):
@@ -97,6 +107,49 @@ def test_rows_that_see_no_key_occur(drawn):
     assert share(lower_right, lambda case: case.geometry.Nq > min(case.lengths) > 0) > 0.05
 
 
+# --- gradients
+
+
+def test_gradients_are_asked_for_in_none_half_or_all(drawn, with_gradients):
+    asks = [AttentionCase.has_gradients.fget]
+    assert not any(map(*asks, drawn))
+    assert all(map(*asks, with_gradients))
+    assert 0.4 < share(some(gradients=True), *asks) < 0.6
+
+
+def test_every_family_and_layout_of_dO_and_dLSE_occurs(with_gradients):
+    for specs in ([case.dO for case in with_gradients], [case.dLSE for case in with_gradients if case.dLSE]):
+        assert {spec.values for spec in specs} == set(GRADIENT_VALUES)
+        assert {spec.layout for spec in specs} == set(GRADIENT_LAYOUTS)
+        assert share(specs, lambda spec: spec.values == "normal") > 1 / 3
+
+
+def test_a_gradient_comes_through_lse_where_lse_is_asked_for_and_not_always(with_gradients):
+    asked = [case for case in with_gradients if case.features.return_lse]
+    assert 0.3 < share(asked, lambda case: case.dLSE is not None) < 0.7
+
+
+def test_all_inputs_mostly_need_a_gradient_and_sometimes_some(with_gradients):
+    needs = Counter(case.needs_grad for case in with_gradients)
+    assert set(needs) == set(NEEDS)
+    assert needs["q", "k", "v"] > DRAWS / 3
+
+
+def test_a_case_of_gradients_is_a_third_as_large(drawn, with_gradients):
+    assert max(case.work for case in drawn) > 1 << 16
+    assert max(case.work for case in with_gradients) <= (1 << 17) // 3
+
+
+def test_dO_keeps_to_the_layouts_and_families_that_are_asked_for():
+    @settings(QUIET, max_examples=50)
+    @given(case=attention_cases(gradients="only", layouts=["bshd"], families=["rising", "clusters"]))
+    def check(case):
+        assert case.dO.layout == "bshd"
+        assert case.dO.values in ("rising", "clusters")
+
+    check()
+
+
 # --- narrowing
 
 
@@ -144,6 +197,8 @@ def test_what_is_not_narrowed_is_not_all_alike(drawn):
         ({"head_dims": (0, 8)}, "head_dims must hold one positive number at least."),
         ({"max_length": 0}, "max_length and max_work must be 1 or more."),
         ({"max_work": 0}, "max_length and max_work must be 1 or more."),
+        ({"gradients": "some"}, "gradients must be False, True or 'only', not 'some'."),
+        ({"layouts": ("expanded_all",)}, "layouts must name one for q, k and v at least."),
     ],
 )
 def test_a_bad_argument_is_refused_at_once(narrower, sentence):
@@ -185,6 +240,25 @@ def test_a_failure_shrinks_to_the_smallest_case(predicate, smallest):
     assert (
         find(attention_cases(), predicate, settings=settings(QUIET, max_examples=DRAWS), random=Random(1)) == smallest
     )
+
+
+BACKWARD = AttentionCase(operation="forward_backward")
+MINIMAL_OF_GRADIENTS = [
+    (lambda case: True, AttentionCase()),
+    (lambda case: case.geometry.Nk > 16, AttentionCase(Geometry(Nk=17))),
+    (lambda case: case.has_gradients, BACKWARD),
+    (lambda case: case.has_gradients and case.geometry.d > 16, BACKWARD.replace(geometry=Geometry(d=17))),
+    (lambda case: case.dO.values == "one_hot", BACKWARD.replace(dO=TensorSpec("one_hot"))),
+    (lambda case: case.dO.layout == "expanded_all", BACKWARD.replace(dO=TensorSpec(layout="expanded_all"))),
+    (lambda case: case.needs_grad == ("k",), BACKWARD.replace(needs_grad=("k",))),
+    (lambda case: case.dLSE, BACKWARD.replace(features=Features(return_lse=True), dLSE=TensorSpec())),
+]
+
+
+@pytest.mark.parametrize(("predicate", "smallest"), MINIMAL_OF_GRADIENTS, ids=range(len(MINIMAL_OF_GRADIENTS)))
+def test_a_failure_of_gradients_shrinks_to_the_smallest_case(predicate, smallest):
+    small = settings(QUIET, max_examples=DRAWS)
+    assert find(attention_cases(gradients=True), predicate, settings=small, random=Random(1)) == smallest
 
 
 # --- what a stranger writes

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from strategies import AttentionCase, Geometry, TensorSpec, build, checksum
-from strategies.layouts import LAYOUTS
+from strategies import AttentionCase, Features, Geometry, TensorSpec, build, checksum
+from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.tensors import GUARD
 
 SHAPE = (2, 3, 5, 4)
@@ -96,10 +96,29 @@ def test_alignment_is_the_layout_s_alone(dtype):
     assert build(laid_out("offset_by_one", CASE.replace(dtype=dtype))).q.data_ptr() % 16 == aligned.element_size()
 
 
+@pytest.mark.parametrize("layout", GRADIENT_LAYOUTS)
+@pytest.mark.parametrize("role", ["dO", "dLSE"])
+def test_gradients_lie_where_their_layout_says_between_nan(role, layout):
+    features, spec = Features(return_lse=True), TensorSpec(layout=layout)
+    case = CASE.replace(operation="forward_backward", features=features, dtype="bf16", dLSE=TensorSpec())
+    tensor = getattr(build(case.replace(**{role: spec})), role)
+    shape = SHAPE if role == "dO" else (*SHAPE[:3], 1)
+    assert tensor.stride() == GRADIENT_LAYOUTS[layout](shape).strides[: tensor.ndim]
+    own, whole = addresses(tensor), storage(tensor)
+    assert whole[own].isfinite().all()
+    assert whole[np.setdiff1d(np.arange(len(whole)), own)].isnan().all()
+
+
+def test_expanded_all_is_one_number():
+    dO = build(CASE.replace(operation="forward_backward", dO=TensorSpec(layout="expanded_all"))).dO
+    assert dO.stride() == (0, 0, 0, 0)
+    assert torch.equal(dO, dO[0, 0, 0, 0].expand(SHAPE))
+
+
 def addresses(tensor):
     """Positions in its storage of all elements of a tensor."""
     strides = np.array(tensor.stride())
-    return np.unique(np.indices(tensor.shape).reshape(4, -1).T @ strides + tensor.storage_offset())
+    return np.unique(np.indices(tensor.shape).reshape(tensor.ndim, -1).T @ strides + tensor.storage_offset())
 
 
 def storage(tensor):

@@ -14,6 +14,9 @@ from harness import corpus_command
 from harness.sanitizer import TOOLS, run_under
 from harness.verdict import CannotRun
 
+OPERATIONS = ("any", "forward", "forward_backward")
+"""As in `harness.subject`, which takes a second to import."""
+
 STOPPED = 130
 """The exit code of what was broken off, as a shell gives it after Ctrl-C."""
 
@@ -45,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     fuzz.add_argument("--cluster", help="run them on this Ray cluster: HOST:PORT or auto", metavar="ADDRESS")
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
     fuzz.add_argument("--sanitizer", choices=TOOLS, help="run under compute-sanitizer, on CUDA")
+    fuzz.add_argument("--operation", choices=OPERATIONS, default=OPERATIONS[0], help="ask for it alone (default any)")
     fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
 
     replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED, KNOWN or ERROR")

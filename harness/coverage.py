@@ -11,8 +11,8 @@ import torch
 from harness.subject import Subject
 from oracles import Truth
 from strategies import AttentionCase
-from strategies.case import PAST_END, Causal
-from strategies.layouts import LAYOUTS
+from strategies.case import NEEDS, PAST_END, Causal
+from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
 EDGE = 64
@@ -163,6 +163,23 @@ def _possible_specialisations(subject: Subject) -> list[str]:
     return free + sorted({f"d {_kind_of_integer(d)}" for d in subject.head_dims})
 
 
+def _of_backward(*classes: str) -> Callable[[Subject], Iterable[str]]:
+    return lambda subject: classes if "forward_backward" in subject.operations else ()
+
+
+def _possible_dO_layouts(subject: Subject) -> Iterable[str]:
+    return _of_backward(*(subject.layouts or GRADIENT_LAYOUTS))(subject)
+
+
+def _possible_dLSE(subject: Subject) -> Iterable[str]:
+    classes = ("none", "given") if "return_lse" in subject.keywords else ("none",)
+    return _of_backward(*classes)(subject)
+
+
+def _in_backward(case: AttentionCase, name: str) -> list[str]:
+    return [name] if case.has_gradients else []
+
+
 AXES: tuple[Axis, ...] = (
     Axis("dtype", lambda s: s.dtypes, lambda c: [c.dtype]),
     Axis("causal", _causal_kinds, lambda c: [_causal(c)]),
@@ -188,6 +205,11 @@ AXES: tuple[Axis, ...] = (
     Axis("masked rows", _possible_masks, _masks),
     Axis("specialised", _possible_specialisations, _specialised),
     Axis("rescales", _only("one tile", "none", "in some tiles", "in every tile"), lambda c: ()),
+    Axis("operation", lambda s: s.operations, lambda c: [c.operation]),
+    Axis("dO layout", _possible_dO_layouts, lambda c: _in_backward(c, c.dO.layout)),
+    Axis("dO values", _of_backward(*FAMILIES), lambda c: _in_backward(c, c.dO.values)),
+    Axis("dLSE", _possible_dLSE, lambda c: _in_backward(c, "none" if c.dLSE is None else "given")),
+    Axis("needs_grad", _of_backward(*map(" ".join, NEEDS)), lambda c: _in_backward(c, " ".join(c.needs_grad))),
     Axis("calls before", _only("none", "some"), lambda c: ["some" if c.history else "none"]),
 )
 

@@ -31,6 +31,9 @@ _NAMES = (
     "seqlens_k",
     "layout",
     "values",
+    "operation",
+    "dO layout",
+    "dO values",
 )
 SHOWN = tuple(axis for axis in AXES if axis.name in _NAMES)
 

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from harness.attempt import attempt
 from harness.coverage import rescales
+from harness.errors import first_line
 from harness.heat import HeatMap, heat_map
 from harness.judge import judge
-from harness.run import Refused
+from harness.run import Refused, has_gradients
 from harness.subject import Subject
 from harness.verdict import Verdict
 from harness.votes import with_votes
@@ -22,7 +23,7 @@ from strategies import AttentionCase
 class Question:
     """A case and how closely to look at it: `also` and `others` as in `judge`, votes: ask every oracle of a failure.
 
-    maps: make a heat map of every failure.
+    maps: make a heat map of every failure. probes: only ask whether the subject has gradients for the case.
     """
 
     case: AttentionCase
@@ -30,6 +31,7 @@ class Question:
     others: bool = True
     votes: bool = False
     maps: bool = False
+    probes: bool = False
 
     @classmethod
     def again(cls, case: AttentionCase, check: str) -> Question:
@@ -41,9 +43,10 @@ class Question:
 class Examined:
     """What came of a case: every failure, or why the subject refused it.
 
-    compared: O, and LSE where it came back, held against the truth; empty where what came back has no right form.
+    compared: O, LSE and the gradients, as far as they came, held against the truth; empty where what came back has no
+    right form.
     rescales: how often the running max moves, as `harness.coverage` classes it, where the truth was made.
-    maps: of the failures that have one, by check, where they were asked for.
+    maps: of the failures that have one, by check, where they were asked for. differentiable: where that was asked.
     """
 
     verdicts: tuple[Verdict, ...] = ()
@@ -51,6 +54,7 @@ class Examined:
     rescales: str | None = None
     refused: str | None = None
     maps: dict[str, HeatMap] = field(default_factory=dict)
+    differentiable: bool | None = None
 
 
 class Examiner(Protocol):
@@ -70,6 +74,8 @@ def examine(
     subject: Subject, question: Question, device: str, at: Callable[[str], None] = lambda name: None
 ) -> Examined:
     """Run a case on a subject in this process, and judge what comes back; `at` as in `judge`."""
+    if question.probes:
+        return _probed(subject, question.case, device)
     try:
         tried = attempt(subject, question.case, device)
     except Refused as refusal:
@@ -83,3 +89,14 @@ def examine(
     drawn = {verdict.check: heat_map(tried, verdict) for verdict in verdicts} if question.maps else {}
     maps = {check: found for check, found in drawn.items() if found is not None}
     return Examined(tuple(verdicts), dict(tried.compared), rescales(tried.truth), maps=maps)
+
+
+def _probed(subject: Subject, case: AttentionCase, device: str) -> Examined:
+    """Whether a call has gradients; one that raises on tensors that require them has none."""
+    try:
+        return Examined(differentiable=has_gradients(subject, case, device))
+    except Refused as refusal:
+        return Examined(refused=str(refusal))
+    except Exception as error:
+        verdict = Verdict("raised", "returns", f"the call raised {first_line(error)}")
+        return Examined((verdict,), differentiable=False)

@@ -52,7 +52,7 @@ def _here(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Campaign |
     device = choose(asked.device)
     prepare(device)
     jobs = asked.jobs or 1
-    setting = Setting(name, asked.refuses, device, Limits.of_one_among(jobs))
+    setting = Setting(name, asked.refuses, device, Limits.of_one_among(jobs), operation=asked.operation)
     kept = Corpus(asked.corpus, name, device)
     make = setting.maker()
 
@@ -87,7 +87,8 @@ def _on_cluster(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Jobs
         device = asked.device or cluster.device
         prepare("cpu")
         jobs = asked.jobs or cluster.slots(device)
-        setting = Setting(name, asked.refuses, device, Limits.of_one_among(min(jobs, cluster.slots_of_a_node(device))))
+        limits = Limits.of_one_among(min(jobs, cluster.slots_of_a_node(device)))
+        setting = Setting(name, asked.refuses, device, limits, operation=asked.operation)
         kept = Corpus(asked.corpus, name, device)
         carrier = cluster.carrier(setting, kept, database_folder(DATABASE, name, device))
         yield Jobs(carrier.card(), device, whole.seed, whole.seconds, whole.cases, jobs, carrier), kept

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from harness.attempt import Attempt
+from harness.attempt import Attempt, came
+from harness.backward import INPUTS
 from harness.reading import Read, count, fields, index, maybe, number, several, text
 from harness.relations import RELATIONS, broken_claim
 from harness.relations.base import Broken
@@ -23,12 +24,17 @@ MOST_CELLS = 32
 """Rows and columns of a map. A cell is a power of 2 wide, as tiles are, so that no tile's edge runs through one."""
 
 
+TENSORS = ("O", "LSE", *INPUTS)
+"""What a map may be of."""
+
+
 @dataclass(frozen=True)
 class HeatMap:
     """The largest error/budget of each cell of a plane of `tensor`, rows first.
 
-    tensor "O": rows of Nq, columns of d, of one batch entry and head. "LSE": rows of Nq, columns are the heads, and
-    head is None. shape: rows and columns of the plane. cell: rows and columns that one cell stands for.
+    tensor "O": rows of Nq, columns of d, of one batch entry and head; "dQ" too, and "dK" and "dV" with rows of Nk.
+    "LSE": rows of Nq, columns are the heads, and head is None. shape: rows and columns of the plane. cell: rows and
+    columns that one cell stands for.
     """
 
     tensor: str
@@ -39,7 +45,7 @@ class HeatMap:
     cells: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        require(self.tensor in ("O", "LSE"), f"A map is of O or LSE, not {self.tensor!r}.")
+        require(self.tensor in TENSORS, f"A map is of {', '.join(TENSORS)}, not {self.tensor!r}.")
         require(len(self.shape) == len(self.cell) == 2, "shape and cell of a map must be two whole numbers each.")
         require(min(*self.shape, *self.cell) >= 1, "shape and cell of a map must be at least 1.")
         rows, columns = (-(-size // cell) for size, cell in zip(self.shape, self.cell, strict=True))
@@ -90,12 +96,12 @@ def heat_map(tried: Attempt, verdict: Verdict) -> HeatMap | None:
 
     None where the verdict is not about numbers, or there are none of the right form.
     """
-    ratio = _ratios(tried, verdict)
-    if ratio is None or ratio.numel() == 0 or ratio.dim() != (4 if verdict.tensor == "O" else 3):
+    ratio, is_lse = _ratios(tried, verdict), verdict.tensor == "LSE"
+    if ratio is None or ratio.numel() == 0 or ratio.dim() != (3 if is_lse else 4):
         return None
-    b, h = _worst_plane(ratio if verdict.tensor == "O" else ratio[..., None])
-    plane = ratio[b, h] if verdict.tensor == "O" else ratio[b].T
-    return pooled(plane, str(verdict.tensor), b, h if verdict.tensor == "O" else None)
+    b, h = _worst_plane(ratio[..., None] if is_lse else ratio)
+    plane = ratio[b].T if is_lse else ratio[b, h]
+    return pooled(plane, str(verdict.tensor), b, None if is_lse else h)
 
 
 def pooled(plane: Tensor, tensor: str, batch: int, head: int | None) -> HeatMap:
@@ -108,14 +114,17 @@ def pooled(plane: Tensor, tensor: str, batch: int, head: int | None) -> HeatMap:
 
 def _ratios(tried: Attempt, verdict: Verdict) -> Tensor | None:
     """Error/budget of each element of what the verdict compared."""
-    if verdict.tensor not in ("O", "LSE"):
+    if verdict.tensor not in TENSORS:
         return None
     if verdict.check in RELATIONS:
         return _ratios_of_claim(tried, verdict)
-    got = tried.result.output if verdict.tensor == "O" else tried.result.lse
+    is_gradient = verdict.tensor in INPUTS
+    came_back = came(tried.result) if is_gradient else {"O": tried.result.output, "LSE": tried.result.lse}
+    got = came_back.get(verdict.tensor)
     if got is None:
         return None
-    return error_over_budget(got, getattr(tried.truth, verdict.tensor), getattr(tried.budget, verdict.tensor))
+    truth, budget = (tried.true_gradients, tried.gradient_budget) if is_gradient else (tried.truth, tried.budget)
+    return error_over_budget(got, getattr(truth, verdict.tensor), getattr(budget, verdict.tensor))
 
 
 def _ratios_of_claim(tried: Attempt, verdict: Verdict) -> Tensor | None:

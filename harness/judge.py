@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from harness.attempt import Attempt, attempt
-from harness.checks.registry import Stage, look
+from harness.checks import CHECKS, Stage, look
 from harness.relations import hold
 from harness.verdict import Verdict
 from strategies import AttentionCase
 
 _NOTHING_TO_SEE = frozenset({"raised", "wrong_shape_or_dtype"})
+_OF_NUMBERS = frozenset(each.name for each in CHECKS.values() if each.stage is Stage.NUMBERS)
+"""Where O is wrong, its gradients are too, and that would say nothing new."""
 
 
 def judge(
@@ -33,7 +35,7 @@ def _checked(tried: Attempt) -> list[Verdict]:
     verdicts: list[Verdict] = []
     for stage in Stage:
         verdicts.extend(look(tried, (stage,)))
-        if any(verdict.kind in _NOTHING_TO_SEE for verdict in verdicts):
+        if any(verdict.kind in _NOTHING_TO_SEE or verdict.check in _OF_NUMBERS for verdict in verdicts):
             break
     return verdicts
 

@@ -89,8 +89,9 @@ class GuardedAllocations(TorchFunctionMode):
         memory = torch.full((2 * BAND + reach * width,), NAN_BYTE, dtype=torch.uint8, device=result.device)
         if self._band != NAN_BYTE:
             memory[:BAND] = memory[-BAND:] = self._band
-        words = torch.empty(0, dtype=result.dtype, device=result.device).set_(memory.untyped_storage())
-        guarded = words.as_strided(result.shape, result.stride(), BAND // width)
+        # Made at once, and not as a view of the whole: autograd keeps track of views that are written to.
+        guarded = torch.empty(0, dtype=result.dtype, device=result.device)
+        guarded.set_(memory.untyped_storage(), BAND // width, result.shape, result.stride())
         if keeps:
             guarded.copy_(result)
         self._made.append(_Allocation(f"torch.{func.__name__}", guarded, memory))

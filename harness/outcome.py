@@ -17,6 +17,7 @@ from harness.campaign import Account, Fault, Finding
 from harness.corpus import verdict_to_json, versions
 from harness.report.again import NOTHING_TO_DRAW, Asked, Picture, pictures
 from harness.show import story
+from harness.tally import Closest
 from harness.verdict import finite_or_text
 
 FORMAT = 1
@@ -55,7 +56,8 @@ def _print_summary(console: Console, campaign: Account) -> None:
     console.print(Text(f"{campaign.subject.name} on {campaign.device}: {counted}"), soft_wrap=True)
     for reason, count in tally.refused.most_common(5):
         console.print(Text(f"  refused {count} times: {reason}"), soft_wrap=True)
-    for dtype, closest in sorted(tally.closest.items()):
+    console.print(Text(f"  gradients: {_gradients(campaign)}"), soft_wrap=True)
+    for dtype, closest in [*sorted(tally.closest.items()), *sorted(tally.closest_gradients.items())]:
         met = f"  {dtype}: worst error/budget {closest.ratio:.3g}, at {closest.where} of {closest.case!r}"
         console.print(Text(met), soft_wrap=True)
     console.print(_coverage(campaign), soft_wrap=True)
@@ -64,6 +66,16 @@ def _print_summary(console: Console, campaign: Account) -> None:
     count = len(campaign.findings)
     style = "bold red" if count else "bold green"
     console.print(Text(f"{count} failure{'' if count == 1 else 's'}", style=style))
+
+
+def _gradients(campaign: Account) -> str:
+    """Whether the subject has gradients, how that is known, and how many cases asked for them."""
+    subject, count = campaign.subject, campaign.tally.backwards
+    if subject.operation == "forward":
+        return "not asked for"
+    if not subject.differentiable:
+        return f"no ({subject.differentiable_by})"
+    return f"yes ({subject.differentiable_by}), of {count} case{'' if count == 1 else 's'}"
 
 
 def _coverage(campaign: Account) -> Text:
@@ -83,7 +95,14 @@ def to_json(campaign: Account, saved: Saved, drawn: Mapping[Fault, Pictures] | N
         "refused": sum(tally.refused.values()),
         "seconds": round(tally.seconds, 3),
         "cases_per_second": round(tally.rate, 2),
-        "worst": {dtype: finite_or_text(closest.ratio) for dtype, closest in tally.closest.items()},
+        "worst": _ratios(tally.closest),
+        "operation": campaign.subject.operation,
+        "gradients": {
+            "differentiable": campaign.subject.differentiable,
+            "by": campaign.subject.differentiable_by,
+            "cases": tally.backwards,
+            "worst": _ratios(tally.closest_gradients),
+        },
         "coverage": {axis: dict(hits) for axis, hits in tally.coverage.hits.items()},
         "never_hit": tally.coverage.missed(campaign.subject),
         "distribution": tally.distribution.to_json(),
@@ -93,6 +112,10 @@ def to_json(campaign: Account, saved: Saved, drawn: Mapping[Fault, Pictures] | N
             _failure(finding, saved.get(fault), drawn.get(fault, {})) for fault, finding in campaign.findings.items()
         ],
     }
+
+
+def _ratios(closest: Mapping[str, Closest]) -> dict[str, Any]:
+    return {dtype: finite_or_text(each.ratio) for dtype, each in closest.items()}
 
 
 def _failure(finding: Finding, file: Path | None, drawn: Pictures) -> dict[str, Any]:

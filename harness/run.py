@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.backward import GRADIENTS, Inputs, NoGradient, differentiate
 from harness.errors import first_line
 from harness.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject import Subject
@@ -25,7 +28,9 @@ class Result:
     """What a call returned (`returned`, anything at all) or raised, and what it did to its inputs.
 
     mutated, overrun: names of the inputs whose elements, or whose surroundings, changed. overrun_own: the tensors
-    that the call made itself and wrote beside, each described.
+    that the call made itself and wrote beside, each described. gradients: of the inputs that need one, by name of
+    GRADIENTS, None where none came; None at all where there was no backward. cut_off: O came back without a grad_fn.
+    in_backward: what was raised was raised there.
     """
 
     returned: object = None
@@ -33,6 +38,9 @@ class Result:
     mutated: tuple[str, ...] = ()
     overrun: tuple[str, ...] = ()
     overrun_own: tuple[str, ...] = ()
+    gradients: Mapping[str, Tensor | None] | None = None
+    cut_off: bool = False
+    in_backward: bool = False
 
     @property
     def output(self) -> Tensor:
@@ -51,13 +59,30 @@ def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NA
     """Run the calls of the case's history, then the case, on tensors that `build` made.
 
     band: the byte that stands beside the tensors that the call makes. Raises Refused where the subject refuses the
-    case, or lacks a keyword that the case asks for.
+    case, lacks a keyword that the case asks for, or declares that it has no gradients to ask for.
     """
     if missing := subject.lacks(case):
         raise Refused(f"{subject.name} has no keyword {missing!r}")
+    if case.has_gradients and subject.differentiable is False:
+        raise Refused(f"{subject.name} is not differentiable")
     for earlier in calls_before(case):
         call_and_forget(subject, earlier, problem.q.device.type)
     return _call(subject, case, problem, band)
+
+
+def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
+    """Whether O has a grad_fn in a call on inputs that require gradients; the backward itself is not run.
+
+    Raises Refused where the subject refuses the call.
+    """
+    inputs = Inputs.of(build(case, device), ("q", "k", "v"))
+    try:
+        with torch.enable_grad():
+            returned = inputs.call(subject, case)
+    except Exception as error:
+        raise _refusal(subject, case, error) or error from None
+    O = returned[0] if isinstance(returned, tuple) else returned
+    return isinstance(O, Tensor) and O.requires_grad
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -66,14 +91,18 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def is_large(case: AttentionCase) -> bool:
-    """Whether a right function may need more memory than there is: one that holds all scores in fp32, say."""
+    """Whether a right function may need more memory than there is: one that holds all scores in fp32, say.
+
+    A backward holds P, dP and dS beside them, and gradients beside the tensors.
+    """
     g = case.geometry
     elements = g.B * g.d * (2 * g.Hq * g.Nq + 2 * g.Hq * g.Nk) + case.work
-    return 4 * elements >= LARGE
+    copies = 4 if case.has_gradients else 1
+    return 4 * elements * copies >= LARGE
 
 
 def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
-    """An earlier call: it may do what it likes, only what it leaves behind counts."""
+    """An earlier call, its backward included: it may do what it likes, only what it leaves behind counts."""
     try:
         _call(subject, case, build(case, device), NAN_BYTE)
     except Refused:
@@ -81,21 +110,74 @@ def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
 
 
 def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) -> Result:
-    inputs = {"q": problem.q, "k": problem.k, "v": problem.v}
-    lengths = {} if problem.seqlens_k is None else {"seqlens_k": problem.seqlens_k}
-    names = [*inputs, *lengths]
-    snapshot, allocations = Snapshot([*inputs.values(), *lengths.values()]), GuardedAllocations(band)
-    returned, raised = None, None
+    watched = _watched(problem)
+    snapshot, run = Snapshot(watched.values()), _Run(GuardedAllocations(band))
     try:
-        with torch.no_grad(), allocations:
-            returned = subject.function(*inputs.values(), **lengths, **subject.arguments(case))
-        if problem.q.is_cuda:
-            torch.cuda.synchronize()
+        run.all(subject, case, problem)
+    except NoGradient as error:
+        raise Refused(str(error)) from error
     except Exception as error:
-        if subject.is_refusal(error):
-            raise Refused(first_line(error)) from error
-        if is_out_of_memory(error) and is_large(case):
-            raise Refused("out of memory, on a large problem") from error
-        raised = error
+        if refusal := _refusal(subject, case, error):
+            raise refusal from error
+        run.said["raised"] = error
+    names = list(watched)
     own, outside = (tuple(names[i] for i in positions) for positions in snapshot.changes())
-    return Result(returned, raised, mutated=own, overrun=outside, overrun_own=tuple(allocations.written_beside()))
+    beside = tuple(run.allocations.written_beside())
+    return Result(mutated=own, overrun=outside, overrun_own=beside, **run.said)
+
+
+def _watched(problem: Problem) -> dict[str, Tensor]:
+    """Every tensor that the call is handed, by name."""
+    return problem.tensors | ({} if problem.seqlens_k is None else {"seqlens_k": problem.seqlens_k})
+
+
+def _refusal(subject: Subject, case: AttentionCase, error: Exception) -> Refused | None:
+    if subject.is_refusal(error):
+        return Refused(first_line(error))
+    if is_out_of_memory(error) and is_large(case):
+        return Refused("out of memory, on a large problem")
+    return None
+
+
+@dataclass
+class _Run:
+    """A call as far as it has come; said: what is known of its result."""
+
+    allocations: GuardedAllocations
+    said: dict[str, Any] = field(default_factory=dict)
+
+    def all(self, subject: Subject, case: AttentionCase, problem: Problem) -> None:
+        """The call and, where the case says so, its backward."""
+        inputs = Inputs.of(problem, problem.needs_grad)
+        with torch.set_grad_enabled(case.has_gradients), self.allocations:
+            returned = inputs.call(subject, case)
+        _wait(problem)
+        self.said["returned"] = _detached(returned)
+        if case.has_gradients:
+            self._backward(returned, inputs, problem)
+
+    def _backward(self, returned: Any, inputs: Inputs, problem: Problem) -> None:
+        """Nothing where what came back has no right form, which is told by itself."""
+        outputs = inputs.outputs(returned, problem)
+        if outputs is None:
+            return
+        if not outputs[0][0].requires_grad:
+            self.said |= {"gradients": dict.fromkeys(map(GRADIENTS.get, problem.needs_grad)), "cut_off": True}
+            return
+        self.said["in_backward"] = True
+        with self.allocations:
+            self.said["gradients"] = differentiate(outputs, inputs.leaves)
+        _wait(problem)
+        self.said["in_backward"] = False
+
+
+def _wait(problem: Problem) -> None:
+    if problem.q.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _detached(returned: Any) -> Any:
+    """What came back without its graph, which would keep the backward's memory."""
+    if isinstance(returned, tuple):
+        return tuple(map(_detached, returned))
+    return returned.detach() if isinstance(returned, Tensor) else returned

@@ -22,7 +22,8 @@ FAMILIES = (
 def small_box(subject: Subject) -> Iterator[AttentionCase]:
     """Every Nq and Nk from 0 to 4, d of 1 and 16, causal kind, visible length, dtype and three value families.
 
-    What the subject does not take is left out; LSE is asked for where it can be. Smallest first.
+    What the subject does not take is left out; LSE, and gradients of all, are asked for where they can be, dLSE too.
+    Smallest first.
     """
     sizes = sorted(itertools.product(range(LONGEST + 1), repeat=2), key=lambda pair: (max(pair), pair))
     dims = [d for d in HEAD_DIMS if d in subject.head_dims]
@@ -30,7 +31,14 @@ def small_box(subject: Subject) -> Iterator[AttentionCase]:
         for lengths, dtype, (q, k, v) in itertools.product(_lengths(subject, Nk), subject.dtypes, FAMILIES):
             asked = Features(causal, seqlens_k=lengths, return_lse="return_lse" in subject.keywords)
             specs = TensorSpec(q), TensorSpec(k), TensorSpec(v)
-            yield AttentionCase(Geometry(Nq=Nq, Nk=Nk, d=d), dtype, asked, *specs)
+            forward = AttentionCase(Geometry(Nq=Nq, Nk=Nk, d=d), dtype, asked, *specs)
+            yield from (_asked_for(operation, forward) for operation in subject.operations)
+
+
+def _asked_for(operation: str, case: AttentionCase) -> AttentionCase:
+    if operation == "forward":
+        return case
+    return case.replace(operation=operation, dLSE=TensorSpec() if case.features.return_lse else None)
 
 
 def sample(subject: Subject, size: int) -> list[AttentionCase]:

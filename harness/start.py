@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from harness.subject import Subject, load
+from harness.differentiable import narrowed
+from harness.subject import ANY, Subject, load
 from harness.verdict import CannotRun
 from harness.workers import Apart, Limits
 
@@ -15,7 +16,7 @@ class Setting:
     """What the parts of a campaign have in common.
 
     name: the subject's. refuses: as in `Subject`. limits: of each worker. place: where the subject is found, if not
-    under its name.
+    under its name. operation: what is asked of it, ANY or one of OPERATIONS.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Setting:
     device: str
     limits: Limits
     place: str | None = None
+    operation: str = ANY
 
     def maker(self) -> Callable[[], Subject]:
         """What makes the subject in a worker.
@@ -38,13 +40,23 @@ class Setting:
         return replace(load(self.place or self.name, self.refuses), name=self.name)
 
     def apart(self, make: Callable[[], Subject]) -> Apart:
-        """An examiner. Raises CannotRun where there is no subject, or it does not run on the device."""
+        """An examiner, whose subject is known to have gradients or not where those are asked for.
+
+        Raises CannotRun where there is no subject, or it does not run on the device, or has no gradients and nothing
+        else is asked for.
+        """
         apart = Apart(make, self.device, self.limits)
-        subject = apart.subject
-        if self.device not in subject.devices:
+        try:
+            self._require_device(apart.subject)
+            apart.subject = narrowed(apart.subject, self.operation, apart)
+        except BaseException:
             apart.close()
-            raise CannotRun(f"{subject.name} declares that it runs on {', '.join(subject.devices)}, not {self.device}.")
+            raise
         return apart
+
+    def _require_device(self, subject: Subject) -> None:
+        if self.device not in subject.devices:
+            raise CannotRun(f"{subject.name} declares that it runs on {', '.join(subject.devices)}, not {self.device}.")
 
     def card(self, make: Callable[[], Subject]) -> Subject:
         """What the subject says of itself."""

@@ -20,7 +20,7 @@ from harness.importing import import_from, import_ours, make_way, put_first
 from harness.shipped import module_of, shipped
 from harness.verdict import CannotRun
 from strategies import AttentionCase, attention_cases
-from strategies.case import Causal
+from strategies.case import OPERATIONS, Causal
 from strategies.tensors import TORCH_DTYPES
 
 Attention = Callable[..., Any]
@@ -40,6 +40,9 @@ EXACT = (
 )
 """What a subject may promise bit for bit: `harness.relations` says what each means."""
 
+ANY = "any"
+"""In the place of an operation: all that the subject has."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -48,8 +51,9 @@ class Subject:
     keywords: the feature keywords in its signature. The rest is declared in a dict `__flashattest__` on the function,
     under the same names: alignments of causal ("upper_left", "lower_right"), dtypes, head_dims (a collection) or
     max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of `config=`),
-    exact (what it promises bit for bit, of EXACT).
+    exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say).
     refuses: a regular expression; an exception whose text it matches is a refusal, as NotImplementedError always is.
+    operation: narrows what is asked of it, ANY or one of OPERATIONS. differentiable_by: how that is known, in words.
     """
 
     name: str
@@ -64,7 +68,10 @@ class Subject:
     p_dtype: str | None = None
     configs: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
+    differentiable: bool | None = None
     refuses: str | None = field(default=None, compare=False)
+    operation: str = field(default=ANY, compare=False)
+    differentiable_by: str = field(default="declared", compare=False)
 
     def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
         """Draw the cases that this subject says it can take; keywords narrow further, as in `attention_cases`."""
@@ -72,7 +79,14 @@ class Subject:
         drawn["causal"] = self.causal_kinds()
         drawn |= {name: name in self.keywords for name in ("seqlens_k", "scale", "return_lse")}
         drawn["configs"] = self.configs if "config" in self.keywords else ()
+        drawn["gradients"] = "only" if "forward" not in self.operations else "forward_backward" in self.operations
         return attention_cases(**(drawn | narrower))
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The operations that it is asked for: gradients only where it is known to be differentiable."""
+        has = OPERATIONS if self.differentiable else ("forward",)
+        return tuple(name for name in has if self.operation in (ANY, name))
 
     def causal_kinds(self) -> list[Causal]:
         """The values that the subject takes for causal."""
@@ -113,6 +127,18 @@ def _elsewhere(*arguments: Any, **features: Any) -> Any:
 
 
 _ALIGNMENTS: dict[str, Causal] = {"upper_left": True, "lower_right": "lower_right"}
+_DECLARABLE = (
+    "alignments",
+    "dtypes",
+    "head_dims",
+    "gqa",
+    "layouts",
+    "devices",
+    "p_dtype",
+    "configs",
+    "exact",
+    "differentiable",
+)
 _FEATURES = ("causal", "scale", "seqlens_k", "return_lse", "config")
 
 
@@ -124,14 +150,15 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
     declared = dict(getattr(function, DECLARATION, {}))
     if "max_head_dim" in declared:
         declared["head_dims"] = range(1, declared.pop("max_head_dim") + 1)
-    known = ("alignments", "dtypes", "head_dims", "gqa", "layouts", "devices", "p_dtype", "configs", "exact")
     for key, value in declared.items():
-        if key not in known:
-            raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {', '.join(known)} and max_head_dim.")
+        if key not in _DECLARABLE:
+            raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {', '.join(_DECLARABLE)} and max_head_dim.")
         declared[key] = tuple(value) if isinstance(value, list | range) else value
     for promise in declared.get("exact", ()):
         if promise not in EXACT:
             raise CannotRun(f"{DECLARATION} promises {promise!r} under 'exact'; it may promise {', '.join(EXACT)}.")
+    if declared.get("differentiable") not in (None, True, False):
+        raise CannotRun(f"{DECLARATION} declares differentiable={declared['differentiable']!r}; it is True or False.")
     own_name = name or f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
     return replace(Subject(own_name, function, _keywords(function), refuses=refuses), **declared)
 

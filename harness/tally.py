@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from harness.backward import INPUTS
 from harness.coverage import Coverage
 from harness.distribution import Distribution
 from oracles import Comparison
@@ -24,12 +25,17 @@ class Closest:
 
 @dataclass
 class Tally:
-    """Counts of a campaign. `closest` is by dtype, over passing and failing cases alike."""
+    """Counts of a campaign. `closest` is by dtype, over passing and failing cases alike.
+
+    closest: of O and LSE; closest_gradients: of dQ, dK and dV. backwards: cases that had a backward.
+    """
 
     started: float = field(default_factory=time.monotonic)
     cases: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     closest: dict[str, Closest] = field(default_factory=dict)
+    closest_gradients: dict[str, Closest] = field(default_factory=dict)
+    backwards: int = 0
     coverage: Coverage = field(default_factory=Coverage)
     distribution: Distribution = field(default_factory=Distribution)
 
@@ -45,8 +51,9 @@ class Tally:
 
     @property
     def worst(self) -> float:
-        """The largest error/budget over all dtypes."""
-        return max((closest.ratio for closest in self.closest.values()), default=0.0)
+        """The largest error/budget over all dtypes, gradients included."""
+        all_of_them = [*self.closest.values(), *self.closest_gradients.values()]
+        return max((closest.ratio for closest in all_of_them), default=0.0)
 
     @classmethod
     def together(cls, tallies: Iterable[Tally]) -> Tally:
@@ -62,13 +69,11 @@ class Tally:
         self.refused.update(other.refused)
         self.coverage.take(other.coverage)
         self.distribution.take(other.distribution)
+        self.backwards += other.backwards
         for dtype, closest in other.closest.items():
-            self._keep_closest(dtype, closest)
-
-    def _keep_closest(self, dtype: str, closest: Closest) -> None:
-        known = self.closest.get(dtype)
-        if known is None or closest.ratio > known.ratio:
-            self.closest[dtype] = closest
+            _keep(self.closest, dtype, closest)
+        for dtype, closest in other.closest_gradients.items():
+            _keep(self.closest_gradients, dtype, closest)
 
     def refuse(self, reason: str) -> None:
         """Count a case that the subject refused."""
@@ -77,8 +82,16 @@ class Tally:
     def add(self, case: AttentionCase, compared: Mapping[str, Comparison], rescales: str | None = None) -> None:
         """Count a case, with what came of holding its outputs against the truth, where they could be."""
         self.cases += 1
+        self.backwards += case.has_gradients
         self.coverage.add(case, rescales)
         if compared:
             self.distribution.add(case, max(found.ratio for found in compared.values()))
         for tensor, found in compared.items():
-            self._keep_closest(case.dtype, Closest(found.ratio, f"{tensor}{list(found.index)}", case))
+            by_dtype = self.closest_gradients if tensor in INPUTS else self.closest
+            _keep(by_dtype, case.dtype, Closest(found.ratio, f"{tensor}{list(found.index)}", case))
+
+
+def _keep(by_dtype: dict[str, Closest], dtype: str, closest: Closest) -> None:
+    known = by_dtype.get(dtype)
+    if known is None or closest.ratio > known.ratio:
+        by_dtype[dtype] = closest

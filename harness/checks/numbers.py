@@ -13,18 +13,11 @@ from oracles import Comparison
 
 @check(Stage.NUMBERS)
 def values(attempt: Attempt) -> Iterator[Verdict]:
-    """O is within its budget; NaN and inf stand only where float64 has them too.
-
-    A NaN that is gone once the memory beside the tensors holds 0 was read there.
-    """
+    """O is within its budget; NaN and inf stand only where float64 has them too."""
     found = attempt.compared["O"]
-    if found.ok:
-        return
-    verdict = _verdict("wrong_values" if found.is_finite else "not_finite", "values", "O", found, attempt)
-    if not found.is_finite and attempt.is_right_among_zeros:
-        sentence = f"{verdict.sentence} It is right where the memory beside the tensors holds 0: that memory was read."
-        verdict = replace(verdict, kind="out_of_bounds", sentence=sentence)
-    yield verdict
+    if not found.ok:
+        kind = "wrong_values" if found.is_finite else "not_finite"
+        yield told(kind, "values", "O", found, attempt.budget.parts_O(found.index), attempt)
 
 
 @check(Stage.NUMBERS)
@@ -32,12 +25,22 @@ def lse(attempt: Attempt) -> Iterator[Verdict]:
     """LSE, where it came back, is within its budget; a row that sees no key has LSE = -inf."""
     found = attempt.compared.get("LSE")
     if found is not None and not found.ok:
-        yield _verdict("wrong_lse", "lse", "LSE", found, attempt)
+        yield _verdict("wrong_lse", "lse", "LSE", found, attempt.budget.parts_LSE(found.index))
 
 
-def _verdict(kind: str, check: str, tensor: str, found: Comparison, attempt: Attempt) -> Verdict:
-    budget = attempt.budget
-    parts = budget.parts_O(found.index) if tensor == "O" else budget.parts_LSE(found.index)
+def told(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float], attempt: Attempt) -> Verdict:
+    """The verdict on a tensor's worst element.
+
+    A NaN that is gone once the memory beside the tensors holds 0 was read there.
+    """
+    verdict = _verdict(kind, check, tensor, found, parts)
+    if found.is_finite or not attempt.is_right_among_zeros:
+        return verdict
+    sentence = f"{verdict.sentence} It is right where the memory beside the tensors holds 0: that memory was read."
+    return replace(verdict, kind="out_of_bounds", sentence=sentence)
+
+
+def _verdict(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float]) -> Verdict:
     place = f"{tensor}{list(found.index)}"
     return Verdict(
         kind,

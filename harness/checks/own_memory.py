@@ -6,17 +6,18 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from harness.attempt import Attempt
+from harness.attempt import Attempt, came
 from harness.checks.registry import Stage, check
 from harness.verdict import Verdict
 
 
 @check(Stage.FORM)
 def own_memory(attempt: Attempt) -> Iterator[Verdict]:
-    """No output shares its storage with an input: who writes to the one must not change the other."""
+    """No output or gradient shares its storage with an input: who writes to the one must not change the other."""
     returned, problem = attempt.result.returned, attempt.problem
     outputs = returned if isinstance(returned, tuple) else (returned,)
-    for name, output in zip(("O", "LSE"), outputs, strict=False):
+    named = [*zip(("O", "LSE"), outputs, strict=False), *came(attempt.result).items()]
+    for name, output in named:
         for of, tensor in (("q", problem.q), ("k", problem.k), ("v", problem.v)):
             if isinstance(output, Tensor) and output.numel() and _storage(output) == _storage(tensor):
                 yield Verdict("output_aliased", "own_memory", f"{name} lies in the memory of the input {of}.")

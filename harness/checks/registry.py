@@ -8,6 +8,7 @@ from enum import IntEnum
 
 from harness.attempt import Attempt
 from harness.verdict import Verdict
+from strategies.case import OPERATIONS
 
 Look = Callable[[Attempt], Iterator[Verdict]]
 
@@ -18,6 +19,7 @@ class Stage(IntEnum):
     CALL = 0  # the call itself: it returned, and left its surroundings alone
     FORM = 1  # what came back has the right shape, dtype and device
     NUMBERS = 2  # what stands in it is right
+    GRADIENTS = 3  # and so is what its backward makes of it
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Check:
 CHECKS: dict[str, Check] = {}
 
 
-def check(stage: Stage, operations: tuple[str, ...] = ("forward",)) -> Callable[[Look], Look]:
+def check(stage: Stage, operations: tuple[str, ...] = OPERATIONS) -> Callable[[Look], Look]:
     """Register a check under its function's name; the function yields a Verdict for each fault that it sees."""
 
     def register(look: Look) -> Look:

@@ -15,4 +15,5 @@ def returns(attempt: Attempt) -> Iterator[Verdict]:
     """An exception on a legal case is a failure, unless it is a refusal (which never comes this far)."""
     error = attempt.result.raised
     if error is not None:
-        yield Verdict("raised", "returns", f"The call raised {first_line(error)}")
+        what = "The backward of the call" if attempt.result.in_backward else "The call"
+        yield Verdict("raised", "returns", f"{what} raised {first_line(error)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.attempt import Attempt
-from harness.relations.base import Base, Claim
+from harness.relations.base import EVERYWHERE, Base, Claim
 from harness.relations.registry import relation
 
 
@@ -25,13 +25,18 @@ def alone_as_in_batch(base: Base) -> Iterator[Claim]:
         b, head = divmod(n, g.Hk)
         entry, one = slice(b, b + 1), slice(head, head + 1)
         group = slice(head * g.group, (head + 1) * g.group)
+        dO, dLSE = base.problem.dO, base.problem.dLSE
         alone = base.again(
             q=base.problem.q[entry, group],
             k=base.problem.k[entry, one],
             v=base.problem.v[entry, one],
+            dO=None if dO is None else dO[entry, group],
+            dLSE=None if dLSE is None else dLSE[entry, group],
             seqlens_k=None if lengths is None else lengths[entry],
         )
-        yield from base.same(alone, f"Batch entry {b}, KV head {head} called alone", here=(entry, group, slice(None)))
+        rows, keys = (entry, group, slice(None)), (entry, one, slice(None))
+        what = f"Batch entry {b}, KV head {head} called alone"
+        yield from base.same(alone, what, here=rows, keys_here=keys, keys_there=EVERYWHERE)
 
 
 @relation(exact="gqa_invariant", when=lambda attempt: attempt.case.geometry.group > 1)
@@ -42,4 +47,5 @@ def repeated_kv(base: Base) -> Iterator[Claim]:
     """
     group = base.attempt.case.geometry.group
     k, v = (t.repeat_interleave(group, dim=1) for t in (base.problem.k, base.problem.v))
-    yield from base.same(base.again(k=k, v=v), f"With each head of K and V repeated {group} times")
+    what = f"With each head of K and V repeated {group} times"
+    yield from base.same(base.again(k=k, v=v), what, gradients=("dQ",))

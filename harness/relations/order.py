@@ -26,4 +26,4 @@ def keys_reversed(base: Base) -> Iterator[Claim]:
     place = torch.arange(k.shape[2], device=k.device)
     mirrored = torch.where(place < lengths, lengths - 1 - place, place)[:, None, :, None]
     k, v = (t.gather(2, mirrored.expand(t.shape)) for t in (k, v))
-    yield from base.same(base.again(k=k, v=v), "With the visible keys in the opposite order")
+    yield from base.same(base.again(k=k, v=v), "With the visible keys in the opposite order", gradients=("dQ",))

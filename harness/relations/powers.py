@@ -39,16 +39,16 @@ def scale_against_q(base: Base) -> Iterator[Claim]:
     q = base.mapped("q", lambda memory: memory * A)
     if _is_finite(q.tensor):
         other = base.again(q=q, scale=base.problem.scale / A)
-        for claim in base.same(other, "With 4q and a quarter of the scale"):
-            yield _exact_where(claim, claim.budget.isfinite() if _is_given(base) else False)
+        for claim in base.same(other, "With 4q and a quarter of the scale", gradients=("dK", "dV")):
+            yield _exact_where(base, claim)
 
 
 @relation(exact="scale_invariant", when=_takes_scale)
 def sign_of_scale(base: Base) -> Iterator[Claim]:
     """-q with -scale gives what q with scale gives. Bit for bit (where the scale was given): signs round nothing."""
     other = base.again(q=base.mapped("q", torch.neg), scale=-base.problem.scale)
-    for claim in base.same(other, "With -q and the scale negated"):
-        yield _exact_where(claim, claim.budget.isfinite() if _is_given(base) else False)
+    for claim in base.same(other, "With -q and the scale negated", gradients=("dK", "dV")):
+        yield _exact_where(base, claim)
 
 
 @relation(exact="scale_invariant", when=lambda attempt: attempt.case.geometry.Nq > 0)
@@ -65,15 +65,17 @@ def linear_in_v(base: Base) -> Iterator[Claim]:
     least = torch.finfo(base.O.dtype).smallest_normal if base.O.dtype is torch.float16 else LEAST
     # What is equal to the least normal number may have been rounded up to it, in the steps of subnormal ones.
     is_normal = (base.O.abs() > least) & base.budget.O.isfinite()
-    for claim in base.same(other, "With 4V"):
+    for claim in base.same(other, "With 4V", gradients=("dV",)):
         if claim.tensor == "O":
             yield replace(claim, wanted=base.O.double() * A, budget=A * claim.budget, exact=is_normal)
         else:
             yield claim
 
 
-def _exact_where(claim: Claim, where: Tensor | bool) -> Claim:
-    return replace(claim, exact=where)
+def _exact_where(base: Base, claim: Claim) -> Claim:
+    """Bits are promised of O and LSE, where the budget promises a number, and the scale was given."""
+    is_promised = claim.tensor in ("O", "LSE") and _is_given(base)
+    return replace(claim, exact=claim.budget.isfinite() if is_promised else False)
 
 
 def _is_finite(tensor: Tensor) -> bool:

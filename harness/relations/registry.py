@@ -148,7 +148,8 @@ def _exactly(claim: Claim) -> Tensor:
 
 
 def _verdict(relation: Relation, claim: Claim, found: Comparison) -> Verdict:
-    of_numbers = "wrong_lse" if claim.tensor == "LSE" else "wrong_values" if found.is_finite else "not_finite"
+    of_O = "wrong_values" if found.is_finite else "not_finite"
+    of_numbers = {"O": of_O, "LSE": "wrong_lse"}.get(claim.tensor, "wrong_gradient")
     place = f"{claim.tensor}{list(found.index)}"
     return Verdict(
         claim.kind or of_numbers,

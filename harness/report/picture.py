@@ -55,7 +55,9 @@ def _name(found: HeatMap) -> str:
 
 
 def _axis(found: HeatMap) -> str:
-    return "rows by columns of d" if found.tensor == "O" else "rows by heads"
+    if found.tensor == "LSE":
+        return "rows by heads"
+    return "keys by columns of d" if found.tensor in ("dK", "dV") else "rows by columns of d"
 
 
 def _extent(found: HeatMap) -> str:
@@ -66,11 +68,18 @@ def _extent(found: HeatMap) -> str:
     worst = f"the largest error/budget is {found.worst:.3g}"
     if len(over) == all_cells:
         return f"All of it is over budget; {worst}."
-    rows = _range("row", [i for i, _ in over], found.cell[0], found.shape[0])
-    across = "column" if found.tensor == "O" else "head"
-    columns = _range(across, [j for _, j in over], found.cell[1], found.shape[1])
+    rows = _range(_down(found), [i for i, _ in over], found.cell[0], found.shape[0])
+    columns = _range(_across(found), [j for _, j in over], found.cell[1], found.shape[1])
     are = "cell is" if len(over) == 1 else "cells are"
     return f"{len(over)} of {all_cells} {are} over budget, in {rows} and {columns}; {worst}."
+
+
+def _down(found: HeatMap) -> str:
+    return "key" if found.tensor in ("dK", "dV") else "row"
+
+
+def _across(found: HeatMap) -> str:
+    return "head" if found.tensor == "LSE" else "column"
 
 
 def _range(what: str, places: Sequence[int], cell: int, size: int) -> str:
@@ -124,5 +133,5 @@ def _step(side: int) -> int:
 
 def _titles(found: HeatMap, height: int, width: int) -> Iterator[Html]:
     y = TOP + height / 2
-    yield element("text", "row", x=12, y=y, transform=f"rotate(-90 12 {y})", text_anchor="middle")
-    yield element("text", "column" if found.tensor == "O" else "head", x=LEFT, y=TOP + height + 32)
+    yield element("text", _down(found), x=12, y=y, transform=f"rotate(-90 12 {y})", text_anchor="middle")
+    yield element("text", _across(found), x=LEFT, y=TOP + height + 32)

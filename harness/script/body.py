@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,11 +10,12 @@ import torch
 from harness.corpus import Entry
 from harness.script import parts, values
 from harness.script.calls import Call
-from strategies.layouts import LAYOUTS
+from strategies.layouts import GRADIENT_LAYOUTS
 from strategies.tensors import fills_past_end
 
 _OF_MEMORY = ("inputs_unchanged", "surroundings_unchanged")
 _OF_THE_CALL = ("returns",)
+_UPPER = {"dO": "D_O", "dLSE": "D_LSE"}
 
 
 class Body:
@@ -36,21 +37,40 @@ class Body:
         self.steps = [step for step in steps if step]
 
     def _call(self, call: Call, number: str) -> str:
-        lines = [f"{role}{number} = {self._laid(call, role)}" for role in "qkv"]
+        lines = [f"{role}{number} = {self._laid(call, role)}" for role in call.roles]
         given = [f"{role}{number}" for role in "qkv"]
         if call.problem.seqlens_k is not None:
             listed = call.problem.seqlens_k.tolist()
             lines.append(f"seqlens_k{number} = torch.tensor({listed}, dtype=torch.int32, device=DEVICE)")
             given.append(f"seqlens_k=seqlens_k{number}")
         if call.budget is None:
-            return "\n".join([*lines, "with suppress(Exception):", f"    {self._called(given, call)}"])
+            return self._earlier(call, number, lines, given)
         if self._compares:
-            lines.append(f"wanted{number} = {self._reference(given, call)}")
+            lines += self._references(call, number, given)
         if self.entry.check in _OF_MEMORY:
-            tensors = [name.rpartition("=")[2] for name in given]
+            tensors = [name.rpartition("=")[2] for name in (*given, *_named(call.roles[3:], number))]
             lines.append(f"before{number} = [memory_of(tensor) for tensor in ({', '.join(tensors)})]")
             self._use(parts.memory_of)
-        return "\n".join([*lines, f"returned{number} = {self._called(given, call)}"])
+        lines += [f"{role}{number}.requires_grad_()" for role in call.problem.needs_grad]
+        lines.append(f"returned{number} = {self._called(given, call)}")
+        return "\n".join([*lines, *self._backward(call, number)])
+
+    def _earlier(self, call: Call, number: str, lines: list[str], given: list[str]) -> str:
+        """A call of which nothing is asked."""
+        lines += [f"{role}{number}.requires_grad_()" for role in call.problem.needs_grad]
+        called = [f"returned{number} = {self._called(given, call)}", *self._backward(call, number)]
+        if not call.gradients:
+            called = [self._called(given, call)]
+        return "\n".join([*lines, "with suppress(Exception):", *(f"    {line}" for line in called)])
+
+    def _backward(self, call: Call, number: str) -> list[str]:
+        if not call.gradients:
+            return []
+        self._use(parts.outputs)
+        self._use(parts.gradients_of)
+        found = f"outputs(returned{number}, {call.wants_lse})"
+        given, inputs = _named(call.roles[3:], number), _named(call.problem.needs_grad, number)
+        return [f"gradients{number} = gradients_of({found}, [{', '.join(given)}], [{', '.join(inputs)}])"]
 
     @property
     def _compares(self) -> bool:
@@ -59,16 +79,25 @@ class Body:
     def _called(self, given: list[str], call: Call) -> str:
         return f"subject({', '.join([*given, *(f'{name}={value!r}' for name, value in call.arguments.items())])})"
 
-    def _reference(self, given: list[str], call: Call) -> str:
+    def _references(self, call: Call, number: str, given: list[str]) -> list[str]:
+        """What is right, made before the call, which may write to its inputs."""
+        self._use(parts.scores)
         self._use(parts.reference)
-        arguments = {name: value for name, value in call.arguments.items() if name in ("causal", "scale")}
-        return f"reference({', '.join([*given, *(f'{name}={value!r}' for name, value in arguments.items())])})"
+        asked = [f"{name}={value!r}" for name, value in call.arguments.items() if name in ("causal", "scale")]
+        lines = [f"wanted{number} = reference({', '.join([*given, *asked])})"]
+        if not call.gradients:
+            return lines
+        self._use(parts.reference_gradients)
+        incoming = [f"{role}={role}{number}" for role in call.roles[3:]]
+        arguments = ", ".join([*given[:3], *incoming, *given[3:], *asked])
+        return [*lines, f"wanted_gradients{number} = reference_gradients({arguments})"]
 
     def _look(self, call: Call, number: str) -> str:
         """The check on what came back from one call."""
         if self.entry.check in _OF_MEMORY:
-            names = [f"q{number}", f"k{number}", f"v{number}"]
+            names = _named(call.roles[:3], number)
             names += [f"seqlens_k{number}"] if call.problem.seqlens_k is not None else []
+            names += _named(call.roles[3:], number)
             sentence = '"The call wrote to the memory of its inputs."'
             return (
                 f"after{number} = [memory_of(tensor) for tensor in ({', '.join(names)})]\n"
@@ -77,8 +106,9 @@ class Body:
         if self.entry.check == "own_memory":
             self._use(parts.share_memory)
             self._use(parts.outputs)
+            found = f"outputs(returned{number}, {call.wants_lse})"
             return (
-                f"for output in outputs(returned{number}, {call.wants_lse}):\n"
+                f"for output in {f'(*{found}, *gradients{number})' if call.gradients else found}:\n"
                 f"    for tensor in (q{number}, k{number}, v{number}):\n"
                 f'        assert not share_memory(output, tensor), "What came back lies in the memory of an input."'
             )
@@ -94,6 +124,10 @@ class Body:
         if call.wants_lse:
             LSE = f'require_near("LSE", found{number}[1], wanted{number}[1], {allowed_LSE}, torch.float32)'
             lines.append(LSE)
+        for i, name in enumerate(call.gradients):
+            allowed = self._budget(getattr(call.gradient_budget, name))
+            got, wanted = f"gradients{number}[{i}]", f'wanted_gradients{number}["{name}"]'
+            lines.append(f'require_near("{name}", {got}, {wanted}, {allowed}, q{number}.dtype)')
         return "\n".join(lines)
 
     def _budget(self, budget: torch.Tensor) -> str:
@@ -121,7 +155,7 @@ class Body:
         elif expression is None:
             self._use(parts.from_bytes)
             expression = values.packed(own)
-        name = self._named(role.upper(), expression)
+        name = self._named(_UPPER.get(role, role.upper()), expression)
         size = tensor.untyped_storage().nbytes() // tensor.element_size()
         where = f"{tuple(tensor.shape)}, {tuple(tensor.stride())}, {tensor.storage_offset()}, {size}"
         return f"laid_out({name}, {where}, DEVICE)"
@@ -131,9 +165,10 @@ class Body:
         spec = getattr(call.case, role)
         self.families.add(spec.values)
         tensor: torch.Tensor = getattr(call.problem, role)
-        lines = [values.generated(spec, role, tuple(tensor.shape), tensor.dtype)]
-        strides = LAYOUTS[spec.layout](tuple(tensor.shape)).strides  # type: ignore[arg-type]
-        for batch, first, fill in fills_past_end(call.case, tensor.dtype, strides) if role != "q" else ():
+        shape = (*tensor.shape, 1)[:4]
+        lines = [values.generated(spec, role, shape, tensor.dtype) + ("" if tensor.dim() == 4 else ".squeeze(-1)")]
+        strides = GRADIENT_LAYOUTS[spec.layout](tuple(shape)).strides  # type: ignore[arg-type]
+        for batch, first, fill in fills_past_end(call.case, tensor.dtype, strides) if role in ("k", "v") else ():
             lines.append(f"NAME[{batch}, :, {first}:] = {fill!r}")
         return "\n".join(lines)
 
@@ -148,3 +183,7 @@ class Body:
 
     def _use(self, part: Callable[..., Any]) -> None:
         self.needed[part.__name__] = None
+
+
+def _named(roles: Iterable[str], number: str) -> list[str]:
+    return [f"{role}{number}" for role in roles]

@@ -26,10 +26,10 @@ def laid_out(
     return memory.to(device).as_strided(shape, strides, offset)
 
 
-def reference(
+def scores(
     q: Tensor, k: Tensor, v: Tensor, causal: Any = False, scale: float | None = None, seqlens_k: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return O and LSE by the definition, in float64; a row that sees no key gives O = 0 and LSE = -inf."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return S, -inf where hidden, and q, k and v, in float64: a head of k and v for each of q, 0 past the lengths."""
     q, k, v = q.double(), k.double(), v.double()
     (B, Hq, Nq, d), (Hk, Nk) = q.shape, k.shape[1:3]
     keys = torch.arange(Nk, device=q.device)
@@ -41,7 +41,36 @@ def reference(
         last = torch.arange(Nq, device=q.device)[:, None] + (lengths - Nq if causal == "lower_right" else 0)
         hidden = hidden | (keys > last)
     S = (q @ k.mT * (d**-0.5 if scale is None else scale)).masked_fill(hidden, -torch.inf)
+    return S, q, k, v
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, **asked: Any) -> tuple[Tensor, Tensor]:
+    """Return O and LSE by the definition, in float64; a row that sees no key gives O = 0 and LSE = -inf."""
+    S, _, _, v = scores(q, k, v, **asked)
     return S.softmax(-1).nan_to_num(0.0) @ v, S.logsumexp(-1)
+
+
+def reference_gradients(
+    q: Tensor, k: Tensor, v: Tensor, dO: Tensor, dLSE: Tensor | None = None, **asked: Any
+) -> dict[str, Tensor]:
+    """Return dQ, dK and dV by the definition, in float64: dS = P (dP - rowsum(P dP) + dLSE), times the scale."""
+    Hk, scale = k.shape[1], asked.get("scale")
+    S, q, k, v = scores(q, k, v, **asked)
+    P, dO = S.softmax(-1).nan_to_num(0.0), dO.double()
+    dP = dO @ v.mT
+    dS = dP - (P * dP).sum(-1, keepdim=True)
+    dS = P * (dS if dLSE is None else dS + dLSE.double().unsqueeze(-1))
+    dS = dS * (q.shape[-1] ** -0.5 if scale is None else scale)
+    dK, dV = ((x.mT @ y).unflatten(1, (Hk, -1)).sum(2) for x, y in ((dS, q), (P, dO)))
+    return {"dQ": dS @ k, "dK": dK, "dV": dV}
+
+
+def gradients_of(outputs: Any, given: Any, inputs: Any) -> tuple[Any, ...]:
+    """Return the gradients in the inputs, given those of the outputs; of an output that has no grad_fn there is none."""
+    pairs = [(output, gradient) for output, gradient in zip(outputs, given, strict=False) if output.requires_grad]
+    assert pairs, "What came back has no grad_fn."
+    found, gradients = zip(*pairs, strict=True)
+    return torch.autograd.grad(found, inputs, gradients, allow_unused=True)
 
 
 def outputs(returned: Any, wants_lse: bool) -> tuple[Any, ...]:

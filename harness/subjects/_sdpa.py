@@ -26,4 +26,5 @@ def attention_by(backend: SDPBackend) -> Attention:
                 raise NotImplementedError(f"torch has no {backend.name} kernel for this call") from error
             raise
 
+    attention.__flashattest__ = {"differentiable": True}  # type: ignore[attr-defined]
     return attention

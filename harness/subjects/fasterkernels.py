@@ -10,7 +10,7 @@ from harness.subjects._conventions import declares, refuse_empty
 REQUIRES = "fasterkernels"
 
 
-@declares(dtypes=("fp16", "bf16"), head_dims=(16, 32, 64, 128, 256), gqa=False)
+@declares(dtypes=("fp16", "bf16"), head_dims=(16, 32, 64, 128, 256), gqa=False, differentiable=False)
 def attention(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """Attention in (B, H, N, d), of any strides."""
     refuse_empty(q, k)

@@ -12,7 +12,9 @@ from harness.subjects._conventions import declares, packed, packed_queries, swap
 REQUIRES = "flash-attn"
 
 
-@declares(dtypes=("fp16", "bf16"), max_head_dim=256, alignments=("lower_right",), devices=("cuda",))
+@declares(
+    dtypes=("fp16", "bf16"), max_head_dim=256, alignments=("lower_right",), devices=("cuda",), differentiable=True
+)
 def attention(
     q: Tensor, k: Tensor, v: Tensor, causal: Any = False, scale: float | None = None, seqlens_k: Tensor | None = None
 ) -> Tensor:

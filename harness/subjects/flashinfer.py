@@ -14,7 +14,13 @@ from harness.subjects._conventions import declares
 REQUIRES = "flashinfer-python"
 
 
-@declares(dtypes=("fp16", "bf16"), head_dims=(64, 128, 256), alignments=("lower_right",), devices=("cuda",))
+@declares(
+    dtypes=("fp16", "bf16"),
+    head_dims=(64, 128, 256),
+    alignments=("lower_right",),
+    devices=("cuda",),
+    differentiable=False,
+)
 def attention(
     q: Tensor,
     k: Tensor,

@@ -18,7 +18,7 @@ REQUIRES = "xformers"
 _CAUSAL = {True: LowerTriangularMask, "lower_right": LowerTriangularFromBottomRightMask}
 
 
-@declares(alignments=("upper_left", "lower_right"), layouts=UNIT_LAST_STRIDE, devices=("cuda",))
+@declares(alignments=("upper_left", "lower_right"), layouts=UNIT_LAST_STRIDE, devices=("cuda",), differentiable=True)
 def attention(
     q: Tensor, k: Tensor, v: Tensor, causal: Any = False, scale: float | None = None, seqlens_k: Tensor | None = None
 ) -> Tensor:

@@ -1,0 +1,54 @@
+"""Whether a subject is differentiable: as it declares or, where it does not say, as a small call shows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from harness.examine import Examiner, Question
+from harness.subject import Subject
+from harness.verdict import CannotRun
+from strategies import AttentionCase, Features, Geometry
+
+LENGTH = 64
+"""Rows and keys of the call: a whole tile, since some subjects take no less."""
+
+HEAD_DIM = 64
+FOUND = "found"
+
+
+def narrowed(subject: Subject, operation: str, examiner: Examiner) -> Subject:
+    """The subject as it is asked for one operation, or for ANY, once it is known whether it has gradients.
+
+    examiner: makes the small call, where it takes one. Raises CannotRun where gradients alone are asked for and there
+    are none.
+    """
+    asked = replace(subject, operation=operation)
+    if operation != "forward" and asked.differentiable is None:
+        asked = _probed(asked, examiner)
+    if not asked.operations:
+        raise CannotRun(f"{subject.name} has no gradients to attest ({asked.differentiable_by}).")
+    return asked
+
+
+def _probed(subject: Subject, examiner: Examiner) -> Subject:
+    """The subject with what the first small call says that returns."""
+    why = ["it refuses every small call"]
+    for case in _small_calls(subject):
+        found = examiner.examine(Question(case, probes=True))
+        if found.verdicts:
+            sentence = found.verdicts[0].sentence
+            why.append(f"on tensors that require a gradient, {sentence[0].lower()}{sentence[1:].rstrip('.')}")
+        elif found.differentiable is not None:
+            how = FOUND if found.differentiable else f"{FOUND}: O has no grad_fn"
+            return replace(subject, differentiable=found.differentiable, differentiable_by=how)
+    return replace(subject, differentiable=False, differentiable_by=f"{FOUND}: {why[-1]}")
+
+
+def _small_calls(subject: Subject) -> Iterator[AttentionCase]:
+    """Square calls of one head, as any subject takes some: causal, of another dtype or d, where it does not take one."""
+    nearest = sorted(subject.head_dims, key=lambda d: (abs(d - HEAD_DIM), d))[:1]
+    dims = [*nearest, *(d for d in (2 * HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
+    for causal, d, dtype in itertools.product(subject.causal_kinds(), dims, subject.dtypes):
+        yield AttentionCase(Geometry(Nq=LENGTH, Nk=LENGTH, d=d), dtype=dtype, features=Features(causal))

@@ -55,9 +55,10 @@ def noninterference(base: Base) -> Iterator[Claim]:
 def visible(base: Base) -> Tensor:
     """Which queries see which keys, (B, Nq, Nk): the same for all heads."""
     (B, _, Nq, _), Nk = base.problem.q.shape, base.problem.k.shape[2]
-    visible = base.problem.visible()
-    assert visible is not None
-    return visible.expand(B, 1, Nq, Nk)[:, 0]
+    seen = base.problem.visible()
+    if seen is None:
+        return torch.ones(B, Nq, Nk, dtype=torch.bool, device=base.problem.q.device)
+    return seen.expand(B, 1, Nq, Nk)[:, 0]
 
 
 def _lengths(base: Base) -> Tensor:

@@ -12,6 +12,8 @@ for _module in iter_modules(__path__):
 from oracles.budget import Budget, forward_budget  # noqa: E402
 from oracles.compare import Comparison, compare, error_over_budget  # noqa: E402
 from oracles.float64 import Truth, float64  # noqa: E402
+from oracles.gradient_budget import GradientBudget, gradient_budget  # noqa: E402
+from oracles.gradients64 import Gradients, gradients64  # noqa: E402
 from oracles.registry import ORACLES, Answer, Oracle, oracle  # noqa: E402
 from oracles.vote import hold, odd_one_out, vote  # noqa: E402
 
@@ -20,12 +22,16 @@ __all__ = [
     "Answer",
     "Budget",
     "Comparison",
+    "GradientBudget",
+    "Gradients",
     "Oracle",
     "Truth",
     "compare",
     "error_over_budget",
     "float64",
     "forward_budget",
+    "gradient_budget",
+    "gradients64",
     "hold",
     "odd_one_out",
     "oracle",

@@ -177,13 +177,13 @@ def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bo
         underflow=torch.addcmul((n + 2 * has_keys) * FLUSHED, n / l, largest_v, value=rounding.tiny_p),
         size_lse=(truth.m + log_l).abs_() * has_keys,
         log_l=log_l,
-        steps=_sum_roundings(n, independent) + 4,
+        steps=sum_roundings(n, independent) + 4,
         has_keys=has_keys,
         overflow=_overflow(problem, truth, weights, largest_v, rounding),
     )
 
 
-def _sum_roundings(n: Tensor, independent: bool) -> Tensor:
+def sum_roundings(n: Tensor, independent: bool) -> Tensor:
     """g(n): the unit roundoffs that a sum of n terms takes."""
     at_random = 2 * n.sqrt()
     most = at_random if independent else torch.maximum(at_random, n / 2)

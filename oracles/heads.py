@@ -20,3 +20,16 @@ def weighted(weights: Tensor, v: Tensor) -> Tensor:
     _, Hk, _, c = v.shape
     rows = weights.view(B * Hk, Hq // Hk * Nq, Nk)
     return torch.bmm(rows, v.view(B * Hk, Nk, c)).view(B, Hq, Nq, c)
+
+
+def gathered(weights: Tensor, rows: Tensor) -> Tensor:
+    """weights^T @ rows as (B, Hq, Nk, c), of contiguous weights (B, Hq, Nq, Nk) and rows (B, Hq, Nq, c)."""
+    B, Hq, Nq, Nk = weights.shape
+    c = rows.shape[-1]
+    return torch.bmm(weights.view(B * Hq, Nq, Nk).mT, rows.view(B * Hq, Nq, c)).view(B, Hq, Nk, c)
+
+
+def over_group(by_query_head: Tensor, Hk: int) -> Tensor:
+    """Sum (B, Hq, Nk, c) over the query heads that share one head of K and V: (B, Hk, Nk, c)."""
+    B, Hq, Nk, c = by_query_head.shape
+    return by_query_head if Hq == Hk else by_query_head.view(B, Hk, Hq // Hk, Nk, c).sum(2)

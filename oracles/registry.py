@@ -14,10 +14,22 @@ from strategies.spec import require
 
 @dataclass(frozen=True)
 class Answer:
-    """An oracle's answer, in the precision that it computed in: O (B, Hq, Nq, d), natural LSE (B, Hq, Nq) or None."""
+    """An oracle's answer, in the precision that it computed in: O (B, Hq, Nq, d), natural LSE (B, Hq, Nq) or None.
+
+    dQ (B, Hq, Nq, d), dK and dV (B, Hk, Nk, d): gradients, where the problem has a dO and the oracle gives any.
+    """
 
     O: Tensor
     LSE: Tensor | None = None
+    dQ: Tensor | None = None
+    dK: Tensor | None = None
+    dV: Tensor | None = None
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradients that there are, by name."""
+        named = {"dQ": self.dQ, "dK": self.dK, "dV": self.dV}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
 
 
 class Compute(Protocol):

@@ -56,7 +56,7 @@ class Inputs:
         it is so otherwise.
         """
         found = returned if isinstance(returned, tuple) else (returned,)
-        wanted = [problem.dO] if problem.dLSE is None else [problem.dO, problem.dLSE]
+        wanted = [gradient for gradient in (problem.dO, problem.dLSE) if gradient is not None]
         if not len(wanted) <= len(found) <= 2:
             return None
         pairs = [pair for pair in zip(found, wanted, strict=False) if _is_like(*pair)]
@@ -87,6 +87,6 @@ def differentiate(
     return dict(zip(leaves, found, strict=True))
 
 
-def _is_like(output: object, gradient: Tensor | None) -> bool:
+def _is_like(output: object, gradient: Tensor) -> bool:
     form = ("shape", "dtype", "device")
     return isinstance(output, Tensor) and all(getattr(output, name) == getattr(gradient, name) for name in form)

@@ -47,7 +47,7 @@ def _probed(subject: Subject, examiner: Examiner) -> Subject:
 
 
 def _small_calls(subject: Subject) -> Iterator[AttentionCase]:
-    """Square calls of one head, as any subject takes some: causal, of another dtype or d, where it does not take one."""
+    """Square calls of one head, of which any subject takes one: of each mask, dtype, and d near to 64 or 128."""
     nearest = sorted(subject.head_dims, key=lambda d: (abs(d - HEAD_DIM), d))[:1]
     dims = [*nearest, *(d for d in (2 * HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
     for causal, d, dtype in itertools.product(subject.causal_kinds(), dims, subject.dtypes):

@@ -39,9 +39,9 @@ class Broken(Exception):
 class Claim:
     """That one output must equal another: bit for bit where `exact` says so and the subject declares it.
 
-    tensor: "O", "LSE", "dQ", "dK" or "dV". budget: float64, the difference allowed where bits are not compared.
-    what: the difference between the two calls, as the start of a sentence. kind: of the verdict, where the numbers do not
-    tell it.
+    tensor: "O", "LSE", "dQ", "dK" or "dV". budget: float64, the difference allowed where bits are not compared. what:
+    the difference between the two calls, as the start of a sentence. kind: of the verdict, where the numbers alone do
+    not tell.
     exact: False where the two calls differ in more than the declared property covers, or where it holds, as bools.
     """
 

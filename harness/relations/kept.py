@@ -15,7 +15,7 @@ WHAT = "After a second call with other values, the output of the first changed"
 
 @relation(exact=ALWAYS)
 def first_output_kept(base: Base) -> Iterator[Claim]:
-    """A call with -q and -v leaves what the first call returned alone, gradients too: they are the caller's."""
+    """A call with -q and -v leaves what the first call returned, and its gradients, alone: they are the caller's."""
     base.again(q=base.mapped("q", torch.neg), v=base.mapped("v", torch.neg))
     first = base.attempt.result
     yield Claim("O", first.output, base.O, base.budget.O, WHAT, kind="output_aliased")

@@ -167,7 +167,7 @@ class Body:
         tensor: torch.Tensor = getattr(call.problem, role)
         shape = (*tensor.shape, 1)[:4]
         lines = [values.generated(spec, role, shape, tensor.dtype) + ("" if tensor.dim() == 4 else ".squeeze(-1)")]
-        strides = GRADIENT_LAYOUTS[spec.layout](tuple(shape)).strides  # type: ignore[arg-type]
+        strides = GRADIENT_LAYOUTS[spec.layout](tuple(shape)).strides
         for batch, first, fill in fills_past_end(call.case, tensor.dtype, strides) if role in ("k", "v") else ():
             lines.append(f"NAME[{batch}, :, {first}:] = {fill!r}")
         return "\n".join(lines)

@@ -118,12 +118,14 @@ class _Recorder:
         inputs = {"q": q, "k": k, "v": v}
         for role, tensor in inputs.items():
             if tensor.requires_grad:
-                tensor.register_hook(_noting(made.gradients, GRADIENTS[role], lambda gradient: gradient))
+                tensor.register_hook(  # type: ignore[no-untyped-call]
+                    _noting(made.gradients, GRADIENTS[role], lambda gradient: gradient)
+                )
         given = {} if seqlens_k is None else {"seqlens_k": seqlens_k}
         returned = self.subject.function(q, k, v, **given, **arguments)
         for name, output in zip(("dO", "dLSE"), returned if isinstance(returned, tuple) else (returned,), strict=False):
             if isinstance(output, Tensor) and output.requires_grad:
-                output.register_hook(_noting(made.given, name, _kept))
+                output.register_hook(_noting(made.given, name, _kept))  # type: ignore[no-untyped-call]
         made.returned = returned
         return returned
 
@@ -133,9 +135,10 @@ class _Recorder:
         return [_whole(made) for made in self.made]
 
 
-def _noting(notes: dict[str, Tensor], name: str, keep: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:
-    def note(gradient: Tensor) -> None:
-        notes[name] = keep(gradient)
+def _noting(notes: dict[str, Tensor], name: str, keep: Callable[[Tensor], Tensor]) -> Callable[[Tensor | None], None]:
+    def note(gradient: Tensor | None) -> None:
+        if gradient is not None:
+            notes[name] = keep(gradient)
 
     return note
 
@@ -144,7 +147,8 @@ def _whole(made: _Made) -> Call:
     if "dO" not in made.given:
         return made.call
     needs = tuple(role for role, name in GRADIENTS.items() if name in made.gradients)
-    return replace(made.call, problem=replace(made.call.problem, **made.given, needs_grad=needs))
+    dO, dLSE = made.given["dO"], made.given.get("dLSE")
+    return replace(made.call, problem=replace(made.call.problem, dO=dO, dLSE=dLSE, needs_grad=needs))
 
 
 def _is_right(call: Call, found: _Made) -> bool:

@@ -44,18 +44,27 @@ def scores(
     return S, q, k, v
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, **asked: Any) -> tuple[Tensor, Tensor]:
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, causal: Any = False, scale: float | None = None, seqlens_k: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return O and LSE by the definition, in float64; a row that sees no key gives O = 0 and LSE = -inf."""
-    S, _, _, v = scores(q, k, v, **asked)
+    S, _, _, v = scores(q, k, v, causal, scale, seqlens_k)
     return S.softmax(-1).nan_to_num(0.0) @ v, S.logsumexp(-1)
 
 
 def reference_gradients(
-    q: Tensor, k: Tensor, v: Tensor, dO: Tensor, dLSE: Tensor | None = None, **asked: Any
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dO: Tensor,
+    dLSE: Tensor | None = None,
+    causal: Any = False,
+    scale: float | None = None,
+    seqlens_k: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return dQ, dK and dV by the definition, in float64: dS = P (dP - rowsum(P dP) + dLSE), times the scale."""
-    Hk, scale = k.shape[1], asked.get("scale")
-    S, q, k, v = scores(q, k, v, **asked)
+    Hk = k.shape[1]
+    S, q, k, v = scores(q, k, v, causal, scale, seqlens_k)
     P, dO = S.softmax(-1).nan_to_num(0.0), dO.double()
     dP = dO @ v.mT
     dS = dP - (P * dP).sum(-1, keepdim=True)
@@ -66,11 +75,11 @@ def reference_gradients(
 
 
 def gradients_of(outputs: Any, given: Any, inputs: Any) -> tuple[Any, ...]:
-    """Return the gradients in the inputs, given those of the outputs; of an output that has no grad_fn there is none."""
+    """Return the gradients in the inputs, given those of the outputs, as far as these have a grad_fn."""
     pairs = [(output, gradient) for output, gradient in zip(outputs, given, strict=False) if output.requires_grad]
     assert pairs, "What came back has no grad_fn."
     found, gradients = zip(*pairs, strict=True)
-    return torch.autograd.grad(found, inputs, gradients, allow_unused=True)
+    return tuple(torch.autograd.grad(found, inputs, gradients, allow_unused=True))
 
 
 def outputs(returned: Any, wants_lse: bool) -> tuple[Any, ...]:

@@ -64,7 +64,7 @@ def generated(spec: TensorSpec, role: str, shape: tuple[int, ...], dtype: torch.
 
 def generator(families: set[str]) -> str:
     """Return the source of the bit stream and of these value families, with the functions that they call."""
-    needed: dict[str, str] = {"Stream": inspect.getsource(values.Stream)}
+    needed = {"STREAMS": f"STREAMS = {values.STREAMS!r}\n", "Stream": inspect.getsource(values.Stream)}
     for name in sorted(families):
         _collect(values.FAMILIES[name], needed)
     return "\n\n".join(needed.values())

@@ -17,6 +17,9 @@ CAUSAL = SQUARE.replace(features=Features(causal=True))
 EMPTY = SQUARE.replace(features=Features(seqlens_k=(0, 3)), past_end="nan")
 WITH_LSE = SQUARE.replace(features=Features(return_lse=True))
 LONG = AttentionCase(Geometry(Nk=65))
+BACKWARD = SQUARE.replace(operation="forward_backward")
+CAUSAL_BACKWARD = CAUSAL.replace(operation="forward_backward")
+OF_LSE = WITH_LSE.replace(operation="forward_backward", dLSE=TensorSpec())
 EMPTY_WITH_LSE = EMPTY.replace(features=EMPTY.features.replace(return_lse=True))
 
 
@@ -51,6 +54,27 @@ def returns_v(q, k, v):
     return v if k.shape == q.shape and k.shape[2] == 1 else toys.right(q, k, v)
 
 
+def declared(function, **limits):
+    """The function, declaring this."""
+
+    def attention(*tensors, **asked):
+        return function(*tensors, **asked)
+
+    attention.__flashattest__ = limits
+    return attention
+
+
+def lse_outside(q, k, v, return_lse=False):
+    """LSE has no grad_fn."""
+    O, LSE = toys.right(q, k, v, return_lse=True)
+    return (O, LSE.detach()) if return_lse else O
+
+
+def wrong_dq(q, k, v):
+    """dQ is off by a little."""
+    return toys.right(toys.passed(q, lambda dQ: dQ + 0.25), k, v)
+
+
 FIRES = [
     (returns_v, AttentionCase(), "output_aliased", "own_memory"),
     (toys.raises_on_long_keys, LONG, "raised", "returns"),
@@ -66,6 +90,17 @@ FIRES = [
     (toys.nan_on_empty_rows, EMPTY, "not_finite", "values"),
     (toys.leaves_last_row, SQUARE, "not_finite", "values"),
     (toys.lse_in_base_2, WITH_LSE, "wrong_lse", "lse"),
+    (toys.drops_the_graph, BACKWARD, "wrong_gradient", "gradient_form"),
+    (toys.drops_dq, BACKWARD, "wrong_gradient", "gradient_form"),
+    (toys.doubles_dk, BACKWARD, "wrong_gradient", "gradient_of_k"),
+    (toys.leaves_last_row_of_dv, BACKWARD, "wrong_gradient", "gradient_of_v"),
+    (wrong_dq, BACKWARD, "wrong_gradient", "gradient_of_q"),
+    (toys.writes_past_dv, BACKWARD, "out_of_bounds", "surroundings_unchanged"),
+    (toys.writes_to_dO, BACKWARD, "input_mutated", "inputs_unchanged"),
+    (toys.reads_past_dO, BACKWARD.replace(needs_grad=("v",)), "out_of_bounds", "gradient_of_v"),
+    (toys.raises_in_backward, BACKWARD, "raised", "returns"),
+    (toys.returns_fp32, BACKWARD, "wrong_shape_or_dtype", "form"),
+    (toys.ignores_causal, CAUSAL_BACKWARD, "wrong_values", "values"),
 ]
 
 
@@ -78,7 +113,19 @@ def test_fires(function, case, kind, check):
     assert [(v.kind, v.check) for v in verdicts(function, case)] == [(kind, check)]
 
 
-@pytest.mark.parametrize("case", [SQUARE, CAUSAL, EMPTY, WITH_LSE, EMPTY_WITH_LSE, LONG], ids=repr)
+BACKWARDS = [
+    BACKWARD,
+    CAUSAL_BACKWARD,
+    OF_LSE,
+    EMPTY.replace(operation="forward_backward"),
+    EMPTY_WITH_LSE.replace(operation="forward_backward", dLSE=TensorSpec(layout="expanded_all")),
+    BACKWARD.replace(dO=TensorSpec("large", layout="expanded_all")),
+    BACKWARD.replace(dO=TensorSpec(layout="column_major"), needs_grad=("k",)),
+    OF_LSE.replace(needs_grad=("v",)),
+]
+
+
+@pytest.mark.parametrize("case", [SQUARE, CAUSAL, EMPTY, WITH_LSE, EMPTY_WITH_LSE, LONG, *BACKWARDS], ids=repr)
 def test_silent_on_right(case):
     assert verdicts(toys.right, case) == []
 
@@ -92,6 +139,66 @@ def test_a_write_to_an_element_is_told_from_one_beside_it(layout):
     q = TensorSpec(layout=layout)
     found = verdicts(toys.scales_in_place, SQUARE.replace(q=q, k=q, v=q))
     assert {v.kind for v in found} == {"input_mutated"}
+
+
+def test_of_a_missing_gradient_the_sentence_says_why():
+    (cut_off,) = verdicts(toys.drops_the_graph, BACKWARD)
+    (missing,) = verdicts(toys.drops_dq, BACKWARD)
+    assert cut_off.sentence == "O came back without a grad_fn: no gradient reaches q and k and v."
+    assert missing.sentence == "dQ is missing: the graph of O does not lead to q."
+
+
+def test_only_the_gradients_that_are_asked_for_are_held():
+    compared = attempt(describe(toys.right), BACKWARD.replace(needs_grad=("q", "v")), "cpu").compared
+    assert list(compared) == ["O", "dQ", "dV"]
+    assert verdicts(toys.drops_dq, BACKWARD.replace(needs_grad=("k", "v"))) == []
+
+
+def test_a_lost_gradient_of_lse_is_seen_where_one_comes():
+    assert verdicts(toys.ignores_dlse, OF_LSE.replace(dLSE=None)) == []
+    found = {(v.kind, v.tensor) for v in verdicts(toys.ignores_dlse, OF_LSE)}
+    assert found == {("wrong_gradient", "dQ"), ("wrong_gradient", "dK")}
+
+
+def test_a_gradient_of_what_is_wrong_says_nothing_new():
+    (verdict,) = verdicts(toys.ignores_causal, CAUSAL_BACKWARD)
+    assert verdict.tensor == "O"
+
+
+def test_a_gradient_in_the_memory_of_an_input_is_told():
+    def returns_v_itself(q, k, v):
+        return toys.right(q, k, toys.passed(v, lambda dV: v.detach()))
+
+    assert ("output_aliased", "own_memory") in {(v.kind, v.check) for v in verdicts(returns_v_itself, BACKWARD)}
+
+
+def test_what_raises_in_the_backward_is_said_to():
+    (verdict,) = verdicts(toys.raises_in_backward, BACKWARD)
+    assert verdict.sentence == "The backward of the call raised RuntimeError: no backward today"
+
+
+def test_a_wrong_gradient_has_the_parts_of_its_budget():
+    (verdict,) = verdicts(toys.doubles_dk, BACKWARD)
+    assert (verdict.tensor, len(verdict.where)) == ("dK", 4)
+    assert sum(verdict.parts.values()) == pytest.approx(verdict.budget)
+
+
+@pytest.mark.parametrize(
+    ("function", "case", "why"),
+    [
+        (toys.refuses_backward, BACKWARD, "no backward for this"),
+        (declared(toys.plain, differentiable=False), BACKWARD, "is not differentiable"),
+        (lse_outside, OF_LSE, "its LSE is not differentiable"),
+    ],
+    ids=["in the backward", "declared", "LSE"],
+)
+def test_gradients_that_are_not_there_are_refused(function, case, why):
+    with pytest.raises(Refused, match=why):
+        verdicts(function, case)
+
+
+def test_lse_may_be_outside_of_the_graph_of_v():
+    assert verdicts(lse_outside, OF_LSE.replace(needs_grad=("v",))) == []
 
 
 def test_refusal_is_no_failure():

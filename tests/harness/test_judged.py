@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from harness import devices
+from harness import backward, devices
 from harness.attempt import attempt
 from harness.campaign import Campaign
 from harness.devices import judged_on
@@ -34,6 +34,7 @@ CASE = AttentionCase(Geometry(B=2, Hq=2, Nq=5, Nk=5, d=4), dtype="fp16")
 def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     with PretendedCuda() as device:
+        monkeypatch.setattr(backward, "_engine_run_backward", device.backward(backward._engine_run_backward))
         yield device
 
 
@@ -59,12 +60,12 @@ def bits(tensor):
 
 
 def parts(problem):
-    given = [problem.q, problem.k, problem.v]
+    given = list(problem.tensors.values())
     return given if problem.seqlens_k is None else [*given, problem.seqlens_k]
 
 
 @settings(max_examples=60, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=attention_cases(max_length=70, history=False))
+@given(case=attention_cases(max_length=70, history=False, gradients=True))
 def test_a_case_has_the_same_bits_on_both(cuda, case):
     here, there = build(case), build(case, "cuda")
     assert {part.device.type for part in parts(there)} == {"cuda"}
@@ -134,7 +135,7 @@ class TestJudgedAlike:
         assert alike(lambda: toys.right, case, tuple(set(EXACT) - {"mask_invariant"})) == []
 
     @settings(max_examples=60, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(case=attention_cases(max_length=70, max_work=1 << 12, causal=(False, True)))
+    @given(case=attention_cases(max_length=70, max_work=1 << 12, causal=(False, True), gradients=True))
     def test_what_is_drawn(self, case):
         assert alike(lambda: toys.right, case, also=()) == []
         alike(lambda: last_key_doubled, case, also=())

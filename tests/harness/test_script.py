@@ -18,7 +18,7 @@ from harness.cli import main
 from harness.script import parts, subject, write
 from harness.shipped import shipped
 from harness.verdict import CannotRun, Verdict
-from oracles import float64
+from oracles import float64, gradients64
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
 
 from .entries import entry_for
@@ -42,6 +42,11 @@ def keeps_the_first_answer(q, k, v):
 
 def keeps_its_output(q, k, v):
     return kept.setdefault(q.shape, torch.empty_like(q)).copy_(right(q, k, v))
+
+
+def keeps_its_gradient(q, k, v):
+    buffer = kept.setdefault(k.shape, torch.empty_like(k))
+    return right(q, passed(k, buffer.copy_), v)
 
 
 def no_single_key(q, k, v):
@@ -96,6 +101,8 @@ def script(toy, case, kind="wrong_values", check="values", sentence="It was wron
 
 LONG = AttentionCase(Geometry(Nk=65))
 EMPTY = AttentionCase(Geometry(B=2, Nk=3), features=Features(seqlens_k=(0, 2)), past_end="nan")
+BACKWARD = AttentionCase(Geometry(B=2, Nk=3, d=2), operation="forward_backward")
+OF_LSE = BACKWARD.replace(features=Features(return_lse=True), dLSE=TensorSpec(layout="expanded_all"))
 FAULTS = [
     ("ignores_causal", AttentionCase(Geometry(Nk=2), features=Features(causal=True)), "wrong_values", "values"),
     ("nan_on_empty_rows", EMPTY, "not_finite", "values"),
@@ -108,10 +115,18 @@ FAULTS = [
     ("keeps_the_first_answer", AttentionCase(history=("other_values",)), "history_dependent", "values"),
     ("keeps_its_output", AttentionCase(), "output_aliased", "first_output_kept"),
     ("no_single_key", AttentionCase(), "wrong_values", "single_key"),
+    ("doubles_dk", BACKWARD, "wrong_gradient", "gradient_of_k"),
+    ("doubles_dk", BACKWARD.replace(needs_grad=("k",), history=("other_values",)), "wrong_gradient", "gradient_of_k"),
+    ("doubles_dk", BACKWARD, "wrong_gradient", "alone_as_in_batch"),
+    ("ignores_dlse", OF_LSE, "wrong_gradient", "gradient_of_q"),
+    ("drops_dq", BACKWARD, "wrong_gradient", "gradient_form"),
+    ("drops_the_graph", BACKWARD, "wrong_gradient", "gradient_form"),
+    ("writes_to_dO", BACKWARD, "input_mutated", "inputs_unchanged"),
+    ("keeps_its_gradient", BACKWARD, "output_aliased", "first_output_kept"),
 ]
 
 
-@pytest.mark.parametrize(("toy", "case", "kind", "check"), FAULTS, ids=[fault[0] for fault in FAULTS])
+@pytest.mark.parametrize(("toy", "case", "kind", "check"), FAULTS, ids=lambda each: str(each)[:30])
 def test_a_script_shows_the_fault_and_is_silent_without_it(toy, case, kind, check):
     text = script(toy, case, kind, check)
     assert re.fullmatch(r"AssertionError: .+\.", run_here(text))
@@ -161,8 +176,8 @@ def same_tensors(text, case):
     made: dict = {}
     exec(compile(setting.replace("from toys import right as subject", ""), "bug.py", "exec"), made)
     problem = build(case)
-    for role in "qkv":
-        was, now = getattr(problem, role), made[role]
+    for role, was in problem.tensors.items():
+        now = made[role]
         assert (now.shape, now.stride(), now.storage_offset()) == (was.shape, was.stride(), was.storage_offset())
         assert torch.equal(_bits(now), _bits(was))
     return made
@@ -174,7 +189,7 @@ def _bits(tensor):
     return torch.where(memory.isnan(), 12345.0, memory.float())
 
 
-@given(case=attention_cases(max_length=200, max_work=1 << 12, history=False))
+@given(case=attention_cases(max_length=200, max_work=1 << 12, history=False, gradients=True))
 def test_a_script_makes_the_very_tensors_of_the_case(case):
     same_tensors(script("right", case), case)
 
@@ -208,6 +223,17 @@ def test_the_reference_is_the_truth(case):
     truth = float64(problem)
     torch.testing.assert_close(O, truth.O, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(LSE, truth.LSE, rtol=1e-9, atol=1e-9)
+
+
+@given(case=attention_cases(max_length=40, max_work=1 << 10, history=False, gradients="only"))
+def test_the_gradients_of_the_reference_are_the_truth(case):
+    problem, asked = build(case), case.features
+    lengths = None if asked.seqlens_k is None else torch.tensor(asked.seqlens_k)
+    tensors = problem.q, problem.k, problem.v, problem.dO, problem.dLSE
+    found = parts.reference_gradients(*tensors, asked.causal, asked.scale, lengths)
+    wanted = gradients64(problem, float64(problem))
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, getattr(wanted, name), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,99 @@ def refuses_bf16(q, k, v):
     if q.dtype is torch.bfloat16:
         raise NotImplementedError("bf16 is not supported")
     return right(q, k, v)
+
+
+class _Passed(torch.autograd.Function):
+    """A copy, whose gradient `change` makes of the one that comes back."""
+
+    @staticmethod
+    def forward(ctx, x, change):
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ctx.change(gradient), None
+
+
+def passed(x, change):
+    """x, whose gradient is changed on its way back."""
+    return _Passed.apply(x, change)
+
+
+def doubles_dk(q, k, v, causal=False):
+    """dK is twice what it should be."""
+    return right(q, passed(k, lambda dK: 2 * dK), v, causal)
+
+
+def drops_dq(q, k, v):
+    """q is taken out of the graph."""
+    return right(q.detach(), k, v)
+
+
+def drops_the_graph(q, k, v):
+    """O comes back without a graph."""
+    return right(q, k, v).detach()
+
+
+def ignores_dlse(q, k, v, return_lse=False):
+    """LSE stands in the graph, and its gradient is lost."""
+    if not return_lse:
+        return right(q, k, v)
+    O, LSE = right(q, k, v, return_lse=True)
+    return O, passed(LSE, torch.zeros_like)
+
+
+def leaves_last_row_of_dv(q, k, v):
+    """The last row of a gradient from torch.empty is never written."""
+
+    def all_but_one(dV):
+        made = torch.empty_like(dV)
+        made[:, :, :-1] = dV[:, :, :-1]
+        return made
+
+    return right(q, k, passed(v, all_but_one))
+
+
+def writes_past_dv(q, k, v):
+    """One element past the end of a gradient is written."""
+
+    def past_the_end(dV):
+        made = torch.empty(dV.shape, dtype=dV.dtype, device=dV.device)
+        made.as_strided((1,), (1,), made.storage_offset() + made.numel()).zero_()
+        return made.copy_(dV)
+
+    return right(q, k, passed(v, past_the_end))
+
+
+def reads_past_dO(q, k, v):
+    """What stands behind dO is added with weight 0."""
+
+    def and_beyond(dO):
+        beyond = dO.storage_offset() + sum((n - 1) * s for n, s in zip(dO.shape, dO.stride(), strict=True)) + 1
+        return dO + 0 * dO.as_strided((1,), (1,), beyond)
+
+    return passed(right(q, k, v), and_beyond)
+
+
+def writes_to_dO(q, k, v):
+    """dO is scaled where it lies."""
+    return passed(right(q, k, v), lambda dO: dO.mul_(2.0) / 2)
+
+
+def raises_in_backward(q, k, v):
+    """The backward raises."""
+
+    def fail(gradient):
+        raise RuntimeError("no backward today")
+
+    return passed(right(q, k, v), fail)
+
+
+def refuses_backward(q, k, v):
+    """The backward is refused."""
+
+    def refuse(gradient):
+        raise NotImplementedError("no backward for this")
+
+    return passed(right(q, k, v), refuse)

@@ -44,7 +44,7 @@ def as_backward_values(
     config: object,
     needs: Needs,
 ) -> tuple[Any, ...]:
-    """The forward call's values, as `arguments.as_values` has them, and what the call says of O, LSE and their gradients, plain too."""
+    """The forward call's values, as `arguments.as_values` has them, and those of O, LSE and their gradients."""
     return (
         as_values(q, k, v, causal, seqlens_k, scale, config),
         (

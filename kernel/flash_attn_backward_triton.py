@@ -32,9 +32,11 @@ def _not_specialized(*strided: str) -> list[str]:
 
 
 @triton.jit
-def _load_rows(tile, readable, in_d, MASKED: tl.constexpr, PAD_D: tl.constexpr, FAST: tl.constexpr):
-    """The rows of a tile by its pointers: with MASKED those that `readable` (rows, 1) has, 0 elsewhere."""
+def _load_rows(ptr, offsets, readable, in_d, MASKED: tl.constexpr, PAD_D: tl.constexpr, FAST: tl.constexpr):
+    """The rows of a tile at `ptr`: with MASKED those that `readable` (rows, 1) has, 0 elsewhere."""
+    tile = ptr + offsets
     if FAST:
+        # Said of a sum that is made here: of an argument it would be lost.
         tile = tl.multiple_of(tile, (16, 16))
     if MASKED:
         if PAD_D:
@@ -107,19 +109,21 @@ def _delta(
     is_query = offs_m < Nq - m0
     lse = tl.load(lse_ptr + row0 + offs_m, mask=is_query, other=-float("inf"))
     sees = lse != -float("inf")
+    o_ptr += b * stride_ob + hq * stride_oh
+    do_ptr += b * stride_dob + hq * stride_doh
+    o_offsets = rows[:, None] * stride_on
+    do_offsets = rows[:, None] * stride_don
     if FAST:
         unit = 128 // o_ptr.dtype.element_ty.primitive_bitwidth
         d = d // unit * unit
-        o_tile = o_ptr + b * stride_ob + hq * stride_oh + (rows[:, None] * stride_on + offs_d[None, :])
-        do_tile = do_ptr + b * stride_dob + hq * stride_doh + (rows[:, None] * stride_don + offs_d[None, :])
+        o_offsets += offs_d[None, :]
+        do_offsets += offs_d[None, :]
     else:
-        o_tile = o_ptr + b * stride_ob + hq * stride_oh + (rows[:, None] * stride_on + offs_d[None, :] * stride_od)
-        do_tile = (
-            do_ptr + b * stride_dob + hq * stride_doh + (rows[:, None] * stride_don + offs_d[None, :] * stride_dod)
-        )
+        o_offsets += offs_d[None, :] * stride_od
+        do_offsets += offs_d[None, :] * stride_dod
     in_d = (offs_d < d)[None, :]
-    o = _load_rows(o_tile, sees[:, None], in_d, True, PAD_D, FAST)
-    do = _load_rows(do_tile, sees[:, None], in_d, True, PAD_D, FAST)
+    o = _load_rows(o_ptr, o_offsets, sees[:, None], in_d, True, PAD_D, FAST)
+    do = _load_rows(do_ptr, do_offsets, sees[:, None], in_d, True, PAD_D, FAST)
     if WIDEN:
         o = _widen(o)
         do = _widen(do)
@@ -144,14 +148,17 @@ def _visit_queries(
     do_offsets,
     q_step,
     do_step,
+    stride_qh,
+    stride_doh,
     offs_m,
     columns,
     in_d,
     first_limit,
+    group,
     Nq,
     scale_log2,
     start,
-    stop,
+    count,
     jump_at,
     jump,
     BLOCK_M: tl.constexpr,
@@ -165,26 +172,29 @@ def _visit_queries(
     NEED_V: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Add to dK / scale and dV of a key tile what the query tiles [start, stop) of one head give.
+    """Add to dK / scale and dV of a key tile what `count` query tiles, from `start` on, of each head of the group give.
 
-    The pointers are those of row 0; from tile `jump_at` on, the tile `jump` further is meant. Row i sees the keys below
-    first_limit + i. With MASKED rows may end, see no key, or see some of the tile's alone.
+    The pointers are those of row 0 of the first head; from tile `jump_at` on, the tile `jump` further is meant. Row i
+    sees the keys below first_limit + i. With MASKED rows may end, see no key, or see some of the tile's alone.
     """
     io_dtype = q_ptr.dtype.element_ty
-    for tile in tl.range(start, stop, num_stages=1 if MASKED else None, disable_licm=MASKED):
-        m_tile = tile
+    # One loop, not one for each head in another: it is pipelined as a whole, and less is live in it.
+    for step in tl.range(0, group * count, num_stages=1 if MASKED else None, disable_licm=MASKED):
+        g = step // count
+        m_tile = start + step - g * count
         if MASKED:
-            m_tile = tl.where(tile < jump_at, tile, tile + jump)
+            m_tile = tl.where(m_tile < jump_at, m_tile, m_tile + jump)
         m0 = m_tile * BLOCK_M
+        row0 = g * Nq.to(tl.int64) + m0
         sees = offs_m < Nq - m0
         if MASKED:
-            lse = tl.load(lse_ptr + m0 + offs_m, mask=sees, other=-float("inf"))
+            lse = tl.load(lse_ptr + row0 + offs_m, mask=sees, other=-float("inf"))
             sees = lse != -float("inf")
             # What is left out must give exp2(-inf) = 0.
             lse = tl.where(sees, lse, float("inf"))
         else:
-            lse = tl.load(lse_ptr + m0 + offs_m)
-        q = _load_rows(q_ptr + m_tile * q_step + q_offsets, sees[:, None], in_d, MASKED, PAD_D, FAST)
+            lse = tl.load(lse_ptr + row0 + offs_m)
+        q = _load_rows(q_ptr + (g * stride_qh + m_tile * q_step), q_offsets, sees[:, None], in_d, MASKED, PAD_D, FAST)
         if WIDEN:
             q = _widen(q)
         if ZERO_SCALE:
@@ -194,7 +204,9 @@ def _visit_queries(
         p = tl.math.exp2(scores - (lse * _LOG2_E)[None, :])
         if MASKED and CAUSAL:
             p = tl.where(columns[:, None] < (first_limit + m0 + offs_m)[None, :], p, 0.0)
-        do = _load_rows(do_ptr + m_tile * do_step + do_offsets, sees[:, None], in_d, MASKED, PAD_D, FAST_DO)
+        do = _load_rows(
+            do_ptr + (g * stride_doh + m_tile * do_step), do_offsets, sees[:, None], in_d, MASKED, PAD_D, FAST_DO
+        )
         if WIDEN:
             do = _widen(do)
         if NEED_V:
@@ -204,9 +216,9 @@ def _visit_queries(
                 dv = tl.dot(p.to(io_dtype), do, dv, input_precision="ieee")
         if NEED_K:
             if MASKED:
-                delta = tl.load(delta_ptr + m0 + offs_m, mask=sees, other=0.0)
+                delta = tl.load(delta_ptr + row0 + offs_m, mask=sees, other=0.0)
             else:
-                delta = tl.load(delta_ptr + m0 + offs_m)
+                delta = tl.load(delta_ptr + row0 + offs_m)
             dp = tl.dot(v, tl.trans(do), input_precision="ieee")
             ds = p * (dp - delta[None, :])
             if WIDEN:
@@ -352,29 +364,24 @@ def _backward_kv(
     in_d = (offs_d < d)[None, :]
 
     is_seen = columns < seen
-    k = _load_rows(k_ptr + k_offsets, is_seen[:, None], in_d, True, PAD_D, FAST)
-    v = _load_rows(v_ptr + v_offsets, is_seen[:, None], in_d, True, PAD_D, FAST)
+    k = _load_rows(k_ptr, k_offsets, is_seen[:, None], in_d, True, PAD_D, FAST)
+    v = _load_rows(v_ptr, v_offsets, is_seen[:, None], in_d, True, PAD_D, FAST)
     if WIDEN:
         k = _widen(k)
         v = _widen(v)
 
     dk = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
     dv = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
-    for _ in tl.range(0, group, num_stages=1):
-        dk, dv = _visit_queries(
-            dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, offs_m, columns,
-            in_d, first_limit, Nq, scale_log2, start, full + (q_tiles - whole), full, whole - full,
-            BLOCK_M, CAUSAL, PAD_D, True, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
-        )  # fmt: skip
-        dk, dv = _visit_queries(
-            dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, offs_m, columns,
-            in_d, first_limit, Nq, scale_log2, full, whole, 0, 0,
-            BLOCK_M, CAUSAL, PAD_D, False, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
-        )  # fmt: skip
-        q_ptr += stride_qh
-        do_ptr += stride_doh
-        lse_ptr += Nq
-        delta_ptr += Nq
+    dk, dv = _visit_queries(
+        dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, stride_qh, stride_doh,
+        offs_m, columns, in_d, first_limit, group, Nq, scale_log2, full, whole - full, 0, 0,
+        BLOCK_M, CAUSAL, PAD_D, False, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
+    )  # fmt: skip
+    dk, dv = _visit_queries(
+        dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, stride_qh, stride_doh,
+        offs_m, columns, in_d, first_limit, group, Nq, scale_log2, start, full - start + q_tiles - whole, full,
+        whole - full, BLOCK_M, CAUSAL, PAD_D, True, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
+    )  # fmt: skip
 
     is_key = columns < Nk
     key0 = head.to(tl.int64) * Nk + n0
@@ -424,8 +431,8 @@ def _visit_keys(
     for n0 in tl.range(start, stop, BLOCK_N, num_stages=1 if MASKED else None, disable_licm=MASKED):
         columns = n0 + offs_n
         readable = (columns < visible)[:, None]
-        k = _load_rows(k_ptr + k_offsets, readable, in_d, MASKED, PAD_D, FAST)
-        v = _load_rows(v_ptr + v_offsets, readable, in_d, MASKED, PAD_D, FAST)
+        k = _load_rows(k_ptr, k_offsets, readable, in_d, MASKED, PAD_D, FAST)
+        v = _load_rows(v_ptr, v_offsets, readable, in_d, MASKED, PAD_D, FAST)
         if WIDEN:
             k = _widen(k)
             v = _widen(v)
@@ -574,8 +581,8 @@ def _backward_q(
     # What a row that sees nothing, or is not there, gives must be exp2(-inf) = 0.
     lse_log2 = tl.where(sees, lse, float("inf")) * _LOG2_E
     delta = tl.load(delta_ptr + row0 + offs_m, mask=sees, other=0.0)
-    q = _load_rows(q_ptr + q_offsets, sees[:, None], in_d, True, PAD_D, FAST)
-    do = _load_rows(do_ptr + do_offsets, sees[:, None], in_d, True, PAD_D, FAST_DO)
+    q = _load_rows(q_ptr, q_offsets, sees[:, None], in_d, True, PAD_D, FAST)
+    do = _load_rows(do_ptr, do_offsets, sees[:, None], in_d, True, PAD_D, FAST_DO)
     if WIDEN:
         q = _widen(q)
         do = _widen(do)

@@ -274,10 +274,14 @@ class Autograd(OneTile):
 
     __flashattest__: dict[str, Any] = {**OneTile.__flashattest__, "differentiable": True}  # noqa: RUF012
 
+    def per_query_head(self, x: Tensor, Hq: int) -> Tensor:
+        """K or V in fp32 for each query head: autograd sums the gradients of copies in the dtype of the copies."""
+        return super().per_query_head(x.float(), Hq)
+
     def attend(self, task: Task) -> tuple[Tensor, Tensor]:
         """O and LSE; K and V are 0 past the lengths, where autograd would multiply NaN by 0."""
         past_end = self._columns(task)[:, None] >= task.lengths
-        k, v = (x.float().masked_fill(past_end, 0.0) for x in (task.k, task.v))
+        k, v = (x.masked_fill(past_end, 0.0) for x in (task.k, task.v))
         s = task.q.float() @ k.mT * task.scale
         return self.softmax(task, s, self._columns(task) >= task.limit, v)
 

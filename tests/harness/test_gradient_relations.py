@@ -158,7 +158,7 @@ def test_no_check_of_the_single_call_fires(name):
 @pytest.mark.parametrize("name", CONTROLLED)
 def test_silent_on_right(name, tried):
     function = CONTROLS[name].make
-    # Not promised: mask_invariant, as NaN in a hidden key would meet a weight of 0; layouts, as torch sums each its own way.
+    # Not promised: the mask, as NaN in a hidden key would meet a weight of 0; layouts, as torch sums each its own way.
     assert held(promising(function, ("deterministic", "scale_invariant")), tried, RELATIONS) == []
 
 

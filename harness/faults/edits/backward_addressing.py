@@ -14,9 +14,14 @@ edit(
     "δ reads dO with O's strides.",
     [
         (
-            "do_ptr + b * stride_dob + hq * stride_doh + (rows[:, None] * stride_don + offs_d[None, :] * stride_dod)",
-            "do_ptr + b * stride_ob + hq * stride_oh + (rows[:, None] * stride_on + offs_d[None, :] * stride_od)",
-        )
+            "do_ptr += b * stride_dob + hq * stride_doh\n    o_offsets",
+            "do_ptr += b * stride_ob + hq * stride_oh\n    o_offsets",
+        ),
+        ("do_offsets = rows[:, None] * stride_don", "do_offsets = rows[:, None] * stride_on"),
+        (
+            "do_offsets += offs_d[None, :] * stride_dod\n    in_d = (offs_d < d)[None, :]\n    o =",
+            "do_offsets += offs_d[None, :] * stride_od\n    in_d = (offs_d < d)[None, :]\n    o =",
+        ),
     ],
     file=_FILE,
     expects=GRADIENT,
@@ -88,10 +93,10 @@ edit(
 
 edit(
     "Y",
-    "kernel-lse-of-first-of-group",
+    "kernel-rows-of-first-of-group",
     "https://github.com/NVIDIA/TransformerEngine/issues/3216",
-    "All query heads of a group have the LSE of its first.",
-    [("        lse_ptr += Nq\n", "")],
+    "All query heads of a group have LSE and δ of its first in dK and dV.",
+    [("row0 = g * Nq.to(tl.int64) + m0", "row0 = (g * 0).to(tl.int64) + m0")],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=2),
@@ -101,8 +106,14 @@ edit(
     "Y",
     "kernel-delta-of-first-of-group",
     "https://github.com/NVIDIA/TransformerEngine/issues/3216",
-    "All query heads of a group have the δ of its first.",
-    [("        delta_ptr += Nq\n", "")],
+    "All query heads of a group have the δ of its first in dK.",
+    [
+        (
+            "delta = tl.load(delta_ptr + row0 + offs_m, mask=sees, other=0.0)\n            else",
+            "delta = tl.load(delta_ptr + m0 + offs_m, mask=sees, other=0.0)\n            else",
+        ),
+        ("delta = tl.load(delta_ptr + row0 + offs_m)", "delta = tl.load(delta_ptr + m0 + offs_m)"),
+    ],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=2),

@@ -26,7 +26,9 @@ class DVSumsLow(Differentiable):
 
 @fault("S", "dq-and-dk-sum-low", expects=GRADIENT, witness=gradients(4, 512, dtype="bf16"))
 class SumsLow(Differentiable):
-    """dQ and dK are summed over tiles in the inputs' dtype."""
+    """dQ and dK are summed over tiles of 2 in the inputs' dtype."""
+
+    rows = tile = 2
 
     def add(self, acc: Tensor, tile: Tensor, task: Task) -> Tensor:
         return super().add(acc, tile, task).to(task.q.dtype).float()
@@ -54,7 +56,7 @@ class PCut(Casting):
         return cut(P, 16)
 
 
-@fault("S", "ds-through-bf16", p_dtype=None, expects=GRADIENT, witness=gradients(2, 2, dtype="fp16"))
+@fault("S", "ds-through-bf16", p_dtype=None, expects=GRADIENT, witness=gradients(2, 64, dtype="fp16"))
 class DSThroughBF16(Casting):
     """dS is rounded to bf16, whatever the inputs."""
 
@@ -80,26 +82,13 @@ class TF32Gradients(Differentiable):
 
 
 @fault(
-    "S",
-    "delta-in-io-dtype",
+    "I",
+    "dp-overflows-fp16",
     expects=GRADIENT,
-    witness=gradients(1, 8, dtype="bf16", values=("normal", "normal", "common_mean")),
+    witness=gradients(2, 2, dtype="fp16", values="large", dO_values="large"),
 )
-class DeltaLow(Differentiable):
-    """δ is kept in the inputs' dtype."""
-
-    def delta(self, dO: Tensor, saved: Saved) -> Tensor:
-        return super().delta(dO, saved).to(dO.dtype).float()
-
-
-@fault(
-    "S",
-    "dp-in-io-dtype",
-    expects=GRADIENT,
-    witness=gradients(1, 8, dtype="bf16", values=("normal", "normal", "common_mean")),
-)
-class DPLow(Differentiable):
-    """dP is kept in the inputs' dtype."""
+class DPInFP16(Differentiable):
+    """dP is kept in the inputs' dtype, which is too narrow in fp16."""
 
     def dp(self, back: Back, rows: slice, keys: slice) -> Tensor:
         return super().dp(back, rows, keys).to(back.dO.dtype).float()
@@ -113,7 +102,7 @@ class LSEKeptLow(Differentiable):
         return super().saved_lse(saved).to(saved.q.dtype).float()
 
 
-@fault("I", "dout-through-fp16", expects=GRADIENT, witness=gradients(1, 2, dtype="bf16", dO_values="large"))
+@fault("I", "dout-through-fp16", expects=GRADIENT, witness=gradients(1, 2))
 class DOThroughFP16(Differentiable):
     """dO is rounded to fp16, whatever the inputs."""
 
@@ -121,7 +110,7 @@ class DOThroughFP16(Differentiable):
         return dO.half().float()
 
 
-@fault("S", "dq-through-bf16", expects=GRADIENT, witness=gradients(1, 2, dtype="fp16"))
+@fault("S", "dq-through-bf16", expects=GRADIENT, witness=gradients(2, 8, dtype="fp16", seed=1))
 class DQThroughBF16(Differentiable):
     """dQ is rounded to bf16 before it is stored."""
 
@@ -133,7 +122,7 @@ class DQThroughBF16(Differentiable):
     "S",
     "o-rounded-twice",
     expects=GRADIENT,
-    witness=gradients(1, 8, dtype="fp16", values=("normal", "normal", "common_mean")),
+    witness=gradients(2, 2),
 )
 class ORoundedTwice(Differentiable):
     """O is kept for δ in bf16, whatever the inputs."""

@@ -147,7 +147,7 @@ class StaleK(Differentiable):
         return super().keys(task, slice(0, keys.stop - keys.start))
 
 
-@fault("X", "merge-weights-detached", expects=GRADIENT, witness=gradients(1, 2))
+@fault("X", "merge-weights-detached", expects=GRADIENT, witness=gradients(1, 3))
 class WeightsDetached(SplitDifferentiable):
     """Parts of the keys are merged by their LSE, which no gradient passes through."""
 

@@ -146,7 +146,7 @@ class DKReused(_Keeps):
     "https://github.com/Dao-AILab/flash-attention/pull/2481",
     expects=_ANY_CALL,
     relation="same_call_twice",
-    witness=gradients(2, 64),
+    witness=gradients(2, 96),
     exact=("deterministic",),
 )
 class DQOrderVaries(_Keeps):

@@ -147,7 +147,7 @@ class Differentiable(Tiled):
         acc = torch.zeros(back.task.q[:, :, rows].shape, dtype=torch.float32, device=back.task.q.device)
         for keys in self.tiles_of_row(back, rows):
             _, dS = self.tile_of(back, rows, keys)
-            acc = self.add(acc, self.cast_ds(dS, back.task) @ self.keys(back.task, keys), back.task)
+            acc = self.add_dq(acc, self.cast_ds(dS, back.task) @ self.keys(back.task, keys), back.task)
         return acc
 
     def tiles_of_row(self, back: Back, rows: slice) -> Iterator[slice]:
@@ -168,7 +168,7 @@ class Differentiable(Tiled):
         dK = dV = torch.zeros(back.task.k[:, :, keys].shape, dtype=torch.float32, device=back.task.k.device)
         for rows in self.rows_of_tile(back, keys):
             P, dS = self.tile_of(back, rows, keys)
-            dK = self.add(dK, self.cast_ds(dS, back.task).mT @ self.queries(back.task, rows), back.task)
+            dK = self.add_dk(dK, self.cast_ds(dS, back.task).mT @ self.queries(back.task, rows), back.task)
             dV = self.add_dv(dV, self.cast_p(P, back.task).mT @ self.douts(back, rows), back.task)
         return dK, dV
 
@@ -221,8 +221,12 @@ class Differentiable(Tiled):
         past_end = task.columns(keys)[:, None] >= task.lengths
         return task.k[:, :, keys].float().masked_fill(past_end, 0.0)
 
-    def add(self, acc: Tensor, tile: Tensor, task: Task) -> Tensor:
-        """The accumulator of dQ or dK with this tile."""
+    def add_dq(self, acc: Tensor, tile: Tensor, task: Task) -> Tensor:
+        """The accumulator of dQ with this tile."""
+        return acc + tile
+
+    def add_dk(self, acc: Tensor, tile: Tensor, task: Task) -> Tensor:
+        """The accumulator of dK with this tile."""
         return acc + tile
 
     def add_dv(self, acc: Tensor, tile: Tensor, task: Task) -> Tensor:

@@ -152,7 +152,8 @@ def control(id: str, **declares: Any) -> Callable[[F], F]:
 
 def pinned_control(id: str, what: str, config: str) -> None:
     """Register our kernel with one tile configuration as a control."""
-    _add(CONTROLS, Control(id, what, lambda: pinned(plant(id, []), config)))
+    make = _planted(id, "", [], slack=False, differentiable=True)
+    _add(CONTROLS, Control(id, what, lambda: pinned(make(), config)))
 
 
 def equivalent(id: str, *, proof: str, **declares: Any) -> Callable[[F], F]:
@@ -190,8 +191,7 @@ def _planted(
 
     def make() -> Attention:
         attention = plant(id, edits)
-        if not differentiable:
-            setattr(attention, DECLARATION, {**getattr(attention, DECLARATION), "differentiable": False})
+        setattr(attention, DECLARATION, {**getattr(attention, DECLARATION), "differentiable": differentiable})
         return with_slack(attention) if slack else attention
 
     return make

@@ -98,8 +98,8 @@ class _Part:
         """The subject on this part alone."""
         part = self.problem
         lengths = None if part.seqlens_k is None else tuple(part.seqlens_k.tolist())
-        asked = {"seqlens_k": lengths, "return_lse": True}
-        return base.again(q=part.q, k=part.k, v=part.v, dO=self.dO, dLSE=self.dLSE, **asked)
+        q, k, v = part.q, part.k, part.v
+        return base.again(q=q, k=k, v=v, dO=self.dO, dLSE=self.dLSE, seqlens_k=lengths, return_lse=True)
 
     def drift(self) -> dict[str, Tensor]:
         """How far the roundings of dO and dLSE move the gradients at most."""

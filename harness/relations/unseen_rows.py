@@ -33,8 +33,8 @@ def causal_suffix(base: Base) -> Iterator[Claim]:
         unseen = ~visible(base)[:, :i].any(dim=1)
         if unseen.any():
             rows = torch.arange(Nq, device=unseen.device) < i
-            names = ("q", "dO", "dLSE")
-            other = base.again(**{name: _negated(base, name, rows[None]) for name in names})
+            q, dO, dLSE = (_negated(base, name, rows[None]) for name in ("q", "dO", "dLSE"))
+            other = base.again(q=q, dO=dO, dLSE=dLSE)
             what = f"With other queries, and another dO, before row {i}"
             for claim in same_gradients(base, other, what, AT_KEYS):
                 yield _at(claim, unseen)
@@ -51,8 +51,8 @@ def dO_of_empty_rows(base: Base) -> Iterator[Claim]:
     """No gradient changes when dO and dLSE are negated in rows that see no key."""
     is_empty = ~visible(base).any(dim=2)
     if is_empty.any():
-        other = base.again(**{name: _negated(base, name, is_empty) for name in ("dO", "dLSE")})
-        yield from same_gradients(base, other, "With another dO where rows see no key")
+        dO, dLSE = (_negated(base, name, is_empty) for name in ("dO", "dLSE"))
+        yield from same_gradients(base, base.again(dO=dO, dLSE=dLSE), "With another dO where rows see no key")
 
 
 def _negated(base: Base, name: str, rows: Tensor) -> Tensor | None:

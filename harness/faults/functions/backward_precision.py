@@ -24,16 +24,6 @@ class DVSumsLow(Differentiable):
         return super().add_dv(acc, tile, task).to(task.q.dtype).float()
 
 
-@fault("S", "dq-and-dk-sum-low", expects=GRADIENT, witness=gradients(4, 512, dtype="bf16"))
-class SumsLow(Differentiable):
-    """dQ and dK are summed over tiles of 2 in the inputs' dtype."""
-
-    rows = tile = 2
-
-    def add(self, acc: Tensor, tile: Tensor, task: Task) -> Tensor:
-        return super().add(acc, tile, task).to(task.q.dtype).float()
-
-
 @fault("S", "group-sums-low", expects=GRADIENT,
        witness=gradients(1, 1, Hq=65, dtype="bf16", dO_values="positive"))  # fmt: skip
 class GroupSumsLow(Differentiable):

@@ -12,6 +12,7 @@ from harness.subject import Subject
 from oracles import Truth
 from strategies import AttentionCase
 from strategies.case import NEEDS, PAST_END, Causal
+from strategies.draw import GRADIENT_VALUES
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
@@ -207,7 +208,7 @@ AXES: tuple[Axis, ...] = (
     Axis("rescales", _only("one tile", "none", "in some tiles", "in every tile"), lambda c: ()),
     Axis("operation", lambda s: s.operations, lambda c: [c.operation]),
     Axis("dO layout", _possible_dO_layouts, lambda c: _in_backward(c, c.dO.layout)),
-    Axis("dO values", _of_backward(*FAMILIES), lambda c: _in_backward(c, c.dO.values)),
+    Axis("dO values", _of_backward(*dict.fromkeys(GRADIENT_VALUES)), lambda c: _in_backward(c, c.dO.values)),
     Axis("dLSE", _possible_dLSE, lambda c: _in_backward(c, "none" if c.dLSE is None else "given")),
     Axis("needs_grad", _of_backward(*map(" ".join, NEEDS)), lambda c: _in_backward(c, " ".join(c.needs_grad))),
     Axis("calls before", _only("none", "some"), lambda c: ["some" if c.history else "none"]),

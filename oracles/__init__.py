@@ -15,7 +15,7 @@ from oracles.float64 import Truth, float64  # noqa: E402
 from oracles.gradient_budget import GradientBudget, gradient_budget  # noqa: E402
 from oracles.gradients64 import Gradients, gradients64  # noqa: E402
 from oracles.registry import ORACLES, Answer, Oracle, oracle  # noqa: E402
-from oracles.vote import hold, odd_one_out, vote  # noqa: E402
+from oracles.vote import compared, hold, odd_one_out, vote  # noqa: E402
 
 __all__ = [
     "ORACLES",
@@ -27,6 +27,7 @@ __all__ = [
     "Oracle",
     "Truth",
     "compare",
+    "compared",
     "error_over_budget",
     "float64",
     "forward_budget",

@@ -12,13 +12,11 @@ from torch import Tensor
 from oracles.arithmetic import FLUSHED, Arithmetic
 from oracles.budget import FP32_MAX, Budget, forward_budget, sum_roundings
 from oracles.float64 import Truth
+from oracles.gradient_sums import SIGMAS, Casts, Parts, Sum, sum_of
 from oracles.gradients64 import Gradients
-from oracles.heads import gathered, over_group, scores, weighted
-from oracles.weights import HOPELESS, dot_error, score_errors
+from oracles.heads import over_group, scores, weighted
+from oracles.weights import HOPELESS, by_query_head, dot_error, score_errors
 from strategies import Problem
-
-Parts = dict[str, Tensor]
-Index = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -33,17 +31,17 @@ class GradientBudget:
     dK: Tensor
     dV: Tensor
     rounding: Arithmetic | None = field(default=None, repr=False)
-    products: dict[str, Product] = field(default_factory=dict, repr=False)
+    sums: dict[str, Sum] = field(default_factory=dict, repr=False)
 
     def is_for(self, dtype: torch.dtype) -> bool:
         """Whether it speaks of a kernel that computes from, casts to and stores in one dtype, this one."""
         return self.rounding is None or self.rounding == Arithmetic.of(dtype)
 
-    def parts(self, tensor: str, index: Index) -> dict[str, float]:
+    def parts(self, tensor: str, index: tuple[int, ...]) -> dict[str, float]:
         """What the budget of one element of "dQ", "dK" or "dV" is made of, by name."""
-        if not self.products:
+        if not self.sums:
             return {}
-        return {name: part[index].item() for name, part in self.products[tensor].parts().items()}
+        return {name: part[index].item() for name, part in self.sums[tensor].parts().items()}
 
 
 def gradient_budget(
@@ -56,7 +54,34 @@ def gradient_budget(
 ) -> GradientBudget:
     """How far dQ, dK and dV of a right backward pass may be from the truth.
 
-    Arguments and notation as in `oracles.budget.forward_budget`.
+    Arguments, notation and g(n) as in `oracles.budget.forward_budget`; independent speaks of dO too. A kernel takes
+    P' = exp(S' - LSE') from scores that it computes anew and the LSE that its forward pass stored, or a softmax that
+    it kept; δ' from dO and the O that its forward pass stored, or from its own P' and dP'. P' is cast to p_dtype for
+    dV, dS' to the inputs' dtype for dQ and dK (to p_dtype where that is coarser; in fp32 neither is).
+
+    - weights: P' is off by a factor exp(±f_j), f_j = e_j + the budget of LSE + 2u·(|LSE| + log l), so E_P =
+      P·expm1(f) + 2^-126. dV takes E_P, dS takes E_P·|dP - δ + dLSE|.
+    - dP: P'·(min(d - 1, 2√d) + 4)·u_dot·Σ|dO||v|, P' being P + E_P at most.
+    - delta: P'·E_δ. From O, E_δ = (1 + ΣE_P)·(ΣE_P|dP - δ| + u_p·ΣP'|dP|) + Σ_c|dO_c|·(the budget of O without what
+      scores and the cast of P do to it) + the sum over c. Those two are no sums over c: an error ε_j of the weight
+      of key j moves all columns of O, hence δ by ε_j·(dP_j - δ), and |dP_j| is far less than Σ_c|dO_c||v_jc|. From
+      P' and dP', E_δ = ΣE_P|dP| + ΣP'·E_dP + (g(n) + 4)·u_dot·ΣP'|dP|. The larger one holds.
+      All pairs of a row have one δ', so dQ_i moves by E_δ·|Σ_j P'_ij k_j|: at most E_δ·(|Σ P k| + ΣE_P|k|).
+    - subtraction: 3u·P'·(|dP| + |δ| + |dLSE|), the roundings of P∘(dP - δ + dLSE).
+    - cast: u_p·Σ P'|dO| of dV, u_io·Σ dS'|k| and u_io·Σ dS'|q|, dS' being |dS| + all of the above at most. Where
+      values are independent: 7.5 sigma of casts that err at random, if that is less.
+    - cast near 0: tiny of the cast a pair; times max(1, 1/|scale|) in dS, which may be cast with its scale or without.
+    - accumulation: (g(n) + 4)·u_dot·Σ of the absolute terms, n being the keys that a row sees or the queries of the
+      whole group that see a key. In whatever order, tile by tile or by atomics, as long as it is fp32.
+    - underflow: n·2^-126, of products that are flushed to 0.
+    - group sum: u_io·Σ_h(|gradient of query head h| + all of the above) + group·tiny_io. K and V that are expanded
+      before the call make autograd round dK and dV of every query head before it sums them. As |dK_h| <= Σ|dS||q|,
+      this is never more than the cast, and a head that is lost or counted twice is far more.
+    - store: u_io·(|gradient| + all of the above) + tiny_io.
+
+    |scale| multiplies dQ and dK from "weights" to "accumulation". A pair is lost, and with it all of dQ_i and dK_j, or
+    dV_j, where P' may be off by more than e^30, the dS that is cast may pass the largest number of its dtype, or a sum
+    may pass fp32's; and a whole row of dS is where its δ may: O, stored, may be no number, or dP may not.
     """
     g = gradients
     if truth.S.numel() == 0:
@@ -64,9 +89,9 @@ def gradient_budget(
     dtype = dtype or problem.q.dtype
     kernel = Kernel(Arithmetic.of(dtype, p_dtype), torch.finfo(dtype), torch.finfo(p_dtype or dtype), independent)
     forward = forward_budget(problem, truth, p_dtype, independent, dtype)
-    products = _products(problem, truth, g, pair_errors(problem, truth, g, forward, kernel), kernel)
-    dQ, dK, dV = (products[name].total() for name in ("dQ", "dK", "dV"))
-    return GradientBudget(dQ, dK, dV, kernel.rounding, products)
+    sums = _sums(problem, truth, g, _pair_errors(problem, truth, g, forward, kernel), kernel)
+    dQ, dK, dV = (sums[name].total() for name in ("dQ", "dK", "dV"))
+    return GradientBudget(dQ, dK, dV, kernel.rounding, sums)
 
 
 @dataclass(frozen=True)
@@ -91,7 +116,7 @@ class Kernel:
 
     @property
     def largest_cast(self) -> float:
-        """The largest number that P and dS may be cast to."""
+        """The largest number that dS may be cast to, or summed with in fp32."""
         return min(self.stored.max, self.casts.max, FP32_MAX / 2)
 
     def steps(self, n: Tensor) -> Tensor:
@@ -103,11 +128,13 @@ class Kernel:
 class PairErrors:
     """Errors of each pair (B, Hq, Nq, Nk) by name: of P, and of dS before its cast. seen is 1, or 0 where hidden.
 
-    most_P, most_dS: what P and dS may come to. lost_P, lost_dS: pairs of which nothing is promised.
+    delta (B, Hq, Nq, 1): error of δ, which a row's pairs share. most_P, most_dS: what P and dS may come to.
+    lost_P, lost_dS: pairs of which nothing is promised.
     """
 
     P: Parts
     dS: Parts
+    delta: Tensor
     most_P: Tensor
     most_dS: Tensor
     seen: Tensor
@@ -115,32 +142,29 @@ class PairErrors:
     lost_dS: Tensor
 
 
-def pair_errors(problem: Problem, truth: Truth, g: Gradients, forward: Budget, kernel: Kernel) -> PairErrors:
-    """How far the P and the dS of a right kernel may be from the truth."""
-    r = kernel.rounding
+def _pair_errors(problem: Problem, truth: Truth, g: Gradients, forward: Budget, kernel: Kernel) -> PairErrors:
     seen = _hide(torch.ones_like(g.P), truth)
-    E_P, lost_P = _weight_errors(problem, truth, g, forward, r, seen)
+    E_P, lost_P = _weight_errors(problem, truth, g, forward, kernel.rounding, seen)
     P = g.P + E_P
     size_dP = _hide(scores(g.dO.abs(), truth.v.abs()), truth)
-    E_dP = size_dP * dot_error(problem, r) + seen * (problem.q.shape[-1] * FLUSHED)
-    E_delta = _delta_errors(truth, g, forward, kernel, E_P, P, E_dP)
-    slope = _hide((g.dP - g.delta + g.dLSE).abs(), truth)
+    E_dP = size_dP * dot_error(problem, kernel.rounding) + seen * (problem.q.shape[-1] * FLUSHED)
+    delta = _delta_errors(truth, g, forward, kernel, E_P, P, E_dP)
     dS = {
-        "weights": E_P * slope,
+        "weights": E_P * _hide((g.dP - g.delta + g.dLSE).abs(), truth),
         "dP": P * E_dP,
-        "delta": P * E_delta,
-        "subtraction": P * (g.dP.abs() + g.delta.abs() + g.dLSE.abs()) * (3 * r.u),
+        "delta": P * delta,
+        "subtraction": P * (g.dP.abs() + g.delta.abs() + g.dLSE.abs()) * (3 * kernel.rounding.u),
     }
     most_dS = g.dS.abs() + sum_of(dS)
     lost_rows = (lost_P | (size_dP > FP32_MAX / 4)).any(-1, keepdim=True) | _lost_outputs(truth, forward, kernel)
     lost_dS = (lost_rows | (most_dS * max(1.0, abs(problem.scale)) >= kernel.largest_cast)) & (seen > 0)
-    return PairErrors({"weights": E_P}, dS, P, most_dS, seen, lost_P, lost_dS)
+    return PairErrors({"weights": E_P}, dS, delta, P, most_dS, seen, lost_P, lost_dS)
 
 
 def _weight_errors(
     problem: Problem, truth: Truth, g: Gradients, forward: Budget, r: Arithmetic, seen: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Error of P = exp(S - LSE), and the pairs whose scores are too wrong to say one."""
+    """Error of P = exp(S - LSE), and the pairs whose scores are too wrong to give any."""
     LSE = truth.LSE.unsqueeze(-1)
     size_LSE = LSE.abs().masked_fill(LSE.isneginf(), 0.0)
     drift = forward.LSE.unsqueeze(-1) + 2 * r.u * (size_LSE + truth.divisor.log())
@@ -153,13 +177,25 @@ def _delta_errors(
     truth: Truth, g: Gradients, forward: Budget, kernel: Kernel, E_P: Tensor, P: Tensor, E_dP: Tensor
 ) -> Tensor:
     """Error of δ (B, Hq, Nq, 1), which a kernel may take from its stored O or from its own P and dP."""
-    r, size_dO, d = kernel.rounding, g.dO.abs(), g.dO.shape[-1]
-    of_O = (size_dO * forward.O).nan_to_num(0.0, 0.0).sum(-1, keepdim=True)
-    of_O += (size_dO * truth.O.abs()).sum(-1, keepdim=True) * ((min(d - 1, 2 * math.sqrt(d)) + 4) * r.u_dot)
-    size_dP = g.dP.abs()
-    of_P = (E_P * size_dP + P * E_dP).sum(-1, keepdim=True)
-    of_P += (P * size_dP).sum(-1, keepdim=True) * (kernel.steps(truth.visible_keys) * r.u_dot)
+    r, size_dP = kernel.rounding, g.dP.abs()
+    mean_dP = _row_sum(P, size_dP)
+    cast = r.u_p * mean_dP
+    if kernel.independent:
+        cast = torch.minimum(cast, _row_sum(P.square(), g.dP.square()).sqrt_() * (SIGMAS * r.u_p))
+    of_weights = (_row_sum(E_P, (g.dP - g.delta).abs()) + cast) * (1 + E_P.sum(-1, keepdim=True))
+    of_O = of_weights + _row_sum(g.dO.abs(), _column_errors(truth, forward, r))
+    of_P = _row_sum(E_P, size_dP) + _row_sum(P, E_dP) + kernel.steps(truth.visible_keys) * r.u_dot * mean_dP
     return torch.maximum(of_O, of_P)
+
+
+def _column_errors(truth: Truth, forward: Budget, r: Arithmetic) -> Tensor:
+    """Errors of O that each column has to itself, and those of the sum over columns that makes δ."""
+    if forward.terms is None:
+        return torch.zeros_like(truth.O)
+    not_own = ("scores", "cast of P", "fp32 overflow")
+    own = [part for name, part in forward.terms.parts_O().items() if name not in not_own]
+    d = truth.O.shape[-1]
+    return reduce(torch.add, own) + truth.O.abs() * ((min(d - 1, 2 * math.sqrt(d)) + 4) * r.u)
 
 
 def _lost_outputs(truth: Truth, forward: Budget, kernel: Kernel) -> Tensor:
@@ -168,87 +204,49 @@ def _lost_outputs(truth: Truth, forward: Budget, kernel: Kernel) -> Tensor:
     return is_lost.any(-1, keepdim=True) | forward.LSE.isposinf().unsqueeze(-1)
 
 
-@dataclass(frozen=True)
-class Product:
-    """A gradient as a product: factor · errors @ rows for dQ, factor · errorsᵀ @ rows for dK and dV.
+def _sums(problem: Problem, truth: Truth, g: Gradients, pairs: PairErrors, kernel: Kernel) -> dict[str, Sum]:
+    """dQ, dK and dV as sums over pairs."""
+    r, scale = kernel.rounding, abs(problem.scale)
+    tiny_dS = kernel.tiny_dS * max(1.0, 1 / scale if scale else 0.0)
+    dS, P = pairs.dS | {"cast near 0": pairs.seen * tiny_dS}, pairs.P | {"cast near 0": pairs.seen * r.tiny_p}
+    cast_dS = Casts(pairs.most_dS, kernel.u_dS, kernel.independent and kernel.u_dS > 0)
+    cast_P = Casts(pairs.most_P, r.u_p, kernel.independent and r.u_p > 0)
 
-    errors (B, Hq, Nq, Nk) by name; rows: |K| (B, Hk, Nk, d), |Q| or |dO| (B, Hq, Nq, d). size: |gradient|, and
-    size_heads: the sum of |gradient| of each query head of a group, None where it has one. count: how many terms
-    each element is a sum of. lost: pairs that make nothing of every element that they reach.
-    """
+    def over_queries(
+        gradient: Tensor, heads: Tensor, rows: Tensor, factor: float, errors: Parts, casts: Casts, lost: Tensor
+    ) -> Sum:
+        queries = over_group(pairs.seen.sum(-2).unsqueeze(-1), truth.k.shape[1])
+        errors = errors | _accumulation(errors, casts, by_query_head(truth, queries).mT, kernel)
+        shared: Parts = {}
+        return Sum(gradient, heads, rows.abs(), factor, errors, casts, shared, queries, lost, r, is_transposed=True)
 
-    is_transposed: bool
-    errors: Parts
-    rows: Tensor
-    factor: float
-    size: Tensor
-    size_heads: Tensor | None
-    count: Tensor
-    lost: Tensor
-    rounding: Arithmetic
-
-    def total(self) -> Tensor:
-        """The budget of each element."""
-        return sum_of(self._finished({"all": self._applied(sum_of(self.errors))}))
-
-    def parts(self) -> Parts:
-        """The budget of each element by its parts."""
-        return self._finished({name: self._applied(of_pairs) for name, of_pairs in self.errors.items()})
-
-    def _finished(self, parts: Parts) -> Parts:
-        r, has = self.rounding, (self.count.clamp(max=1.0) * (self.factor > 0)).expand_as(self.size)
-        parts["underflow"] = self.count * has * (FLUSHED * max(1.0, self.factor))
-        if self.size_heads is not None:
-            parts["group sum"] = r.u_io * (self.size_heads + sum_of(parts))
-        stored = self.size + sum_of(parts)
-        parts["store"] = r.u_io * stored + r.tiny_io * has
-        if self.lost.any():
-            parts["overflow"] = torch.where(self._reached(), math.inf, 0.0)
-        return parts
-
-    def _applied(self, of_pairs: Tensor) -> Tensor:
-        of_pairs = of_pairs.masked_fill(self.lost, 0.0)
-        if not self.is_transposed:
-            return weighted(of_pairs, self.rows).mul_(self.factor)
-        return over_group(gathered(of_pairs, self.rows), self.size.shape[1]).mul_(self.factor)
-
-    def _reached(self) -> Tensor:
-        """Elements that a lost pair reaches."""
-        if not self.is_transposed:
-            return self.lost.any(-1, keepdim=True).expand_as(self.size)
-        keys = self.lost.any(-2).unsqueeze(-1).double()
-        return over_group(keys, self.size.shape[1]).expand_as(self.size) > 0
-
-
-def _products(problem: Problem, truth: Truth, g: Gradients, pairs: PairErrors, kernel: Kernel) -> dict[str, Product]:
-    r, scale, Hk = kernel.rounding, abs(problem.scale), truth.k.shape[1]
-    keys = pairs.seen.sum(-1, keepdim=True)
-    queries = pairs.seen.sum(-2, keepdim=True)
-    cast_dS = kernel.u_dS * pairs.most_dS + pairs.seen * (kernel.tiny_dS * max(1.0, 1 / scale if scale else 0.0))
-    cast_P = r.u_p * pairs.most_P + pairs.seen * r.tiny_p
-    dS, P = pairs.dS | {"cast of dS": cast_dS}, pairs.P | {"cast of P": cast_P}
-    sum_dS, sum_P = (pairs.most_dS + cast_dS) * r.u_dot, (pairs.most_P + cast_P) * r.u_dot
-    by_group = over_group(queries.mT, Hk)
-    terms = by_group.repeat_interleave(problem.group, 1).mT
-
-    def transposed(errors: Parts, rows: Tensor, factor: float, of: Tensor, heads: Tensor, lost: Tensor) -> Product:
-        size_heads = over_group(heads.abs(), Hk) if problem.group > 1 else None
-        return Product(True, errors, rows.abs(), factor, of.abs(), size_heads, by_group, lost, r)
-
-    for_dQ = dS | {"accumulation": sum_dS * kernel.steps(keys)}
-    for_dK = dS | {"accumulation": sum_dS * kernel.steps(terms)}
-    for_dV = P | {"accumulation": sum_P * kernel.steps(terms)}
     return {
-        "dQ": Product(False, for_dQ, g.k.abs(), scale, g.dQ.abs(), None, keys, pairs.lost_dS, r),
-        "dK": transposed(for_dK, g.q, scale, g.dK, g.dK_heads, pairs.lost_dS),
-        "dV": transposed(for_dV, g.dO, 1.0, g.dV, g.dV_heads, pairs.lost_P),
+        "dQ": _sum_over_keys(g, dS, cast_dS, pairs, scale, kernel),
+        "dK": over_queries(g.dK, g.dK_heads, g.q, scale, dS, cast_dS, pairs.lost_dS),
+        "dV": over_queries(g.dV, g.dV_heads, g.dO, 1.0, P, cast_P, pairs.lost_P),
     }
 
 
-def sum_of(parts: Parts) -> Tensor:
-    """The sum of the parts."""
-    return reduce(torch.add, parts.values())
+def _sum_over_keys(g: Gradients, dS: Parts, casts: Casts, pairs: PairErrors, scale: float, kernel: Kernel) -> Sum:
+    """dQ. The error of δ is one for the whole row: what it does to a sum of all P k is not what it does to each."""
+    keys = pairs.seen.sum(-1, keepdim=True)
+    errors = dS | {"delta": pairs.P["weights"] * pairs.delta}
+    errors |= _accumulation(dS, casts, keys, kernel)
+    shared = {"delta": weighted(g.P, g.k).abs_() * (pairs.delta * scale)}
+    r, rows, lost = kernel.rounding, g.k.abs(), pairs.lost_dS
+    return Sum(g.dQ, g.dQ, rows, scale, errors, casts, shared, keys, lost, r, is_transposed=False)
+
+
+def _accumulation(errors: Parts, casts: Casts, n: Tensor, kernel: Kernel) -> Parts:
+    """Roundings of a sum of n terms."""
+    terms = casts.of * (1 + casts.u) + errors["cast near 0"]
+    return {"accumulation": terms * (kernel.steps(n) * kernel.rounding.u_dot)}
 
 
 def _hide(pairs: Tensor, truth: Truth) -> Tensor:
     return pairs if truth.hidden is None else pairs.masked_fill(truth.hidden, 0.0)
+
+
+def _row_sum(a: Tensor, b: Tensor) -> Tensor:
+    """Row sums of a product, keeping the dimension."""
+    return torch.einsum("bhij,bhij->bhi", a, b.expand_as(a)).unsqueeze(-1)

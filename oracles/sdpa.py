@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from oracles.autograd import differentiated
 from oracles.registry import Answer, oracle
 from strategies import Problem
 
@@ -79,23 +80,25 @@ def _pieces(problem: Problem, length: int) -> Iterator[_Piece]:
 
 
 def _sdpa(problem: Problem, backend: SDPBackend) -> Answer:
-    """Answer piece by piece, so that neither padding nor empty rows are left to the backend.
+    """Answer with gradients by autograd. Raises NotImplementedError where the backend has no kernel for a piece."""
+    with sdpa_kernel(backend), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return differentiated(problem, _forward)
 
-    Raises NotImplementedError where the backend has no kernel for a piece.
-    """
+
+def _forward(problem: Problem) -> Answer:
+    """O piece by piece, so that neither padding nor empty rows are left to the backend."""
     q, k, v = (t.clone(memory_format=torch.contiguous_format) for t in (problem.q, problem.k, problem.v))
     q, scale = _with_positive_scale(q, problem.scale)
     k, v = (tensor.repeat_interleave(problem.group, dim=1) for tensor in (k, v))
     O = torch.zeros_like(q)
     lengths = [k.shape[2]] * k.shape[0] if problem.seqlens_k is None else problem.seqlens_k.tolist()
-    with sdpa_kernel(backend), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for b, length in enumerate(lengths):
-            for piece in _pieces(problem, length):
-                if not piece.is_empty:
-                    at = (slice(b, b + 1), slice(None))
-                    rows, keys = (*at, piece.rows), (*at, piece.keys)
-                    O[rows] = _piece(q[rows], k[keys], v[keys], piece, scale)
+    for b, length in enumerate(lengths):
+        for piece in _pieces(problem, length):
+            if not piece.is_empty:
+                at = (slice(b, b + 1), slice(None))
+                rows, keys = (*at, piece.rows), (*at, piece.keys)
+                O[rows] = _piece(q[rows], k[keys], v[keys], piece, scale)
     return Answer(O)
 
 

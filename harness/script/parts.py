@@ -63,14 +63,14 @@ def reference_gradients(
     seqlens_k: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return dQ, dK and dV by the definition, in float64: dS = P (dP - rowsum(P dP) + dLSE), times the scale."""
-    Hk = k.shape[1]
+    shape = (*k.shape[:2], q.shape[1] // k.shape[1], *k.shape[2:])
     S, q, k, v = scores(q, k, v, causal, scale, seqlens_k)
     P, dO = S.softmax(-1).nan_to_num(0.0), dO.double()
     dP = dO @ v.mT
     dS = dP - (P * dP).sum(-1, keepdim=True)
     dS = P * (dS if dLSE is None else dS + dLSE.double().unsqueeze(-1))
     dS = dS * (q.shape[-1] ** -0.5 if scale is None else scale)
-    dK, dV = ((x.mT @ y).unflatten(1, (Hk, -1)).sum(2) for x, y in ((dS, q), (P, dO)))
+    dK, dV = ((x.mT @ y).reshape(shape).sum(2) for x, y in ((dS, q), (P, dO)))
     return {"dQ": dS @ k, "dK": dK, "dV": dV}
 
 

@@ -18,6 +18,19 @@ def test_the_one_liner(case):
     attest(toys.right, case)
 
 
+@settings(max_examples=50)
+@given(case=attention_cases(gradients="only", seqlens_k=False, causal=(False, True), max_length=40))
+def test_the_one_liner_of_gradients(case):
+    attest(toys.right, case)
+
+
+def test_a_wrong_gradient_is_an_assertion_too():
+    with pytest.raises(Failure) as caught:
+        attest(toys.doubles_dk, CAUSAL.replace(operation="forward_backward"))
+    assert type(caught.value).__name__ == "WrongGradient"
+    assert "dK[" in str(caught.value)
+
+
 def test_a_fault_is_an_assertion_that_tells_the_story():
     with pytest.raises(Failure) as caught:
         attest(toys.ignores_causal, CAUSAL)

@@ -91,7 +91,16 @@ def test_what_a_verdict_does_not_say_is_left_out():
     }
 
 
-@given(case=attention_cases())
+BACKWARD = CASE.replace(
+    operation="forward_backward",
+    features=Features(return_lse=True),
+    dO=TensorSpec("one_hot", 3, "expanded_all"),
+    dLSE=TensorSpec(seed=4),
+    needs_grad=("q", "v"),
+)
+
+
+@given(case=attention_cases(gradients=True))
 def test_every_case_survives_the_file(case):
     entry = replace(ENTRY, case=case, worst=None)
     assert Entry.from_json(json.loads(text_of(entry))).case == case
@@ -113,6 +122,24 @@ def test_id_is_twelve_hexadecimal_digits_and_names_the_file(tmp_path):
 
 def test_id_stays_the_same_over_versions():
     assert ENTRY.id == "80f2ce2c07f8"
+
+
+def test_other_seeds_of_what_comes_back_are_the_same_fault():
+    entry = replace(ENTRY, case=BACKWARD)
+    reseeded = BACKWARD.replace(dO=BACKWARD.dO.replace(seed=8), dLSE=TensorSpec(seed=9))
+    assert replace(entry, case=reseeded).id == entry.id != ENTRY.id
+    assert replace(entry, case=BACKWARD.replace(needs_grad=("q",))).id != entry.id
+
+
+def test_a_forward_says_nothing_of_gradients():
+    assert ENTRY.to_json()["case"] == {"geometry": {"Nk": 2}, "features": {"causal": True}}
+
+
+def test_a_version_that_knows_no_backward_refuses_its_entries(tmp_path, monkeypatch):
+    path = save(replace(ENTRY, case=BACKWARD), tmp_path)
+    monkeypatch.setattr("strategies.case.OPERATIONS", ("forward",))
+    with pytest.raises(CorruptEntry, match="operation must be one of forward, not 'forward_backward'"):
+        load(path)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from harness.attempt import attempt
 from harness.heat import MOST_CELLS, HeatMap, heat_map, pooled
 from harness.judge import judge
+from harness.report.picture import words
 from harness.subject import describe
 from strategies import AttentionCase, Features, Geometry
 
@@ -27,6 +28,13 @@ def wrong_tail(q, k, v):
     return O
 
 
+def wrong_last_dq(q, k, v):
+    def off(dQ):
+        return torch.cat([dQ[:, :, :-1], dQ[:, :, -1:] + 1], dim=2)
+
+    return toys.right(toys.passed(q, off), k, v)
+
+
 def test_a_wrong_tail_is_where_it_is():
     found = mapped(wrong_tail, Geometry(B=2, Hq=2, Hk=2, Nq=70, Nk=3, d=16))
     assert (found.tensor, found.batch, found.head, found.shape, found.cell) == ("O", 1, 1, (70, 16), (4, 1))
@@ -37,6 +45,17 @@ def test_lse_is_mapped_over_rows_and_heads():
     found = mapped(toys.lse_in_base_2, Geometry(Hq=3, Hk=3, Nq=5, Nk=4), return_lse=True)
     assert (found.tensor, found.head, found.shape) == ("LSE", None, (5, 3))
     assert len(found.over) == 15
+
+
+@pytest.mark.parametrize(("function", "tensor", "rows"), [(toys.doubles_dk, "dK", 3), (wrong_last_dq, "dQ", 5)])
+def test_a_gradient_is_mapped_over_its_rows_and_columns(function, tensor, rows):
+    case = AttentionCase(Geometry(Hq=4, Hk=2, Nq=5, Nk=3, d=4), operation="forward_backward")
+    tried = attempt(describe(function), case, "cpu")
+    found = heat_map(tried, judge(tried, others=False)[0])
+    assert (found.tensor, found.shape) == (tensor, (rows, 4))
+    assert found.over == [(i, j) for i in range(rows) for j in range(4) if tensor == "dK" or i == 4]
+    assert HeatMap.from_json(found.to_json()) == found
+    assert ("keys by columns" if tensor == "dK" else "rows by columns") in words(found)
 
 
 def test_nan_is_infinite_and_the_head_with_most_of_it_is_shown():

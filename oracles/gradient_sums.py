@@ -1,0 +1,103 @@
+"""Errors of pairs of a query and a key become errors of dQ, dK and dV."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from oracles.arithmetic import FLUSHED, Arithmetic
+from oracles.heads import gathered, over_group, weighted
+
+SIGMAS = 7.5 / math.sqrt(3)
+"""7.5 standard deviations of an error that is uniform within ±1."""
+Parts = dict[str, Tensor]
+
+
+def sum_of(parts: Parts) -> Tensor:
+    """The sum of the parts."""
+    return reduce(torch.add, parts.values())
+
+
+@dataclass(frozen=True)
+class Casts:
+    """What is cast, at most (B, Hq, Nq, Nk), the unit roundoff of the cast, and whether it errs at random."""
+
+    of: Tensor
+    u: float
+    at_random: bool
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A gradient that is factor · pairs @ rows (dQ), or factor · pairsᵀ @ rows summed over a group (dK and dV).
+
+    rows: |K| (B, Hk, Nk, d), or |Q| or |dO| (B, Hq, Nq, d). heads: the gradient before it is summed over a group.
+    errors (B, Hq, Nq, Nk): those of the pairs by name, beside their casts. shared: errors of the gradient's elements
+    by name, that are no sum over pairs. count: how many terms an element has. lost: pairs of which nothing is
+    promised, and so nothing of any element that they reach.
+    """
+
+    gradient: Tensor
+    heads: Tensor
+    rows: Tensor
+    factor: float
+    errors: Parts
+    casts: Casts
+    shared: Parts
+    count: Tensor
+    lost: Tensor
+    rounding: Arithmetic
+    is_transposed: bool
+
+    def total(self) -> Tensor:
+        """The budget of each element."""
+        errors = sum_of(self.errors)
+        if self.casts.at_random:
+            sums = {"errors": self._over_pairs(errors), "cast": self._cast()}
+        else:
+            sums = {"errors": self._over_pairs(torch.add(errors, self.casts.of, alpha=self.casts.u))}
+        return sum_of(self._stored(sums | self.shared))
+
+    def parts(self) -> Parts:
+        """The budget of each element by its parts."""
+        sums = {name: self._over_pairs(of_pairs) for name, of_pairs in self.errors.items()} | {"cast": self._cast()}
+        return self._stored(sums | {name: sums[name] + part for name, part in self.shared.items()})
+
+    def _cast(self) -> Tensor:
+        """The casts at their worst or, where they err at random, 7.5 sigma of their sum if that is less."""
+        worst = self._over_pairs(self.casts.of) * self.casts.u
+        if not self.casts.at_random:
+            return worst
+        squares = replace(self, rows=self.rows.square(), factor=self.factor**2)
+        return torch.minimum(worst, squares._over_pairs(self.casts.of.square()).sqrt_().mul_(SIGMAS * self.casts.u))
+
+    def _over_pairs(self, of_pairs: Tensor) -> Tensor:
+        of_pairs = of_pairs.masked_fill(self.lost, 0.0)
+        if not self.is_transposed:
+            return weighted(of_pairs, self.rows).mul_(self.factor)
+        return over_group(gathered(of_pairs, self.rows), self.gradient.shape[1]).mul_(self.factor)
+
+    def _stored(self, parts: Parts) -> Parts:
+        """With what is flushed and what is rounded at the end, once, or before the sum over a group as well."""
+        r, size, Hk = self.rounding, self.gradient.abs(), self.gradient.shape[1]
+        has_terms = (self.count.clamp(max=1.0) * (self.factor > 0)).expand_as(size)
+        group = self.heads.shape[1] // Hk
+        parts["underflow"] = self.count * has_terms * (FLUSHED * max(1.0, self.factor))
+        if group > 1:
+            sizes = over_group(self.heads.abs(), Hk)
+            parts["group sum"] = r.u_io * (sizes + sum_of(parts)) + (group * r.tiny_io) * has_terms
+        parts["store"] = r.u_io * (size + sum_of(parts)) + r.tiny_io * has_terms
+        if self.lost.any():
+            parts["overflow"] = torch.where(self._reached(), math.inf, 0.0)
+        return parts
+
+    def _reached(self) -> Tensor:
+        """Elements that a lost pair reaches."""
+        if not self.is_transposed:
+            return self.lost.any(-1, keepdim=True).expand_as(self.gradient)
+        keys = self.lost.any(-2).unsqueeze(-1).double()
+        return over_group(keys, self.gradient.shape[1]).expand_as(self.gradient) > 0

@@ -70,6 +70,7 @@ class Backward:
     scale_dQ: float = 1.0
     uses_dLSE: bool = True
     rounds_heads: bool = False
+    over_group: Callable[[Tensor], Tensor] = lambda heads: heads.sum(2)
 
     def __call__(self, problem: Problem, forward: Answer) -> Answer:
         """The forward answer with dQ, dK and dV in the inputs' dtype."""
@@ -82,7 +83,7 @@ class Backward:
         dQ, dK, dV = self._sums(problem, q, k, v, dO, forward.LSE.unsqueeze(-1), delta)
         scale = problem.scale if self.scale is None else self.scale
         heads = [tensor.to(dtype).float() if self.rounds_heads else tensor for tensor in (dK * scale, dV)]
-        dK, dV = (tensor.unflatten(1, (Hk, -1)).sum(2).to(dtype) for tensor in heads)
+        dK, dV = (self.over_group(tensor.unflatten(1, (Hk, -1))).to(dtype) for tensor in heads)
         return Answer(forward.O, forward.LSE, (dQ * (scale * self.scale_dQ)).to(dtype), dK, dV)
 
     def _sums(self, problem: Problem, q, k, v, dO, LSE, delta) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Print the largest error/budget of right kernels by dtype: `python -m tests.oracles.measure --cases 2000`."""
+"""Print the largest error/budget of right kernels by dtype: `python -m tests.oracles.measure --gradients`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,28 @@ import argparse
 import random
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 
-from oracles import ORACLES, Comparison, float64, forward_budget, hold, vote
-from strategies import AttentionCase, Features, Geometry, TensorSpec, build
+from oracles import (
+    ORACLES,
+    Answer,
+    Comparison,
+    Truth,
+    compared,
+    float64,
+    forward_budget,
+    gradient_budget,
+    gradients64,
+)
+from oracles.vote import TRUTH
+from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec, build
 from strategies.case import CAUSAL_KINDS, DTYPES, PAST_END
-from strategies.layouts import LAYOUTS
+from strategies.draw import GRADIENT_VALUES
+from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
-from tests.oracles.emulation import flash
+from tests.oracles.emulation import Backward, flash
 
 LENGTHS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 257, 400, 1025)
 HEAD_DIMS = (1, 2, 3, 8, 16, 32, 33, 64, 64, 80, 128, 256)
@@ -41,22 +54,54 @@ def cases(count: int, seed: int) -> Iterator[AttentionCase]:
         )
 
 
+def with_gradients(count: int, seed: int) -> Iterator[AttentionCase]:
+    """The same cases with gradients; one of three that are not plain with one through LSE too."""
+    draw = random.Random(seed)
+    for case in cases(count, seed):
+        plain = is_plain(case)
+        dO = TensorSpec("normal", draw.randrange(1 << 30))
+        if not plain:
+            dO = dO.replace(values=draw.choice(GRADIENT_VALUES), layout=draw.choice([*GRADIENT_LAYOUTS]))
+        case = case.replace(operation="forward_backward", dO=dO)
+        through_lse = not plain and draw.random() < 1 / 3
+        features = case.features.replace(return_lse=True)
+        yield case.replace(features=features, dLSE=TensorSpec("normal", dO.seed)) if through_lse else case
+
+
 def _tensor(draw: random.Random, plain: bool) -> TensorSpec:
     seed = draw.randrange(1 << 30)
     return TensorSpec("normal", seed) if plain else TensorSpec(draw.choice([*FAMILIES]), seed, draw.choice([*LAYOUTS]))
 
 
-def measure(case: AttentionCase, device: str, tile: int) -> Iterator[tuple[str, Comparison]]:
-    """Error/budget of every oracle and of the emulation on one case, by name."""
+def is_plain(case: AttentionCase) -> bool:
+    """Whether all values are independent normal ones, and the scale the usual one."""
+    specs = (case.q, case.k, case.v, case.dO)
+    return case.features.scale is None and all(spec == TensorSpec(seed=spec.seed) for spec in specs)
+
+
+def measure(case: AttentionCase, device: str, tile: int) -> Iterator[tuple[str, dict[str, Comparison]]]:
+    """Error/budget of every tensor of every oracle and of the emulation on one case, by name."""
     problem = build(case, device)
     truth = float64(problem)
-    yield from vote(problem, truth, forward_budget(problem, truth)).items()
-    answer = flash(problem, tile)
-    yield "emulation", hold(answer, problem, truth)
-    plain = all(spec == TensorSpec(seed=spec.seed) for spec in (case.q, case.k, case.v))
-    if plain and case.features.scale is None:
-        sharper = forward_budget(problem, truth, independent=True)
-        yield "emulation, independent", hold(answer, problem, truth, sharper)
+    for name, oracle in ORACLES.items():
+        if name != TRUTH and oracle.supports(problem):
+            with suppress(NotImplementedError):
+                yield name, compared(oracle(problem), problem, truth)
+    forward = flash(problem, tile)
+    answer = Backward(tile)(problem, forward) if case.has_gradients else forward
+    yield "emulation", compared(answer, problem, truth)
+    if is_plain(case):
+        yield "emulation, independent", _held_to_the_sharper(answer, problem, truth)
+
+
+def _held_to_the_sharper(answer: Answer, problem: Problem, truth: Truth) -> dict[str, Comparison]:
+    budget = forward_budget(problem, truth, independent=True)
+    if problem.dO is None:
+        return compared(answer, problem, truth, budget)
+    gradients = gradients64(problem, truth)
+    return compared(
+        answer, problem, truth, budget, gradients, gradient_budget(problem, truth, gradients, independent=True)
+    )
 
 
 def main() -> None:
@@ -64,20 +109,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--gradients", action="store_true", help="backward passes too")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    worst: dict[tuple[str, str], tuple[float, AttentionCase]] = defaultdict(lambda: (0.0, AttentionCase()))
-    held: dict[tuple[str, str], int] = defaultdict(int)
-    for number, case in enumerate(cases(arguments.cases, arguments.seed)):
-        for name, found in measure(case, arguments.device, TILES[number % 3]):
-            held[name, case.dtype] += 1
-            worst[name, case.dtype] = max(worst[name, case.dtype], (found.ratio, case), key=lambda pair: pair[0])
-            if not found.ok:
-                print(f"{name}: {found}\n  {case!r}")
-    for name in [*ORACLES, "emulation", "emulation, independent"]:
-        row = (f"{worst[name, dtype][0]:.3f} of {held[name, dtype]}" for dtype in DTYPES if held[name, dtype])
-        print(f"{name:24}", *(f"{cell:16}" for cell in row))
+    worst: dict[tuple[str, str, str], float] = defaultdict(float)
+    held: dict[tuple[str, str, str], int] = defaultdict(int)
+    drawn = with_gradients if arguments.gradients else cases
+    for number, case in enumerate(drawn(arguments.cases, arguments.seed)):
+        for name, tensors in measure(case, arguments.device, TILES[number % 3]):
+            for tensor, found in tensors.items():
+                key = (name, tensor, case.dtype)
+                held[key] += 1
+                worst[key] = max(worst[key], found.ratio)
+                if not found.ok:
+                    print(f"{name}, {tensor}: {found}\n  {case!r}")
+    print(table(worst, held))
+
+
+def table(worst: dict[tuple[str, str, str], float], held: dict[tuple[str, str, str], int]) -> str:
+    """Largest error/budget by oracle and tensor, a column for each dtype, with how many cases it is the largest of."""
+    rows = dict.fromkeys((name, tensor) for name, tensor, _ in held)
+    lines = []
+    for row in sorted(rows, key=lambda row: row[0]):
+        cells = (f"{dtype} {worst[*row, dtype]:.3f} of {held[*row, dtype]}" for dtype in DTYPES if held[*row, dtype])
+        lines.append(f"{row[0]:24}{row[1]:5}" + "".join(f"{cell:24}" for cell in cells))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Every registered oracle answers as the truth does; a new one is tested by being there."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from hypothesis import given
 
-from oracles import ORACLES, Answer, Comparison, Oracle, float64, hold
+from oracles import ORACLES, Answer, Comparison, Oracle, float64, gradients64, hold
 from oracles.registry import described
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
 from strategies.case import CAUSAL_KINDS, DTYPES, PAST_END
@@ -23,8 +24,11 @@ def held(oracle: Oracle, case: AttentionCase, device: str) -> Comparison:
     answer = oracle(problem)
     assert answer.O.shape == problem.q.shape
     assert answer.LSE is None or answer.LSE.shape == problem.q.shape[:3]
-    for tensor, before in zip((problem.q, problem.k, problem.v), (pristine.q, pristine.k, pristine.v), strict=True):
-        assert torch.equal(tensor.nan_to_num(), before.nan_to_num())
+    shapes = {"dQ": problem.q.shape, "dK": problem.k.shape, "dV": problem.v.shape}
+    assert all(tensor.shape == shapes[name] for name, tensor in answer.gradients.items())
+    assert not answer.gradients or case.has_gradients
+    for name, before in pristine.tensors.items():
+        assert torch.equal(problem.tensors[name].nan_to_num(), before.nan_to_num())
     return hold(answer, pristine, float64(pristine))
 
 
@@ -88,11 +92,48 @@ def test_agrees_with_the_truth_on_drawn_cases(oracle, case):
     conforms(oracle, [case])
 
 
+def with_gradients(cases: list[AttentionCase]) -> list[AttentionCase]:
+    """The same cases with gradients, every other one through LSE too; dO like q, expanded in one case of three."""
+    asked = []
+    for number, case in enumerate(cases):
+        dO = case.q.replace(seed=3, layout="expanded_all" if number % 3 == 0 else case.q.layout)
+        case = case.replace(operation="forward_backward", dO=dO)
+        features = case.features.replace(return_lse=True)
+        asked.append(case.replace(features=features, dLSE=TensorSpec(seed=4)) if number % 2 else case)
+    return asked
+
+
+@every_oracle
+@pytest.mark.parametrize("causal", CAUSAL_KINDS)
+def test_gradients_agree_with_the_truth_on_all_small_shapes(oracle, causal):
+    cases = with_gradients(small_box(causal))
+    assert conforms(oracle, cases) == (len(cases) if oracle.supports(build(cases[0])) else 0)
+
+
+@every_oracle
+def test_gradients_agree_with_the_truth_on_all_families_dtypes_and_layouts(oracle):
+    cases = with_gradients(spread())
+    assert conforms(oracle, cases) == (len(cases) if oracle.supports(build(cases[0])) else 0)
+
+
+@every_oracle
+@given(case=attention_cases(max_work=3 * MOST_WORK, history=False, gradients="only"))
+def test_gradients_agree_with_the_truth_on_drawn_cases(oracle, case):
+    conforms(oracle, [case])
+
+
+@pytest.mark.parametrize("name", ["numpy64", "naive_fp32", "sdpa_math"])
+def test_three_oracles_give_all_gradients(name):
+    problem = build(AttentionCase(Geometry(Nk=3), operation="forward_backward"))
+    assert set(ORACLES[name](problem).gradients) == {"dQ", "dK", "dV"}
+
+
 @every_oracle
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_agrees_with_the_truth_on_cuda(oracle):
     assert conforms(oracle, spread(), "cuda") > 0
+    assert conforms(oracle, with_gradients(spread()), "cuda") > 0
 
 
 @every_oracle
@@ -128,6 +169,20 @@ def speaks_in_base_two(problem):
     return Answer(right.O, right.LSE / torch.log(torch.tensor(2.0)))
 
 
+def forgets_delta(problem):
+    """dS = P∘dP."""
+    right = gradients64(problem, float64(problem))
+    dK = problem.scale * (right.P * right.dP).mT @ right.q
+    return replace(answer_of(problem), dK=dK.unflatten(1, (problem.k.shape[1], -1)).sum(2))
+
+
+def says_nan_in_the_gradient_of_an_empty_row(problem):
+    """A row that sees no key gets a dQ of NaN."""
+    right = answer_of(problem)
+    dQ = gradients64(problem, float64(problem)).dQ
+    return replace(right, dQ=dQ.masked_fill(right.LSE.isneginf()[..., None], torch.nan))
+
+
 def says_nan_in_empty_rows(problem):
     """A row that sees no key becomes NaN."""
     right = answer_of(problem)
@@ -141,3 +196,9 @@ def says_nan_in_empty_rows(problem):
 def test_a_wrong_oracle_does_not_conform(wrong):
     with pytest.raises(AssertionError, match=wrong.__name__):
         conforms(described(wrong), small_box("lower_right"))
+
+
+@pytest.mark.parametrize("wrong", [forgets_delta, says_nan_in_the_gradient_of_an_empty_row])
+def test_an_oracle_with_wrong_gradients_does_not_conform(wrong):
+    with pytest.raises(AssertionError, match=wrong.__name__):
+        conforms(described(wrong), with_gradients(small_box("lower_right")))

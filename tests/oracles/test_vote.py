@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from oracles import ORACLES, Answer, Oracle, compare, float64, forward_budget, odd_one_out, vote
+from oracles import ORACLES, Answer, Oracle, compare, compared, float64, forward_budget, gradients64, odd_one_out, vote
 from oracles.registry import answers_all
-from strategies import AttentionCase, Features, Geometry, build
+from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 
 CASE = AttentionCase(Geometry(B=2, Hq=2, Nq=5, Nk=7, d=8), "bf16", Features(True, seqlens_k=(7, 0)), past_end="nan")
 
@@ -85,3 +85,29 @@ def test_the_truth_is_odd_where_all_others_disagree_with_it():
     assert odd_one_out({"a": wrong, "b": wrong}) == "float64"
     assert odd_one_out({"a": wrong, "b": wrong, "c": right}) is None
     assert odd_one_out({"a": wrong}) is None
+
+
+def test_wrong_gradients_count(votes, monkeypatch):
+    def lacks_the_scale(problem):
+        truth = float64(problem)
+        right = gradients64(problem, truth)
+        return Answer(truth.O, truth.LSE, right.dQ / problem.scale, right.dK, right.dV)
+
+    plant(monkeypatch, lacks_the_scale)
+    asked = CASE.replace(
+        operation="forward_backward", dLSE=TensorSpec(), features=CASE.features.replace(return_lse=True)
+    )
+    assert odd_one_out(votes(asked)) == "lacks_the_scale"
+
+
+def test_each_tensor_of_an_answer_is_compared_by_name():
+    problem = build(CASE.replace(operation="forward_backward"))
+    found = compared(ORACLES["naive_fp32"](problem), problem, float64(problem))
+    assert list(found) == ["O", "LSE", "dQ", "dK", "dV"]
+    assert all(comparison.ok for comparison in found.values())
+
+
+def test_a_backend_without_lse_gives_dV_alone_where_a_gradient_comes_through_it():
+    features = CASE.features.replace(return_lse=True)
+    problem = build(CASE.replace(operation="forward_backward", features=features, dLSE=TensorSpec()))
+    assert list(ORACLES["sdpa_math"](problem).gradients) == ["dV"]

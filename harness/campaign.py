@@ -27,8 +27,8 @@ from harness.subject import Subject
 from harness.tally import Tally
 from harness.verdict import FAILURES, Failure, Verdict
 from harness.workers import Here
-from strategies import AttentionCase
-from strategies.case import VARIATIONS
+from strategies import AttentionCase, TensorSpec
+from strategies.case import INPUTS, VARIATIONS
 
 CASES_A_ROUND = 200
 SHRINK_SECONDS = 30.0
@@ -255,7 +255,18 @@ class Campaign:
             return None
         self._count(case, examined)
         fresh = [verdict for verdict in examined.verdicts if not self._is_known(verdict)]
-        return next((verdict for verdict in fresh if self._follow(case, verdict)), None)
+        told = [verdict for verdict in fresh if self._says_more(case, verdict)]
+        return next((verdict for verdict in told if self._follow(case, verdict)), None)
+
+    def _says_more(self, case: AttentionCase, verdict: Verdict) -> bool:
+        """Whether what is wrong with a gradient is no fault of the forward, which O may hide by its values.
+
+        Where all rows of V are equal no mask can matter to O, but it does to dV.
+        """
+        if verdict.kind != "wrong_gradient" or verdict.tensor is None:
+            return True
+        forward = self._examiner.examine(Question(forward_of(case), others=False))
+        return not forward.verdicts
 
     def _checks_in_sight(self) -> frozenset[str]:
         """Checks whose failures are being shrunk: their relations are asked of every candidate."""
@@ -357,6 +368,16 @@ class Campaign:
         """Whether a check finds the case wrong in a new process, or the process ends; yes where unknown."""
         examined = self._examiner.afresh(Question.again(case, check))
         return examined is None or any(v.check == check or v.kind in ENDS for v in examined.verdicts)
+
+
+def forward_of(case: AttentionCase) -> AttentionCase:
+    """The forward of a case with values and layouts that hide nothing: normal ones, and no two rows alike."""
+    q, k, v = (_telling(spec) for spec in (case.q, case.k, case.v))
+    return case.replace(operation="forward", q=q, k=k, v=v, dO=TensorSpec(), dLSE=None, needs_grad=INPUTS)
+
+
+def _telling(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(seed=spec.seed, layout="contiguous" if spec.layout.startswith("expanded") else spec.layout)
 
 
 def _aim(ratio: float) -> None:

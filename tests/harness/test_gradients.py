@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, seed, settings
 
 from harness.attempt import attempt
-from harness.campaign import Campaign
+from harness.campaign import Campaign, forward_of
 from harness.cli import OPERATIONS, main
 from harness.coverage import Coverage
 from harness.differentiable import narrowed
@@ -265,6 +265,22 @@ def test_a_campaign_finds_a_wrong_gradient_and_shrinks_it(monkeypatch):
     g = finding.shrunk.geometry
     assert (g.B, g.Hq, g.Hk, g.Nq, g.Nk) == (1, 1, 1, 1, 2)
     assert finding.verdict.votes["odd one out"] == "the subject"
+
+
+def test_what_is_wrong_with_the_forward_is_told_once(monkeypatch):
+    monkeypatch.setattr("harness.campaign.SHRINK_SECONDS", 3.0)
+    done = Campaign(differentiable(toys.ignores_causal), "cpu", 0, seconds=None, cases=150).run()
+    assert {check for _, check in done.findings} == {"values"}
+
+
+def test_where_values_hide_a_wrong_mask_the_gradients_are_no_fault_of_their_own():
+    hidden = CASE.replace(features=Features(causal=True), v=TensorSpec("constant", layout="expanded_rows"))
+    forward = forward_of(hidden)
+    assert forward == AttentionCase(CASE.geometry, features=Features(causal=True))
+    assert {v.check for v in judge(attempt(describe(toys.ignores_causal), hidden, "cpu"), others=False)} >= {
+        "gradient_of_v"
+    }
+    assert {v.check for v in judge(attempt(describe(toys.ignores_causal), forward, "cpu"), others=False)} == {"values"}
 
 
 def test_a_right_subject_has_no_failure_and_its_gradients_are_counted():

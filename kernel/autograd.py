@@ -8,7 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .backward import Gradients, flash_attn_backward
-from .backward_paths import parse_backward
+from .backward_paths import backward_half, parse_backward
 from .forward import flash_attn_forward
 from .tiles import TileConfig
 
@@ -33,7 +33,7 @@ class FlashAttention(torch.autograd.Function):
         config: TileConfig | str | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The forward pass; a config whose second half cannot be read is refused here already."""
-        parse_backward(config)
+        parse_backward(backward_half(config))
         o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
         ctx.save_for_backward(q, k, v, o, lse, seqlens_k)
         ctx.arguments = causal, scale, config

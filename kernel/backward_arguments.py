@@ -29,6 +29,11 @@ class BackwardProblem:
     O_strides: tuple[int, ...]
     dLSE_strides: tuple[int, ...] | None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.forward.device
+
 
 def as_backward_values(
     dO: torch.Tensor,
@@ -44,9 +49,16 @@ def as_backward_values(
     config: object,
     needs: Needs,
 ) -> tuple[Any, ...]:
-    """The forward call's values, as `arguments.as_values` has them, and those of O, LSE and their gradients."""
+    """The forward call's values, as `arguments.as_values` has them, and those of O, LSE and their gradients.
+
+    ValueError in one sentence for a tensor that is not strided.
+    """
+    forward = as_values(q, k, v, causal, seqlens_k, scale, config)
+    for name, x in (("dO", dO), ("O", O), ("LSE", LSE), ("dLSE", dLSE)):
+        if x is not None and x.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense strided tensor, got the layout {x.layout}")
     return (
-        as_values(q, k, v, causal, seqlens_k, scale, config),
+        forward,
         (
             (dO.shape, dO.stride(), dO.dtype, dO.device, dO.layout, dO.data_ptr() % 16 == 0),
             (O.shape, O.stride(), O.dtype, O.device, O.layout, O.data_ptr() % 16 == 0),
@@ -75,8 +87,6 @@ def check_backward(values: tuple[Any, ...]) -> BackwardProblem:
 
 
 def _check(name: str, x: Operand, forward: Problem, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if x.layout != torch.strided:
-        raise ValueError(f"{name} must be a dense strided tensor, got the layout {x.layout}")
     if tuple(x.shape) != shape:
         raise ValueError(f"{name} must have shape {shape}, got {tuple(x.shape)}")
     if x.dtype != dtype:

@@ -9,10 +9,12 @@ import functools
 from typing import Any
 
 from .backward_arguments import BackwardProblem, check_backward
+from .backward_tiles import BackwardTiles
 from .paths import AUTOTUNE, MOST_PLANS, PORTABLE, _check_device, _log_refusal, parse_config
 from .plan import BackwardPath, Plan
 from .portable_backward import PortableBackward
 from .tiles import TileConfig
+from .tuning import tuned_plan
 
 PORTABLE_BACKWARD = PortableBackward()
 BACKWARD_PATHS: tuple[BackwardPath, ...] = (PORTABLE_BACKWARD,)
@@ -22,9 +24,12 @@ BACKWARD_PATHS: tuple[BackwardPath, ...] = (PORTABLE_BACKWARD,)
 @functools.lru_cache(MOST_PLANS)
 def backward_plan_of(values: tuple[Any, ...]) -> Plan:
     """The plan of a backward call's values, as `as_backward_values` gives them; a function of them alone."""
-    problem = check_backward(values)
-    _check_device(problem.forward.device)
-    path, tile = choose_backward(problem, values[0][-1])
+    problem, config = check_backward(values), values[0][-1]
+    _check_device(problem.device)
+    sizes = problem.forward.heads * problem.forward.Nq * problem.forward.Nk
+    if sizes and AUTOTUNE in (backward_half(config), config):
+        return tuned_plan(problem, [path for path in BACKWARD_PATHS if path.refusal(problem) is None])
+    path, tile = choose_backward(problem, config)
     return path.plan(problem, tile)
 
 
@@ -33,27 +38,36 @@ def choose_backward(problem: BackwardProblem, config: TileConfig | str | None) -
 
     TypeError or ValueError for a config that cannot be read, NotImplementedError for a path that refuses the problem.
     """
-    named, tile = parse_backward(config)
+    named, tile = parse_backward(backward_half(config))
     if named is not None:
         reason = named.refusal(problem)
         if reason is not None:
             raise NotImplementedError(f"config {str(config)!r} does not take this call's backward: {reason}")
         return named, tile
-    forward, forward_tile = (None, None) if config == AUTOTUNE else parse_config(config)
-    if forward is PORTABLE:
-        return PORTABLE_BACKWARD, forward_tile and PORTABLE_BACKWARD.like(problem, TileConfig.parse(forward_tile))
+    if backward_half(config) is None and config != AUTOTUNE:
+        forward, tile = parse_config(config)
+        if forward is PORTABLE:
+            return PORTABLE_BACKWARD, tile and PORTABLE_BACKWARD.like(problem, TileConfig.parse(tile))
     return first_to_take(problem), None
 
 
-def parse_backward(config: TileConfig | str | None) -> tuple[BackwardPath | None, str | None]:
-    """The path that the second half of a config names and its tile, None for either where it leaves it open."""
-    if not isinstance(config, str) or "/" not in config:
+def backward_half(config: TileConfig | str | None) -> str | None:
+    """What stands after the slash of a config, None without one."""
+    return config.partition("/")[2] if isinstance(config, str) and "/" in config else None
+
+
+def parse_backward(half: str | None) -> tuple[BackwardPath | None, str | None]:
+    """The path that the second half of a config names and its tile, None for either where the half leaves it open.
+
+    Bare tiles, as "64x128x8x2+128x64x8x2", are the portable path's; ValueError for what cannot be read.
+    """
+    if half is None or half == AUTOTUNE:
         return None, None
-    half = config.partition("/")[2]
     name, _, tile = half.partition(":")
     for path in BACKWARD_PATHS:
         if path.name == name:
             return path, tile or None
+    BackwardTiles.parse(half)
     return PORTABLE_BACKWARD, half
 
 

@@ -178,8 +178,9 @@ def _visit_queries(
     sees the keys below first_limit + i. With MASKED rows may end, see no key, or see some of the tile's alone.
     """
     io_dtype = q_ptr.dtype.element_ty
-    # One loop, not one for each head in another: it is pipelined as a whole, and less is live in it.
-    for step in tl.range(0, group * count, num_stages=1 if MASKED else None, disable_licm=MASKED):
+    # One loop, not one for each head in another: it is pipelined as a whole, and less is live in it. What the compiler
+    # would move out of it costs registers, and there are none to spare.
+    for step in tl.range(0, group * count, num_stages=1 if MASKED else None, disable_licm=True):
         g = step // count
         m_tile = start + step - g * count
         if MASKED:
@@ -209,6 +210,9 @@ def _visit_queries(
         )
         if WIDEN:
             do = _widen(do)
+        # dP stands before dV: fewer values are live at once than the other way round, as compiled.
+        if NEED_K:
+            dp = tl.dot(v, tl.trans(do), input_precision="ieee")
         if NEED_V:
             if WIDEN:
                 dv = tl.dot(_widen(_narrow(p)), do, dv, input_precision="ieee")
@@ -219,7 +223,6 @@ def _visit_queries(
                 delta = tl.load(delta_ptr + row0 + offs_m, mask=sees, other=0.0)
             else:
                 delta = tl.load(delta_ptr + row0 + offs_m)
-            dp = tl.dot(v, tl.trans(do), input_precision="ieee")
             ds = p * (dp - delta[None, :])
             if WIDEN:
                 dk = tl.dot(_widen(_narrow(ds)), q, dk, input_precision="ieee")

@@ -33,8 +33,10 @@ from triton.compiler import ASTSource, CompiledKernel
 from . import decode, hopper_ahead
 from .arguments import DTYPES
 from .assembly import disassemble, unwritten
+from .backward_tiles import default_tiles
 from .decode_triton import _decode
 from .defaults import default_tile
+from .flash_attn_backward_triton import _backward_kv, _backward_q
 from .flash_attn_triton import INTERPRETED, _forward
 from .hopper import TILES, HopperTile
 from .hopper_ahead import VARIANTS, Variant, compile_hopper
@@ -42,13 +44,23 @@ from .tiles import TileConfig, block_d, fitting_space, shared_memory_limit
 
 ARCHITECTURES = (80, 89, 90, 100)
 HOPPER = "hopper"
+BACKWARD_KV, BACKWARD_Q = "dK, dV", "dQ"
+# Without tensor cores dK and dV of a head dim past 128 fill more registers than there are, at every tile.
+_SPILLED_WITHOUT_TENSOR_CORES = 1536
 _WARP_SIZE = 32
 _POINTERS = {
     **{"lse_ptr": "*fp32", "skipped_ptr": "*i32", "seqlens_ptr": "*i32"},
     **{"acc_ptr": "*fp32", "m_ptr": "*fp32", "l_ptr": "*fp32"},
+    **{"delta_ptr": "*fp32", "dlse_ptr": "*fp32"},
 }
+_BACKWARD: dict[str, object] = {"FAST_DO": True, "ZERO_SCALE": False}
 # Each path's kernel and the constants of its own.
-_KERNELS = {"portable": (_forward, {"skipped_ptr": None, "COUNT": False}), "decode": (_decode, {"SPLIT": True})}
+_KERNELS = {
+    "portable": (_forward, {"SIGN": 1, "skipped_ptr": None, "COUNT": False}),
+    "decode": (_decode, {"SIGN": 1, "SPLIT": True}),
+    BACKWARD_KV: (_backward_kv, {**_BACKWARD, "NEED_K": True, "NEED_V": True}),
+    BACKWARD_Q: (_backward_q, _BACKWARD),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,8 @@ class Point:
     @property
     def spills_allowed(self) -> int:
         """Bytes that a thread may spill without harm."""
+        if self.path == BACKWARD_KV and self.dtype == "fp32" and self.d > 128:
+            return _SPILLED_WITHOUT_TENSOR_CORES
         return hopper_ahead.SPILLED if self.path == HOPPER else 0
 
 
@@ -88,7 +102,7 @@ def compile_kernel(point: Point, **constexprs: int) -> CompiledKernel:
     constants = {
         "BLOCK_D": block_d(point.d),
         "PAD_D": point.d != block_d(point.d),
-        **{"CAUSAL": True, "HAS_SEQLENS": True, "FAST": True, "WIDE": False, "SIGN": 1, "WIDEN": False},
+        **{"CAUSAL": True, "HAS_SEQLENS": True, "FAST": True, "WIDE": False, "WIDEN": False},
         **own,
         **point.tile.blocks(),
         **constexprs,
@@ -177,6 +191,9 @@ def _points(options: argparse.Namespace) -> list[Point]:
         tiles = defaults if options.defaults_only else dict.fromkeys((*defaults, *fitting_space(*where)))
         points += [Point(arch, d, dtype, tile, tile in defaults) for tile in tiles]
         points.append(Point(arch, d, dtype, decode.default_tile(*where[:2]), True, "decode"))
+        for causal in (False, True):
+            kv, q = default_tiles(*where, causal)
+            points += [Point(arch, d, dtype, kv, True, BACKWARD_KV), Point(arch, d, dtype, q, True, BACKWARD_Q)]
     return list(dict.fromkeys((*points, *_hopper_points(options))))
 
 

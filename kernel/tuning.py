@@ -24,8 +24,9 @@ import triton.testing
 from triton.errors import TritonError
 
 from .arguments import Problem
+from .backward_arguments import BackwardProblem
 from .launch import on
-from .plan import Path, Plan
+from .plan import BackwardPath, Path, Plan
 
 AUTOTUNE = "autotune"
 FORMAT = 1
@@ -67,8 +68,12 @@ def bench(call: Callable[[], None]) -> float:
     return float(triton.testing.do_bench(call, return_mode="median"))
 
 
-def bucket_of(problem: Problem, paths: Sequence[Path]) -> Bucket:
-    """The bucket of a problem that these paths take."""
+def bucket_of(problem: Problem | BackwardProblem, paths: Sequence[Path] | Sequence[BackwardPath]) -> Bucket:
+    """The bucket of a problem that these paths take; a backward one names the gradients before its paths."""
+    if isinstance(problem, BackwardProblem):
+        needs = " ".join(name for name, need in zip(("dQ", "dK", "dV"), problem.needs, strict=True) if need)
+        bucket = bucket_of(problem.forward, paths)
+        return bucket._replace(paths=f"{needs}: {bucket.paths}", aligned=bucket.aligned and problem.dO_aligned)
     return Bucket(
         device_name(problem.device),
         triton.__version__,
@@ -92,7 +97,11 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def tuned_plan(problem: Problem, paths: Sequence[Path], timer: Timer = bench) -> Plan:
+def tuned_plan(
+    problem: Problem | BackwardProblem,
+    paths: Sequence[Path] | Sequence[BackwardPath],
+    timer: Timer = bench,
+) -> Plan:
     """A plan that, each time it runs, looks up what was found for the problem's bucket, and measures if nothing was.
 
     paths: those that take the problem. A single candidate is not measured.

@@ -40,6 +40,48 @@ def attention(q, k, v, causal=False, seqlens_k=None, scale=None) -> tuple[torch.
     return p @ v, lse
 
 
+def gradients(q, k, v, dO, dLSE=None, causal=False, seqlens_k=None, scale=None, absolute=False) -> Tensors:
+    """dQ, dK and dV in float64 on the CPU by formula; with `absolute` the sums of their terms' absolute values.
+
+    The gradient of an empty row's LSE counts as 0. Hidden keys and values, and rows that see nothing, are never read.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    o, lse = attention(q, k, v, causal, seqlens_k, scale)
+    keep = visible_keys(q.shape[0], q.shape[2], k.shape[2], causal, seqlens_k)
+    group = q.shape[1] // max(k.shape[1], 1)
+    sees, seen = keep.any(3, keepdim=True), keep.any(2, keepdim=True).transpose(-1, -2)
+    q, dO = (torch.where(sees, x.detach().cpu().double(), 0.0) for x in (q, dO))
+    k, v = (torch.where(seen, x.detach().cpu().double(), 0.0).repeat_interleave(group, 1) for x in (k, v))
+    finite_lse = torch.where(sees, lse[..., None], 0.0)
+    p = torch.where(keep, (q @ k.transpose(-1, -2) * scale - finite_lse).exp(), 0.0)
+    dLSE = torch.zeros_like(finite_lse) if dLSE is None else dLSE.cpu().double()[..., None]
+    dLSE = torch.where(sees, dLSE, 0.0)
+    if absolute:
+        o, q, k, v, dO, dLSE, scale = (p @ v.abs(), *(x.abs() for x in (q, k, v, dO, -dLSE)), abs(scale))
+        dS = p * (dO @ v.transpose(-1, -2) + (dO * o).sum(-1, keepdim=True) + dLSE)
+    else:
+        dS = p * (dO @ v.transpose(-1, -2) - (dO * o).sum(-1, keepdim=True) + dLSE)
+    of_heads = (dS.transpose(-1, -2) @ q * scale, p.transpose(-1, -2) @ dO)
+    return dS @ k * scale, *(x.unflatten(1, (x.shape[1] // max(group, 1), group)).sum(2) for x in of_heads)
+
+
+def assert_gradients_close(got, q, k, v, dO, dLSE=None, causal=False, seqlens_k=None, scale=None) -> None:
+    """Each gradient within a few roundings of its terms, exactly 0 where nothing is added; None is not looked at."""
+    asked = (q, k, v, dO, dLSE, causal, seqlens_k, scale)
+    # P, dS, O and the result are rounded to the dtype once each; P also has the error of scores and of LSE, in fp32.
+    of_scores = error_bounds(q, k, v, scale)[1] if q.numel() and k.numel() else 0.0
+    relative = 4 * torch.finfo(q.dtype).eps / 2 + 4 * of_scores
+    for grad, x, want, terms in zip(got, (q, k, v), gradients(*asked), gradients(*asked, absolute=True), strict=True):
+        if grad is None:
+            continue
+        assert (grad.shape, grad.dtype, grad.is_contiguous()) == (x.shape, x.dtype, True)
+        error = (grad.cpu().double() - want).abs()
+        # Terms may be subnormal in fp16.
+        tiny = torch.where(terms > 0, 2**-20 if q.dtype == torch.float16 else 2**-120, 0.0)
+        assert not error.isnan().any()
+        assert (error <= relative * terms + tiny).all(), (error - relative * terms).max()
+
+
 def error_bounds(q, k, v, scale=None) -> tuple[float, float]:
     """How far O and LSE may be from the truth: 2 roundings of the dtype of max |v|, and fp32's of the scores.
 

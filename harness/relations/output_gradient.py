@@ -26,6 +26,8 @@ def linear_in_dO(base: Base) -> Iterator[Claim]:
     numbers otherwise, so only dV, or a subject that does not cast, is held to its bits there. Allowed otherwise are
     the budgets of both.
     """
+    if not all(_has_room(x) for x in (base.problem.dO, base.problem.dLSE)):
+        return
     dO, dLSE = (_times(base, name) for name in ("dO", "dLSE"))
     other = base.again(dO=dO, dLSE=dLSE)
     for claim in same_gradients(base, other, "With 4·dO"):
@@ -33,6 +35,11 @@ def linear_in_dO(base: Base) -> Iterator[Claim]:
         budget = A * budget_of(base.attempt, claim.tensor) + budget_of(other, claim.tensor)
         exact = ~small & budget.isfinite() & bool(claim.exact)
         yield replace(claim, wanted=base.gradients[claim.tensor].double() * A, budget=budget, exact=exact)
+
+
+def _has_room(x: Tensor | None) -> bool:
+    """Whether 4 times a tensor is sure to be finite."""
+    return x is None or _largest(x) <= torch.finfo(x.dtype).max / (2 * A)
 
 
 def _times(base: Base, name: str) -> Laid | None:

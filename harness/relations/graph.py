@@ -22,7 +22,7 @@ NO_SECOND = ("donated buffer", "retain_graph=False")
 """What torch.compile says where it has promised itself that there will be no second backward."""
 
 
-@relation(exact="deterministic", when=has_backward)
+@relation(exact="deterministic", when=has_backward, of_gradients=True)
 def backward_twice(base: Base) -> Iterator[Claim]:
     """Two backward passes over one graph (retain_graph=True) give the same: bit for bit for a deterministic subject."""
     graph = _Graph.of(base, base.attempt.problem)
@@ -31,7 +31,7 @@ def backward_twice(base: Base) -> Iterator[Claim]:
     yield from _claims(base, second, first, "In a second backward over the same graph")
 
 
-@relation(exact="deterministic", when=has_backward)
+@relation(exact="deterministic", when=has_backward, of_gradients=True)
 def forward_between(base: Base) -> Iterator[Claim]:
     """A forward pass on -q between a forward pass and its backward moves no gradient of the first."""
     problem = base.attempt.problem

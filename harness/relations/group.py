@@ -11,7 +11,7 @@ from harness.relations.gradients import budget_of, has_backward
 from harness.relations.registry import relation
 
 
-@relation(exact=None, price=2, when=lambda a: has_backward(a) and a.case.geometry.group > 1)
+@relation(exact=None, price=2, when=lambda a: has_backward(a) and a.case.geometry.group > 1, of_gradients=True)
 def copies_add_up(base: Base) -> Iterator[Claim]:
     """With a head of K and V for each query head, dK and dV of a group's copies add up to those of the head it shares.
 

@@ -30,7 +30,11 @@ def any_layout(base: Base) -> Iterator[Claim]:
         yield from base.same(base.again(layouts=layouts), what)
 
 
-@relation(exact="layout_invariant", when=lambda attempt: has_backward(attempt) and len(_layouts(attempt)) > 1)
+@relation(
+    exact="layout_invariant",
+    when=lambda attempt: has_backward(attempt) and len(_layouts(attempt)) > 1,
+    of_gradients=True,
+)
 def any_dO_layout(base: Base) -> Iterator[Claim]:
     """Any strides of dO and dLSE give the gradients that contiguous ones give, and the other way round.
 

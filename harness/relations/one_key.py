@@ -16,7 +16,7 @@ def _has_keys(attempt: Attempt) -> bool:
     return has_backward(attempt) and max(attempt.case.lengths) > 0
 
 
-@relation(exact=None, price=2, when=_has_keys)
+@relation(exact=None, price=2, when=_has_keys, of_gradients=True)
 def single_key_gradients(base: Base) -> Iterator[Claim]:
     """A key that is the only one has dK = 0, and dV the sum of dO over the rows of its group; dQ is 0.
 

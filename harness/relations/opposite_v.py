@@ -12,7 +12,7 @@ from harness.relations.gradients import has_backward, same_gradients
 from harness.relations.registry import relation
 
 
-@relation(exact="deterministic", when=has_backward)
+@relation(exact="deterministic", when=has_backward, of_gradients=True)
 def dV_of_any_v(base: Base) -> Iterator[Claim]:
     """-V gives the same dV, which is made of P and dO alone, and -dQ and -dK where LSE has no gradient.
 

@@ -18,7 +18,7 @@ LEAST = 2.0**-90
 """Gradients below this, in units of what they are made of, may come of products that a device flushes to 0."""
 
 
-@relation(exact="scale_invariant", price=2, when=has_backward)
+@relation(exact="scale_invariant", price=2, when=has_backward, of_gradients=True)
 def linear_in_dO(base: Base) -> Iterator[Claim]:
     """4·dO, and 4·dLSE, give 4·dQ, 4·dK and 4·dV.
 
@@ -60,7 +60,7 @@ def _largest(x: Tensor) -> float:
     return x.nan_to_num(0.0, 0.0, 0.0).abs().amax().item() if x.numel() else 0.0
 
 
-@relation(exact=None, price=4, when=lambda a: has_backward(a) and a.case.geometry.Nq > 1)
+@relation(exact=None, price=4, when=lambda a: has_backward(a) and a.case.geometry.Nq > 1, of_gradients=True)
 def dO_adds_up(base: Base) -> Iterator[Claim]:
     """The gradients of dO's even rows and those of its odd rows, each with 0 for the others, add up to those of dO.
 

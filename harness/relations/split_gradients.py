@@ -24,7 +24,7 @@ def _can_be_split(attempt: Attempt) -> bool:
     return has_backward(attempt) and has_lse and g.Nk > 1 and len(attempt.case.needs_grad) == 3
 
 
-@relation(exact=None, price=4, when=_can_be_split)
+@relation(exact=None, price=4, when=_can_be_split, of_gradients=True)
 def merged_gradients(base: Base) -> Iterator[Claim]:
     """Two parts of the keys, each given what the merge hands down, make the gradients of the whole.
 

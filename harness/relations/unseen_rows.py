@@ -22,7 +22,7 @@ def _is_causal(attempt: Attempt) -> bool:
     return has_backward(attempt) and bool(attempt.case.features.causal) and g.Nq > 1 and g.Nk > 1
 
 
-@relation(exact="mask_invariant", when=_is_causal)
+@relation(exact="mask_invariant", when=_is_causal, of_gradients=True)
 def causal_suffix(base: Base) -> Iterator[Claim]:
     """dK and dV at a key do not change when q, dO and dLSE are negated in the rows before the first that sees it.
 
@@ -46,7 +46,7 @@ def _leaves_rows_empty(attempt: Attempt) -> bool:
     return has_backward(attempt) and (is_short or min(attempt.case.lengths) == 0)
 
 
-@relation(exact="mask_invariant", when=_leaves_rows_empty)
+@relation(exact="mask_invariant", when=_leaves_rows_empty, of_gradients=True)
 def dO_of_empty_rows(base: Base) -> Iterator[Claim]:
     """No gradient changes when dO and dLSE are negated in rows that see no key."""
     is_empty = ~visible(base).any(dim=2)

@@ -13,7 +13,7 @@ ROLES = ("q", "k", "v")
 SUBSETS = tuple(some for n in (1, 2, 3) for some in combinations(ROLES, n))
 
 
-@relation(exact="deterministic", when=has_backward)
+@relation(exact="deterministic", when=has_backward, of_gradients=True)
 def other_gradients_wanted(base: Base) -> Iterator[Claim]:
     """A gradient is the same whichever others are wanted beside it: bit for bit for a deterministic subject."""
     own = set(base.attempt.case.needs_grad)
@@ -23,7 +23,7 @@ def other_gradients_wanted(base: Base) -> Iterator[Claim]:
         yield from same_gradients(base, other, f"With gradients wanted of {', '.join(wanted)}")
 
 
-@relation(exact="deterministic", when=has_backward)
+@relation(exact="deterministic", when=has_backward, of_gradients=True)
 def forward_without_gradient(base: Base) -> Iterator[Claim]:
     """O and LSE are the same where no gradient is wanted: bit for bit for a deterministic subject."""
     yield from base.same(base.again(backward=False), "Where no gradient is wanted")

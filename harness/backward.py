@@ -69,8 +69,12 @@ class Inputs:
         return pairs
 
 
-def differentiate(outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+def differentiate(
+    outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], keep_graph: bool = False
+) -> dict[str, Tensor | None]:
     """The gradients of the outputs in the leaves, in this thread, where modes that are entered see what it calls.
+
+    keep_graph: leave the graph as it is for a further call.
 
     Not `torch.autograd.grad` itself: a mode that watches torch's functions is left while one of them runs, and it is
     one. This is what it calls.
@@ -78,7 +82,7 @@ def differentiate(outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str,
     roots, gradients = zip(*outputs, strict=True)
     with torch.autograd.set_multithreading_enabled(False):
         found = _engine_run_backward(
-            roots, gradients, False, False, tuple(leaves.values()), True, accumulate_grad=False
+            roots, gradients, keep_graph, False, tuple(leaves.values()), True, accumulate_grad=False
         )
     return dict(zip(leaves, found, strict=True))
 

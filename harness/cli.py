@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     recall = _command(commands, "recall", _recall, "plant every known fault and say which are found")
     recall.add_argument("--time", type=float, default=60.0, help="seconds for each fault (default 60)", metavar="S")
     recall.add_argument("--faults", nargs="+", default=[], help="these alone (default: all)", metavar="ID")
+    recall.add_argument("--operation", choices=OPERATIONS, default=OPERATIONS[0], help="its faults alone (default any)")
     recall.add_argument("--where", choices=("torch", "kernel", "process"), help="those built so alone")
     recall.add_argument("--seed", type=int, default=0, help="draw other cases (default 0)", metavar="N")
     recall.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")

@@ -55,9 +55,12 @@ class Task:
 
 
 class Tiled:
-    """Online softmax over tiles of keys, all rows at once, in fp32; natural exponentials, P not cast."""
+    """Online softmax over tiles of keys, all rows at once, in fp32; natural exponentials, P not cast.
 
-    __flashattest__: dict[str, Any] = {"alignments": ALIGNMENTS, "p_dtype": "fp32"}  # noqa: RUF012
+    It says that it has no gradients: `backward_blocks.Differentiable` has.
+    """
+
+    __flashattest__: dict[str, Any] = {"alignments": ALIGNMENTS, "p_dtype": "fp32", "differentiable": False}  # noqa: RUF012
     tile = 32
 
     def __call__(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from harness.faults.backward_blocks import Back, Differentiable, Saved
 from harness.faults.blocks import Causal, Task, Tiled
 from harness.faults.registry import equivalent, equivalent_edit
 
@@ -60,3 +62,41 @@ equivalent_edit(
     proof="i -> q_tiles - 1 - i is a bijection of the query tiles of a head, a program writes the rows of its own tile "
     "alone and reads only inputs: the order of independent programs changes no bit. It costs time.",
 )
+
+
+@equivalent(
+    "gradients-in-fp32",
+    proof="autograd casts what a Function returns to its input's dtype before anyone sees it, with the rounding to "
+    "nearest that the right function ends with: the same fp32 numbers are rounded once either way.",
+)
+class GradientsInFP32(Differentiable):
+    """dQ, dK and dV are returned in fp32, whatever the inputs."""
+
+    def store_dq(self, dQ: Tensor, saved: Saved) -> Tensor:
+        """dQ in fp32."""
+        return dQ
+
+    def store_dk(self, dK: Tensor, saved: Saved) -> Tensor:
+        """dK in fp32."""
+        return dK
+
+    def store_dv(self, dV: Tensor, saved: Saved) -> Tensor:
+        """dV in fp32."""
+        return dV
+
+
+@equivalent(
+    "dq-padded-keys-unmasked",
+    proof="A row of K that pads the last tile is 0, so its dS, whatever finite number that is, adds dS·0 = 0 to dQ. No "
+    "row of dK or dV is written for it, and P and dS of the other keys do not hang on it. Finite it is: P = exp(-LSE) "
+    "is capped at 1, and dP = dO·0 = 0.",
+)
+class PaddedKeysUnmasked(Differentiable):
+    """Rows of 0 that pad the last tile of keys are no hidden keys to dQ."""
+
+    def dq_tile(self, back: Back, rows: slice) -> Tensor:
+        """dQ with the padding of the last tile."""
+        padding = torch.zeros(-back.task.Nk % self.tile, back.task.q.shape[3], device=back.task.q.device)
+        P = (-self.floor(back.LSE[:, :, rows])).clamp(max=0.0).exp().expand(-1, -1, -1, padding.shape[0])
+        dS = self.ds(P, torch.zeros_like(P), back.delta[:, :, rows])
+        return super().dq_tile(back, rows) + self.cast_ds(dS, back.task) @ padding

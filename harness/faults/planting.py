@@ -105,15 +105,48 @@ def pinned(attention: Callable[..., Any], config: str) -> Callable[..., Any]:
 def with_slack(attention: Callable[..., Any]) -> Callable[..., Any]:
     """The same function on copies of q, k and v that NaN follows for as far as a wrong address may reach.
 
-    What a fault reads past a tensor is then the same on every run, and never ends the process.
+    What a fault reads past a tensor is then the same on every run, and never ends the process. So it is with dO.
     """
 
     @functools.wraps(attention)
     def roomy(q: Tensor, k: Tensor, v: Tensor, *args: Any, **features: Any) -> Any:
         strides = [tensor.stride() for tensor in (q, k, v)]
-        return attention(*(_with_room(tensor, strides) for tensor in (q, k, v)), *args, **features)
+        copies = (_Roomy.apply(tensor, strides) for tensor in (q, k, v))  # type: ignore[no-untyped-call]
+        found = attention(*copies, *args, **features)
+        O, *rest = found if isinstance(found, tuple) else (found,)
+        O = _RoomyGradient.apply(O, [O.stride(), *strides])  # type: ignore[no-untyped-call]
+        return (O, *rest) if rest else O
 
     return roomy
+
+
+class _Roomy(torch.autograd.Function):
+    """A copy that has room, of a tensor whose gradient is the copy's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strides: Sequence[tuple[int, ...]]) -> Tensor:
+        """The copy."""
+        return _with_room(x, strides)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient as it is."""
+        return gradient, None
+
+
+class _RoomyGradient(torch.autograd.Function):
+    """A tensor as it is, whose gradient is handed on as a copy that has room."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strides: Sequence[tuple[int, ...]]) -> Tensor:
+        """The tensor."""
+        ctx.strides = strides
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The copy of the gradient."""
+        return _with_room(gradient, [gradient.stride(), *ctx.strides]), None
 
 
 def _with_room(tensor: Tensor, strides: Sequence[tuple[int, ...]]) -> Tensor:

@@ -20,6 +20,8 @@ READS_OUTSIDE = NUMBERS | {"out_of_bounds", "crashed"}
 """How a fault shows that reads beside its tensors: by what it reads, by that a result hangs on it, or a crash."""
 LSE = frozenset({"wrong_lse"})
 """How a fault of LSE alone shows."""
+GRADIENT = frozenset({"wrong_gradient"})
+"""How a fault of the backward pass shows: a gradient that is not finite, missing or of a wrong form counts as wrong."""
 HISTORY = frozenset({"history_dependent", "not_repeatable"})
 """How a fault shows that makes a call's result depend on the calls before it, to the relations about that."""
 
@@ -131,8 +133,9 @@ def edit(
 
     replace: pairs (text that stands once in the file, text in its place). slack: the fault reads past its tensors,
     which are then copied to where that much memory is there to be read, all NaN; that counts as a detection too.
+    A fault whose witness has no backward is asked for none: a forward pass alone costs a third.
     """
-    make = _planted(id, file, replace, slack)
+    make = _planted(id, file, replace, slack, differentiable=witness.operation == "forward_backward")
     kinds = expects | READS_OUTSIDE if slack else expects
     _add(FAULTS, Fault(id, what, make, group, source, "kernel", kinds, witness, relation))
 
@@ -149,7 +152,8 @@ def control(id: str, **declares: Any) -> Callable[[F], F]:
 
 def pinned_control(id: str, what: str, config: str) -> None:
     """Register our kernel with one tile configuration as a control."""
-    _add(CONTROLS, Control(id, what, lambda: pinned(plant(id, []), config)))
+    make = _planted(id, "", [], slack=False, differentiable=True)
+    _add(CONTROLS, Control(id, what, lambda: pinned(make(), config)))
 
 
 def equivalent(id: str, *, proof: str, **declares: Any) -> Callable[[F], F]:
@@ -166,7 +170,8 @@ def equivalent_edit(
     id: str, what: str, replace: Sequence[tuple[str, str]], *, proof: str, file: str = "flash_attn_triton.py"
 ) -> None:
     """Register an edit of our kernel's source that no legal input shows, with the proof."""
-    _add(EQUIVALENTS, Equivalent(id, what, _planted(id, file, replace, slack=False), proof))
+    make = _planted(id, file, replace, slack=False, differentiable=False)
+    _add(EQUIVALENTS, Equivalent(id, what, make, proof))
 
 
 def _described(attention: Any, declares: dict[str, Any]) -> tuple[str, Callable[[], Attention]]:
@@ -174,16 +179,19 @@ def _described(attention: Any, declares: dict[str, Any]) -> tuple[str, Callable[
     what = " ".join((attention.__doc__ or "").split())
     if not what:
         raise ValueError(f"{attention.__qualname__} needs a docstring that says what it does.")
-    inherited = getattr(attention, DECLARATION, {"alignments": ALIGNMENTS})
+    inherited = getattr(attention, DECLARATION, {"alignments": ALIGNMENTS, "differentiable": False})
     setattr(attention, DECLARATION, inherited | declares)
     return what, attention if isinstance(attention, type) else lambda: attention
 
 
-def _planted(id: str, file: str, replace: Sequence[tuple[str, str]], slack: bool) -> Callable[[], Attention]:
+def _planted(
+    id: str, file: str, replace: Sequence[tuple[str, str]], slack: bool, differentiable: bool
+) -> Callable[[], Attention]:
     edits = [Edit(file, old, new) for old, new in replace]
 
     def make() -> Attention:
         attention = plant(id, edits)
+        setattr(attention, DECLARATION, {**getattr(attention, DECLARATION), "differentiable": differentiable})
         return with_slack(attention) if slack else attention
 
     return make

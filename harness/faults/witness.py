@@ -31,5 +31,24 @@ def case(
     return AttentionCase(geometry, dtype, Features(**features), q, k, v, past_end=past_end, history=history)
 
 
+def gradients(
+    Nq: int = 4,
+    Nk: int = 4,
+    d: int = 16,
+    *,
+    dO: str = "contiguous",
+    dO_values: str = "normal",
+    dLSE: str | None = None,
+    needs: tuple[str, ...] = ("q", "k", "v"),
+    **asked: Any,
+) -> AttentionCase:
+    """A case with a backward. dO, dLSE: their layouts; with dLSE, LSE is asked for. The rest is as in `case`."""
+    forward = case(Nq, Nk, d, return_lse=dLSE is not None, **asked)
+    through_lse = None if dLSE is None else TensorSpec(layout=dLSE)
+    return forward.replace(
+        operation="forward_backward", dO=TensorSpec(dO_values, 0, dO), dLSE=through_lse, needs_grad=needs
+    )
+
+
 def _of(names: One, position: int) -> str:
     return names if isinstance(names, str) else names[position]

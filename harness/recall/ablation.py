@@ -16,10 +16,12 @@ from harness.checks import CHECKS
 from harness.relations import RELATIONS
 from harness.subject import Subject
 from harness.verdict import CannotRun
-from oracles import Budget, Truth
+from oracles import Budget, GradientBudget, Gradients, Truth
 from strategies import AttentionCase, Problem
 
-NUMBERS = frozenset({"returns", "form", "values", "lse"})
+NUMBERS = frozenset(
+    {"returns", "form", "values", "lse", "gradient_form", "gradient_of_q", "gradient_of_k", "gradient_of_v"}
+)
 """The checks that hold a single call against float64, and what they take for granted."""
 
 
@@ -80,15 +82,19 @@ def _fixed_budget(tolerance: float) -> Iterator[None]:
         lse = torch.nan_to_num(truth.LSE, neginf=0.0).abs()
         return Budget(tolerance + tolerance * truth.O.abs(), tolerance + tolerance * lse)
 
+    def fixed_of_gradients(problem: Problem, truth: Truth, true: Gradients, **arguments: Any) -> GradientBudget:
+        dQ, dK, dV = (tolerance + tolerance * x.abs() for x in (true.dQ, true.dK, true.dV))
+        return GradientBudget(dQ, dK, dV)
+
     places: tuple[Any, ...] = (attempts, relation_base)
-    whole = places[0].forward_budget
+    whole = places[0].forward_budget, places[0].gradient_budget
     for place in places:
-        place.forward_budget = fixed
+        place.forward_budget, place.gradient_budget = fixed, fixed_of_gradients
     try:
         yield
     finally:
         for place in places:
-            place.forward_budget = whole
+            place.forward_budget, place.gradient_budget = whole
 
 
 ABLATIONS = {

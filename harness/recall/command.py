@@ -21,7 +21,7 @@ def run(asked: Namespace, console: Console) -> int:
     device = choose(asked.device)
     prepare(device)
     torch.set_num_threads(1)
-    ids = chosen(asked.faults, asked.where)
+    ids = chosen(asked.faults, asked.where, asked.operation)
     plan = Plan(Limits(device, asked.seed, asked.time), baselines=asked.baselines, jobs=asked.jobs)
     with lines(console, len(ids)) as show:
         outcome = recall(ids, plan, show)

@@ -13,6 +13,7 @@ from harness.faults.registry import Where
 from harness.recall.examine import Examined, Task, examine_all
 from harness.recall.hunt import Limits
 from harness.recall.outcome import Recall
+from harness.subject import ANY
 from harness.verdict import CannotRun
 
 FEWEST_CASES = 200
@@ -72,9 +73,12 @@ def _cases(outcome: Recall, where: Where) -> int:
 
 
 def _controls(asked: Sequence[str]) -> list[str]:
-    """Ids of the controls that are built as the faults are."""
+    """Ids of the controls that are built as the faults are: those with gradients alone where all faults are theirs."""
     built = {"kernel" if FAULTS[id].where == "kernel" else "torch" for id in asked}
-    return [id for id in CONTROLS if where_of(id) in built]
+    found = [id for id in CONTROLS if where_of(id) in built]
+    if any(FAULTS[id].witness.operation == "forward" for id in asked):
+        return found
+    return [id for id in found if CONTROLS[id].subject().differentiable]
 
 
 def where_of(id: str) -> Where:
@@ -82,10 +86,14 @@ def where_of(id: str) -> Where:
     return "kernel" if id.startswith("kernel") else "torch"
 
 
-def chosen(ids: Sequence[str], where: Where | None) -> list[str]:
-    """The faults asked for, all where none is named. Raises CannotRun for a name that is not one."""
+def chosen(ids: Sequence[str], where: Where | None, operation: str = ANY) -> list[str]:
+    """The faults asked for, all where none is named; of one operation, those whose witness is of it.
+
+    Raises CannotRun for a name that is not one.
+    """
     for id in ids:
         if id not in FAULTS:
             near = ", ".join(get_close_matches(id, FAULTS, n=3)) or "none"
             raise CannotRun(f"There is no planted fault {id!r}; names like it: {near}.")
-    return [id for id in FAULTS if (not ids or id in ids) and where in (None, FAULTS[id].where)]
+    asked = [id for id in FAULTS if (not ids or id in ids) and where in (None, FAULTS[id].where)]
+    return [id for id in asked if operation in (ANY, FAULTS[id].witness.operation)]

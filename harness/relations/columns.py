@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from torch.nn.functional import pad
 
@@ -20,19 +21,20 @@ def _wider(attempt: Attempt) -> list[int]:
 
 @relation(exact=None, when=lambda a: "scale" in a.subject.keywords and bool(_wider(a)))
 def zero_columns(base: Base) -> Iterator[Claim]:
-    """Zeros appended to q, k and v along d, with the same scale, leave O and LSE and append zeros to O.
+    """Zeros appended to q, k, v and dO along d, with the same scale, append zeros to O and gradients, no more.
 
     Adding zeros rounds nothing, so the budget is that of the base; but a wider tile may add in another order, so it is
-    never bit for bit. The columns appended to O are exactly 0 for every subject.
+    never bit for bit. The columns appended to O and to gradients are exactly 0 for every subject.
     """
-    d = base.attempt.case.geometry.d
+    d, problem = base.attempt.case.geometry.d, base.problem
     for wider in base.choices(_wider(base.attempt)):
-        q, k, v = (pad(t, (0, wider - d)) for t in (base.problem.q, base.problem.k, base.problem.v))
-        other = base.again(q=q, k=k, v=v, scale=base.problem.scale)
+        q, k, v = (pad(t, (0, wider - d)) for t in (problem.q, problem.k, problem.v))
+        dO = None if problem.dO is None else pad(problem.dO, (0, wider - d))
+        other = base.again(q=q, k=k, v=v, dO=dO, scale=problem.scale)
         what = f"With q, k and v padded with zeros to d = {wider}"
         for claim in base.same(other, what):
-            if claim.tensor == "O":
-                zeros = pad(base.O, (0, wider - d))
-                yield Claim("O", claim.got, zeros, pad(claim.budget, (0, wider - d)), what)
-            else:
+            if claim.tensor == "LSE":
                 yield claim
+            else:
+                wanted, budget = (pad(x, (0, wider - d)) for x in (claim.wanted, claim.budget))
+                yield replace(claim, wanted=wanted, budget=budget)

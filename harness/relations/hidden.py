@@ -27,7 +27,7 @@ def causal_prefix(base: Base) -> Iterator[Claim]:
     """
     Nq = base.problem.q.shape[2]
     for i in base.choices(range(Nq)):
-        hidden = ~_visible(base)[:, : i + 1].any(dim=1)
+        hidden = ~visible(base)[:, : i + 1].any(dim=1)
         if hidden.any():
             k, v = (_filled(t, hidden, -t) for t in (base.problem.k, base.problem.v))
             rows = (slice(None), slice(None), slice(0, i + 1))
@@ -42,7 +42,7 @@ def noninterference(base: Base) -> Iterator[Claim]:
     Past the lengths anything may stand, for every subject. A key that the diagonal alone hides is replaced by what
     is not finite only for a subject that declares mask_invariant: others may multiply it by a weight of 0.
     """
-    seen = _visible(base).any(dim=1)
+    seen = visible(base).any(dim=1)
     past_end = torch.arange(seen.shape[-1], device=seen.device) >= _lengths(base)
     harmless = ~seen if "mask_invariant" in base.attempt.subject.exact else past_end
     for fill in base.choices(FILLS):
@@ -52,12 +52,13 @@ def noninterference(base: Base) -> Iterator[Claim]:
             yield from base.same(base.again(k=k, v=v), f"With hidden keys {fill}")
 
 
-def _visible(base: Base) -> Tensor:
+def visible(base: Base) -> Tensor:
     """Which queries see which keys, (B, Nq, Nk): the same for all heads."""
     (B, _, Nq, _), Nk = base.problem.q.shape, base.problem.k.shape[2]
-    visible = base.problem.visible()
-    assert visible is not None
-    return visible.expand(B, 1, Nq, Nk)[:, 0]
+    seen = base.problem.visible()
+    if seen is None:
+        return torch.ones(B, Nq, Nk, dtype=torch.bool, device=base.problem.q.device)
+    return seen.expand(B, 1, Nq, Nk)[:, 0]
 
 
 def _lengths(base: Base) -> Tensor:

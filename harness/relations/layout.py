@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.attempt import Attempt
-from harness.relations.base import Base, Claim
+from harness.relations.base import Base, Claim, Laid, place
+from harness.relations.gradients import has_backward, same_gradients
 from harness.relations.registry import relation
 from strategies.layouts import LAYOUTS
 
@@ -27,3 +28,22 @@ def any_layout(base: Base) -> Iterator[Claim]:
     for layouts in base.choices(others) if is_dense else [[names[0]] * 3]:
         what = f"With q, k and v laid out as {', '.join(layouts)}"
         yield from base.same(base.again(layouts=layouts), what)
+
+
+@relation(
+    exact="layout_invariant",
+    when=lambda attempt: has_backward(attempt) and len(_layouts(attempt)) > 1,
+    of_gradients=True,
+)
+def any_dO_layout(base: Base) -> Iterator[Claim]:
+    """Any strides of dO and dLSE give the gradients that contiguous ones give, and the other way round.
+
+    Bit for bit for a deterministic subject where all layouts end in the same arithmetic.
+    """
+    case, names = base.attempt.case, _layouts(base.attempt)
+    for name in base.choices(names[1:] if case.dO.layout == names[0] else names[:1]):
+        dO, dLSE = base.problem.dO, base.problem.dLSE
+        assert dO is not None
+        laid = Laid(place(dO, name))
+        laid_lse = None if dLSE is None else Laid(place(dLSE[..., None], name)[..., 0])
+        yield from same_gradients(base, base.again(dO=laid, dLSE=laid_lse), f"With dO laid out as {name}")

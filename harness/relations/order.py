@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from harness.attempt import Attempt
 from harness.relations.base import Base, Claim
+from harness.relations.gradients import same_gradients
 from harness.relations.registry import relation
 
 
@@ -17,7 +20,7 @@ def _sees_some_keys(attempt: Attempt) -> bool:
 
 @relation(exact=None, when=_sees_some_keys)
 def keys_reversed(base: Base) -> Iterator[Claim]:
-    """Without a causal mask, the visible keys in the opposite order give the same.
+    """Without a causal mask, the visible keys in the opposite order give the same, and have the same gradients.
 
     No kernel that sums in the order of the keys does so bit for bit: within twice the budget, always.
     """
@@ -25,5 +28,11 @@ def keys_reversed(base: Base) -> Iterator[Claim]:
     lengths = torch.tensor(base.attempt.case.lengths, device=k.device)[:, None]
     place = torch.arange(k.shape[2], device=k.device)
     mirrored = torch.where(place < lengths, lengths - 1 - place, place)[:, None, :, None]
-    k, v = (t.gather(2, mirrored.expand(t.shape)) for t in (k, v))
-    yield from base.same(base.again(k=k, v=v), "With the visible keys in the opposite order", gradients=("dQ",))
+
+    def reverse(x: Tensor) -> Tensor:
+        return x.gather(2, mirrored.expand(x.shape))
+
+    other, what = base.again(k=reverse(k), v=reverse(v)), "With the visible keys in the opposite order"
+    yield from base.same(other, what, gradients=("dQ",))
+    for claim in same_gradients(base, other, what, ("dK", "dV")):
+        yield replace(claim, got=reverse(claim.got))

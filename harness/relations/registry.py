@@ -30,7 +30,8 @@ When = Callable[[Attempt], bool]
 class Relation:
     """A relation: the property that makes it bit-exact (None: none does), its price, when it says anything, its claims.
 
-    price: 1 for a call on a small problem, 2 for two, or for one and a truth in float64.
+    price: 1 for a call on a small problem, 2 for two, or for one and a truth in float64. of_gradients: it says nothing
+    of a case without a backward.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Relation:
     price: int
     when: When
     claims: Claims
+    of_gradients: bool = False
 
 
 RELATIONS: dict[str, Relation] = {}
@@ -47,25 +49,32 @@ def _always(attempt: Attempt) -> bool:
     return True
 
 
-def relation(*, exact: str | None, price: int = 1, when: When = _always) -> Callable[[Claims], Claims]:
+def relation(
+    *, exact: str | None, price: int = 1, when: When = _always, of_gradients: bool = False
+) -> Callable[[Claims], Claims]:
     """Register a relation under its function's name; the function yields the claims that must hold."""
     if exact is not None and exact != ALWAYS and exact not in EXACT:
         raise ValueError(f"exact must be one of {', '.join(EXACT)}, ALWAYS or None, not {exact!r}.")
 
     def register(claims: Claims) -> Claims:
         name = claims.__name__
-        RELATIONS[name] = Relation(name, exact, price, when, claims)
+        RELATIONS[name] = Relation(name, exact, price, when, claims, of_gradients)
         return claims
 
     return register
 
 
 def chosen(attempt: Attempt) -> list[Relation]:
-    """The few relations that a case is put to: they follow from the case alone, and cost less the larger it is."""
+    """The few relations that a case is put to: they follow from the case alone, and cost less the larger it is.
+
+    Those of gradients come first every second time that they can: the others are asked in forward cases too.
+    """
     digest = zlib.crc32(repr(attempt.case).encode())
+    comes_later = (digest >> 8) % 2
     left = _allowance(attempt, digest)
     found = []
-    for each in sorted(RELATIONS.values(), key=lambda r: zlib.crc32(r.name.encode(), digest)):
+    order = {name: zlib.crc32(name.encode(), digest) for name in RELATIONS}
+    for each in sorted(RELATIONS.values(), key=lambda r: (not r.of_gradients or comes_later, order[r.name])):
         if left == 0:
             break
         if each.price <= left and each.when(attempt):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.attempt import Attempt
-from harness.relations.base import Base, Claim
+from harness.relations.base import Again, Base, Claim
+from harness.relations.gradients import budget_of
 from harness.relations.registry import relation
 
 
@@ -20,6 +21,8 @@ def _has_scores(attempt: Attempt) -> bool:
 @relation(exact=None, price=4, when=_has_scores)
 def common_vector(base: Base) -> Iterator[Claim]:
     """A vector c added to every key leaves O and moves LSE by scale·q·c.
+
+    A row of dS sums to 0, or to the gradient of LSE: so dQ moves by scale·dLSE·c, and dK and dV by nothing.
 
     K is first rounded to a grid on which K + c is a number of its dtype, so that both problems are exact. Never bit
     for bit, since all scores change: allowed are the budgets of both.
@@ -36,6 +39,18 @@ def common_vector(base: Base) -> Iterator[Claim]:
     if plain.LSE is not None and moved.LSE is not None:
         shift = base.problem.scale * (base.problem.q.double() @ c.double())
         yield Claim("LSE", moved.LSE, plain.LSE + shift, plain.budget.LSE + moved.budget.LSE, what)
+    for name in plain.gradients.keys() & moved.gradients.keys():
+        wanted = plain.gradients[name].double() + (_through_lse(plain, c) if name == "dQ" else 0.0)
+        yield Claim(name, moved.gradients[name], wanted, budget_of(plain, name) + budget_of(moved, name), what)
+
+
+def _through_lse(plain: Again, c: Tensor) -> Tensor:
+    """How far c in every key moves dQ: by what LSE hands down, in rows that see a key."""
+    dLSE = plain.pristine.dLSE
+    if dLSE is None:
+        return c.new_zeros(1, dtype=torch.float64)
+    sees = (plain.truth.visible_keys > 0).squeeze(-1)
+    return (plain.pristine.scale * dLSE.double() * sees)[..., None] * c.double()
 
 
 def _gives_lse(base: Base) -> bool:

@@ -27,7 +27,8 @@ def test_a_fault_fires_on_its_witness(id):
 def test_a_witness_is_silent_on_a_control(id):
     fault = FAULTS[id]
     case = fault.witness.replace(features=fault.witness.features.replace(config=None))
-    assert not verdicts(CONTROLS["tiles-of-16"].subject(), case)
+    control = "tiles-of-16" if case.operation == "forward" else "backward-16x16"
+    assert not verdicts(CONTROLS[control].subject(), case)
 
 
 @pytest.mark.parametrize("id", PROCESS)
@@ -62,6 +63,7 @@ def test_every_class_that_a_forward_pass_can_show_is_there():
 
 def test_there_are_enough():
     where = [fault.where for fault in FAULTS.values()]
+    assert sum(fault.witness.operation == "forward_backward" for fault in FAULTS.values()) >= 80
     assert where.count("kernel") >= 34
     assert where.count("torch") >= 32
     assert where.count("process") >= 4

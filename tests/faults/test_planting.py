@@ -90,3 +90,23 @@ def test_a_fault_must_say_what_it_is():
 def test_a_fault_expects_known_kinds():
     with pytest.raises(ValueError, match="must expect kinds of"):
         registry.edit("A", "new", None, "New.", [], witness=case(), expects=frozenset({"odd"}))
+
+
+def test_dO_has_slack_too_and_gradients_come_as_they_are():
+    q, dO = torch.arange(12.0).reshape(1, 1, 4, 3).requires_grad_(), torch.ones(()).expand(1, 1, 4, 3)
+    seen = []
+
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            seen.append(gradient)
+            return 2 * gradient
+
+    (dQ,) = torch.autograd.grad(with_slack(lambda q, k, v: Twice.apply(q))(q, q, q), q, dO)
+    assert torch.equal(dQ, 2 * dO)
+    assert seen[0].stride() == dO.stride()
+    assert seen[0].as_strided((64,), (1,), 1).isnan().all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.attempt import Attempt, attempt
+from harness.faults.witness import gradients
 from harness.judge import judge
 from harness.relations import BITS, RELATIONS, chosen, hold
 from harness.run import Result
@@ -195,13 +196,13 @@ def held(function, tried_case, names, exact=EXACT):
     return [verdict for verdict in found if verdict.check in names]
 
 
-@pytest.mark.parametrize("name", RELATIONS)
+@pytest.mark.parametrize("name", FIRES)
 def test_fires(name):
     make, tried, kind = FIRES[name]
     assert [(v.kind, v.check) for v in held(make(), tried, [name])] == [(kind, name)]
 
 
-@pytest.mark.parametrize("name", RELATIONS)
+@pytest.mark.parametrize("name", FIRES)
 def test_no_check_of_the_single_call_fires(name):
     make, tried, _ = FIRES[name]
     subject = promising(make())
@@ -259,7 +260,9 @@ def test_choice_follows_from_the_case_and_reaches_every_relation():
     subject = describe(one_config_wrong())
     everything = replace(subject, keywords=frozenset({"causal", "scale", "seqlens_k", "return_lse", "config"}))
     large = FIRES["within_hull"][1]
-    tried = [c.replace(q=c.q.replace(seed=n)) for c in (*RIGHT, MANY, large) for n in range(40)]
+    empty = gradients(9, 4, causal="lower_right")
+    backward = [gradients(3, 5, Hq=2, causal=True), gradients(3, 5), empty]
+    tried = [c.replace(q=c.q.replace(seed=n)) for c in (*RIGHT, MANY, large, *backward) for n in range(40)]
     attempts = [Attempt(everything, c, build(c), Result()) for c in tried]
     names = [[relation.name for relation in chosen(each)] for each in attempts]
     assert names == [[relation.name for relation in chosen(each)] for each in attempts]

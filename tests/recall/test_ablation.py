@@ -53,6 +53,12 @@ def test_a_fixed_tolerance_misses_the_small_and_alarms_on_the_large():
     assert not kinds("fixed 1e-2 for a budget", slightly_wrong, ordinary)
 
 
+def test_a_fixed_tolerance_holds_of_gradients_too():
+    fault = FAULTS["bwd-tf32-products"]
+    assert "wrong_gradient" in kinds("whole", fault.subject(), fault.witness)
+    assert not kinds("fixed 1e-2 for a budget", fault.subject(), fault.witness)
+
+
 @pytest.mark.parametrize(
     ("name", "drawn"),
     [

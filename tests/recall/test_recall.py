@@ -7,6 +7,7 @@ import json
 import pytest
 
 from harness.cli import main
+from harness.faults import CONTROLS
 from harness.recall.examine import Task, examine_all
 from harness.recall.hunt import Limits, hunt
 from harness.recall.run import Plan, chosen, recall
@@ -15,6 +16,7 @@ from harness.verdict import CannotRun
 from tests.harness import toys
 
 HANDFUL = ["gqa-interleaved", "lse-in-base-2", "padding-zeroed"]
+RIGHT_BACKWARD = CONTROLS["backward-16x16"]
 LIMITS = Limits("cpu", seed=0, seconds=20.0, shrink=1.0)
 
 
@@ -116,6 +118,19 @@ def test_faults_are_chosen_by_id_and_by_where():
     assert chosen(["gqa-modulo", "gqa-interleaved"], "torch") == ["gqa-interleaved"]
     assert "exits" in chosen([], None)
     assert "exits" not in chosen([], "torch")
+
+
+def test_faults_are_chosen_by_operation():
+    assert chosen(["gqa-modulo", "delta-missing"], None, "forward") == ["gqa-modulo"]
+    assert chosen(["gqa-modulo", "delta-missing"], None, "forward_backward") == ["delta-missing"]
+
+
+def test_a_fault_of_the_backward_is_found_and_its_control_has_gradients(monkeypatch):
+    monkeypatch.setitem(CONTROLS, "backward-16x16", RIGHT_BACKWARD)
+    found = recall(["delta-missing"], Plan(LIMITS), Quiet())
+    assert [fault.id for fault in found.found] == ["delta-missing"]
+    assert found.controls == ["backward-16x16"]
+    assert found.is_perfect
 
 
 def test_an_unknown_fault_exits_2_and_names_its_like(capsys):

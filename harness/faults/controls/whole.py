@@ -54,16 +54,24 @@ def _sdpa(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor, causal: bool, sc
     return attention_by(backend)(q, k, v, causal, scale)  # type: ignore[no-any-return]
 
 
-@control("sdpa-math", alignments=("upper_left",))
+@control("sdpa-math", alignments=("upper_left",), differentiable=True)
 def sdpa_math(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
-    """torch SDPA, math backend; the scale's sign goes into q, since it takes square roots of it."""
+    """torch SDPA, math backend; the scale's sign goes into q, since it takes square roots of it.
+
+    Gradients of groups are left out: those of a head's copies are rounded to the inputs' dtype before they are summed.
+    """
+    if (k.requires_grad or v.requires_grad) and q.shape[1] != k.shape[1]:
+        raise NotImplementedError("gradients of copies are summed in the inputs' dtype")
     scale = q.shape[3] ** -0.5 if scale is None else scale
     return _sdpa(SDPBackend.MATH, q * (1 if scale >= 0 else -1), k, v, causal, abs(scale))
 
 
 @control("sdpa-flash", alignments=("upper_left",))
 def sdpa_flash(q: Tensor, k: Tensor, v: Tensor, causal: bool = False, scale: float | None = None) -> Tensor:
-    """torch SDPA, flash backend, for positive scales: it scales after it has masked."""
+    """torch SDPA, flash backend, for positive scales: it scales after it has masked.
+
+    Forward alone: on the CPU its backward sums dV over blocks in the inputs' dtype, twice the budget in fp16.
+    """
     if scale is not None and scale <= 0:
         raise NotImplementedError("the scale must be positive")
     # contiguous() keeps the odd strides of dimensions of size 1, which the backend does not take.

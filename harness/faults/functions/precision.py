@@ -12,7 +12,7 @@ from harness.faults.registry import fault
 from harness.faults.witness import case
 
 
-def _cut(x: Tensor, bits: int) -> Tensor:
+def cut(x: Tensor, bits: int) -> Tensor:
     """fp32 numbers with the lowest bits cut off."""
     return (x.contiguous().view(torch.int32) >> bits << bits).view(torch.float32)
 
@@ -27,7 +27,7 @@ class TF32(Tiled):
     """fp32 inputs lose 13 bits on their way into the product of Q and K."""
 
     def scores(self, task: Task, keys: slice) -> Tensor:
-        q, k = (_cut(x.float(), 13) for x in (task.q, task.k[:, :, keys]))
+        q, k = (cut(x.float(), 13) for x in (task.q, task.k[:, :, keys]))
         return q @ k.mT * task.scale
 
 
@@ -48,7 +48,7 @@ class CutP(Tiled):
     """P is cut to the 8 bits of bf16 toward zero, whatever the inputs."""
 
     def cast(self, p: Tensor, task: Task) -> Tensor:
-        return _cut(p, 16)
+        return cut(p, 16)
 
 
 @fault("S", "exp-by-table", witness=case(1, 2))

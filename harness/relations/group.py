@@ -1,0 +1,33 @@
+"""A head of K and V that a group shares has the sum of its copies' gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from harness.relations.base import Base, Claim
+from harness.relations.gradients import budget_of, has_backward
+from harness.relations.registry import relation
+
+
+@relation(exact=None, price=2, when=lambda a: has_backward(a) and a.case.geometry.group > 1, of_gradients=True)
+def copies_add_up(base: Base) -> Iterator[Claim]:
+    """With a head of K and V for each query head, dK and dV of a group's copies add up to those of the head it shares.
+
+    Never bit for bit: the copies' are rounded before they are added. Allowed are the budgets of all.
+    """
+    group = base.attempt.case.geometry.group
+    k, v = (t.repeat_interleave(group, dim=1) for t in (base.problem.k, base.problem.v))
+    other = base.again(k=k, v=v)
+    for name in ("dK", "dV"):
+        if name in base.gradients and name in other.gradients:
+            budget = budget_of(base.attempt, name) + _summed(budget_of(other, name), group)
+            got = _summed(other.gradients[name], group)
+            yield Claim(name, got, base.gradients[name], budget, f"With the gradients of {group} copies added up")
+
+
+def _summed(x: Tensor, group: int) -> Tensor:
+    """(B, Hq, Nk, d) to (B, Hk, Nk, d), in float64."""
+    B, Hq, Nk, d = x.shape
+    return x.double().reshape(B, Hq // group, group, Nk, d).sum(2)

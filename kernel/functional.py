@@ -84,6 +84,7 @@ flash_attention.__flashattest__ = {
     "alignments": ALIGNMENTS,
     "dtypes": tuple(DTYPES),
     "max_head_dim": MAX_HEAD_DIM,
+    "differentiable": True,
     "configs": (
         "16x16x4x1",
         "32x64x4x2",

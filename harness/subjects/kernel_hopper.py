@@ -1,4 +1,4 @@
-"""The kernel's Hopper path alone, which `kernel.flash_attention` takes by itself for problems of some size."""
+"""The kernel's Hopper paths alone, which `kernel.flash_attention` takes by itself for problems of some size."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _EXACT = ("deterministic", "batch_invariant", "gqa_invariant", "layout_invariant
     layouts=("contiguous", "bshd", "sliced", "packed_qkv"),
     devices=("cuda",),
     exact=_EXACT,
+    differentiable=True,
 )
 def attention(
     q: Tensor,
@@ -29,5 +30,8 @@ def attention(
     scale: float | None = None,
     return_lse: bool = False,
 ) -> Any:
-    """`kernel.flash_attention` with config="hopper", which refuses what the path does not take."""
+    """`kernel.flash_attention` with config="hopper", which refuses what the forward path does not take.
+
+    Its backward is the Hopper one up to d 128 and the portable one above.
+    """
     return flash_attention(q, k, v, causal, seqlens_k, scale, return_lse, config="hopper")

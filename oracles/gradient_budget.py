@@ -80,7 +80,7 @@ def gradient_budget(
     - store: u_io·(|gradient| + all of the above) + tiny_io.
 
     Measured on a CPU over 300 cases of `tests/oracles/measure.py` and 1100 drawn ones, largest error / budget of dQ,
-    dK, dV: a plain tiled backward 1.00, 0.95, 0.98 in fp16 (where a number near 0 rounds by half its spacing: no bound
+    dK, dV: a plain tiled backward 1.00, 0.99, 0.98 in fp16 (where a number near 0 rounds by half its spacing: no bound
     is less), 0.79, 0.84, 0.90 in bf16, 0.08, 0.16, 0.29 in fp32; torch's SDPA math 0.85 at most in bf16, 0.32 in fp32;
     numpy64, held to float64, 0.15. torch's flash backend on a CPU, which sums dV over blocks in the low dtype: dV 1.3.
     K and V repeated before the call, groups of 2 to 65: 0.60; gathered by an index, which sums the group in the low

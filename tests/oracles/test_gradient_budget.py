@@ -97,10 +97,10 @@ def test_fires_on_sums_over_tiles_in_the_low_dtype(dtype):
 
 
 def test_fires_on_sums_of_dK_in_the_low_dtype_where_values_are_independent():
-    problem = build(BACKWARD.replace(geometry=Geometry(Nq=1000, Nk=64, d=64), dtype="bf16"))
+    problem = build(BACKWARD.replace(geometry=Geometry(Nq=1000, Nk=16, d=64), dtype="bf16"))
     low = Backward(16, cast_sum=lambda acc: acc.bfloat16().float())
     assert ratios(problem, Backward(16), independent=True)["dK"] < 0.6
-    assert ratios(problem, low, independent=True)["dK"] > 1.1
+    assert ratios(problem, low, independent=True)["dK"] > 1
 
 
 @EVERY

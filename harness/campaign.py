@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, tar
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
 from hypothesis.errors import Flaky
 
+from harness.differentiable import settled
 from harness.examine import Examined, Examiner, Question
 from harness.polish import polish
 from harness.relations import BITS, RELATIONS
@@ -128,7 +129,8 @@ class Campaign:
     seconds, cases: whichever is used up first ends it (None: no limit). watch: called after every case.
     before: cases to run before any is drawn, smallest first, since they are not shrunk (`harness.small_box`).
     examiner: runs and judges the cases; None does so in this process. It is closed at the end. keeper: told of each
-    failure when it is met, and of each finding when it is settled.
+    failure when it is met, and of each finding when it is settled. probes: find out first whether a subject that does
+    not say so has gradients.
     """
 
     subject: Subject
@@ -141,6 +143,7 @@ class Campaign:
     before: Iterable[AttentionCase] = ()
     examiner: Examiner | None = None
     keeper: Keeper | None = None
+    probes: bool = False
     tally: Tally = field(default_factory=Tally)
     findings: dict[Fault, Finding] = field(default_factory=dict)
     _trails: dict[Fault, _Trail] = field(default_factory=dict)
@@ -150,11 +153,15 @@ class Campaign:
     _is_aiming: bool = False
 
     def run(self) -> Campaign:
-        """Run to the end, or to Ctrl-C, which ends the campaign and loses nothing."""
+        """Run to the end, or to Ctrl-C, which ends the campaign and loses nothing.
+
+        Raises CannotRun where gradients alone are asked for and the subject has none.
+        """
         number = 0
         self._examiner = self.examiner or Here(self.subject, self.device)
         try:
             self._run_given()
+            self._find_out()
             while not self._is_over():
                 self._round(number)
                 number += 1
@@ -182,6 +189,13 @@ class Campaign:
     def _is_over(self) -> bool:
         out_of_time = self.seconds is not None and self.tally.seconds >= self.seconds
         return out_of_time or (self.cases is not None and self.tally.cases >= self.cases)
+
+    def _find_out(self) -> None:
+        """Whether there are gradients to ask for; the clock of the campaign stands still meanwhile."""
+        if self.probes and not self._is_over():
+            began = time.monotonic()
+            self.subject = settled(self.subject, self._examiner)
+            self.tally.started += time.monotonic() - began
 
     def _run_given(self) -> None:
         given = iter(self.before)

@@ -18,28 +18,29 @@ HEAD_DIM = 64
 FOUND = "found"
 
 
-def narrowed(subject: Subject, operation: str, examiner: Examiner) -> Subject:
-    """The subject as it is asked for one operation, or for ANY, once it is known whether it has gradients.
+def settled(subject: Subject, examiner: Examiner) -> Subject:
+    """The subject, once it is known whether it has gradients, where those are asked for.
 
     examiner: makes the small call, where it takes one. Raises CannotRun where gradients alone are asked for and there
     are none.
     """
-    asked = replace(subject, operation=operation)
-    if operation != "forward" and asked.differentiable is None:
-        asked = _probed(asked, examiner)
-    if not asked.operations:
-        raise CannotRun(f"{subject.name} has no gradients to attest ({asked.differentiable_by}).")
-    return asked
+    if subject.operation != "forward" and subject.differentiable is None:
+        subject = _probed(subject, examiner)
+    if not subject.operations:
+        raise CannotRun(f"{subject.name} has no gradients to attest ({subject.differentiable_by}).")
+    return subject
 
 
 def _probed(subject: Subject, examiner: Examiner) -> Subject:
-    """The subject with what the first small call says that returns."""
+    """The subject with what the first small call says that returns; one that does not end is the last."""
     why = "it takes no small call"
     for case in _small_calls(subject):
         found = examiner.examine(Question(case, probes=True))
         if found.verdicts:
             sentence = found.verdicts[0].sentence
             why = f"on tensors that require a gradient, {sentence[0].lower()}{sentence[1:].rstrip('.')}"
+            if found.verdicts[0].kind == "timed_out":
+                break
         elif found.refused is not None:
             why = f"on tensors that require a gradient, it refuses every small call: {found.refused}"
         elif found.differentiable is not None:

@@ -70,6 +70,7 @@ def _here(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Campaign |
             before=left_behind(name, device),
             examiner=Ahead(apart, name, device),
             keeper=kept,
+            probes=True,
         )
 
     if jobs == 1:

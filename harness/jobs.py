@@ -38,17 +38,19 @@ class Part:
 
 @dataclass(frozen=True)
 class State:
-    """What a part says of itself. met: what it is shrinking, as far as it is."""
+    """What a part says of itself. met: what it is shrinking, as far as it is. subject: as it is known there by now."""
 
     tally: Tally = field(default_factory=Tally)
     findings: dict[Fault, Finding] = field(default_factory=dict)
     met: dict[Fault, Finding] = field(default_factory=dict)
     is_shrinking: bool = False
+    subject: Subject | None = None
 
     @classmethod
     def of(cls, campaign: Campaign) -> State:
         """How a campaign stands."""
-        return cls(campaign.tally, campaign.findings, campaign.met, campaign.is_shrinking)
+        card = campaign.subject.card()
+        return cls(campaign.tally, campaign.findings, campaign.met, campaign.is_shrinking, card)
 
     @property
     def is_empty(self) -> bool:
@@ -185,6 +187,7 @@ class Jobs:
         if said == "broken":
             raise Broken(value)
         job.state = value
+        self.subject = value.subject or self.subject
         if said == "over":
             self._let_go(job)
 

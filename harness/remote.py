@@ -148,7 +148,8 @@ def _carry_out(order: Order, wire: Wire) -> None:
         _prepare(order)
         apart = setting.apart(setting.maker())
         limits = (part.seed, part.seconds, part.cases)
-        return Campaign(apart.subject, setting.device, *limits, shared_database(EXAMPLES), examiner=apart)
+        database = shared_database(EXAMPLES)
+        return Campaign(apart.subject, setting.device, *limits, database, examiner=apart, probes=True)
 
     def card() -> Subject:
         _prepare(order)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from harness.differentiable import narrowed
 from harness.subject import ANY, Subject, load
 from harness.verdict import CannotRun
 from harness.workers import Apart, Limits
@@ -40,23 +39,14 @@ class Setting:
         return replace(load(self.place or self.name, self.refuses), name=self.name)
 
     def apart(self, make: Callable[[], Subject]) -> Apart:
-        """An examiner, whose subject is known to have gradients or not where those are asked for.
-
-        Raises CannotRun where there is no subject, or it does not run on the device, or has no gradients and nothing
-        else is asked for.
-        """
+        """An examiner. Raises CannotRun where there is no subject, or it does not run on the device."""
         apart = Apart(make, self.device, self.limits)
-        try:
-            self._require_device(apart.subject)
-            apart.subject = narrowed(apart.subject, self.operation, apart)
-        except BaseException:
-            apart.close()
-            raise
-        return apart
-
-    def _require_device(self, subject: Subject) -> None:
+        subject = apart.subject
         if self.device not in subject.devices:
+            apart.close()
             raise CannotRun(f"{subject.name} declares that it runs on {', '.join(subject.devices)}, not {self.device}.")
+        apart.subject = replace(subject, operation=self.operation)
+        return apart
 
     def card(self, make: Callable[[], Subject]) -> Subject:
         """What the subject says of itself."""

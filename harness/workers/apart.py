@@ -13,6 +13,9 @@ from harness.workers.nursery import Nursery, Worker
 from harness.workers.worker import Make
 
 LEAST_SECONDS = 2.0
+PROBE_SECONDS = 30.0
+"""For the small call that asks whether there are gradients, compilations aside."""
+
 MUCH_SLOWER = 10.0
 """Once a case has hung, one that takes so many times longer than any that ended counts as hung too."""
 
@@ -67,7 +70,7 @@ class Apart:
     def _ask(self, worker: Worker, question: Question) -> Examined:
         """What came of the case, and how long it took, for those to come."""
         began = time.monotonic()
-        examined = worker.examine(question, self._seconds())
+        examined = worker.examine(question, PROBE_SECONDS if question.probes else self._seconds())
         if worker.is_gone:
             self._has_hung = self._has_hung or any(verdict.kind == "timed_out" for verdict in examined.verdicts)
         else:

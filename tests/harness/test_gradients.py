@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from harness.attempt import attempt
 from harness.campaign import Campaign, forward_of
 from harness.cli import OPERATIONS, main
 from harness.coverage import Coverage
-from harness.differentiable import narrowed
+from harness.differentiable import settled
 from harness.examine import Question
 from harness.judge import judge
 from harness.run import call
@@ -76,7 +77,7 @@ def test_the_operations_of_the_command_line_are_those_of_a_case():
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_is_not_asked_for_is_not_missed(operation):
-    asked = narrowed(differentiable(toys.right), operation, None)
+    asked = settled(replace(differentiable(toys.right), operation=operation), None)
     missed = Coverage().missed(asked)
     assert missed["operation"] == list(asked.operations)
     assert ("dO layout" in missed, "needs_grad" in missed) == (operation != "forward",) * 2
@@ -118,8 +119,8 @@ def test_the_small_box_has_gradients_too():
 
 
 def found(function, operation=ANY):
-    subject = describe(function)
-    return narrowed(subject, operation, Here(subject, "cpu"))
+    subject = replace(describe(function), operation=operation)
+    return settled(subject, Here(subject, "cpu"))
 
 
 def in_float64_alone(q, k, v):
@@ -189,16 +190,40 @@ def test_a_small_call_that_ends_its_process_is_survived(tmp_path):
     (tmp_path / "ends.py").write_text(ENDS)
     setting = Setting(f"{tmp_path}/ends.py:attention", None, "cpu", Limits())
     apart = setting.apart(setting.maker())
-    assert apart.subject.differentiable is False
-    assert "the call ended its process: exit status 3" in apart.subject.differentiable_by
+    subject = settled(apart.subject, apart)
+    assert subject.differentiable is False
+    assert "the call ended its process: exit status 3" in subject.differentiable_by
     assert apart.examine(Question(CASE.replace(operation="forward"))).compared["O"].ok
     apart.close()
+
+
+def test_a_small_call_that_hangs_is_the_last(monkeypatch):
+    monkeypatch.setattr("harness.workers.apart.PROBE_SECONDS", 0.5)
+
+    def hangs(q, k, v):
+        while q.requires_grad:
+            pass
+        return toys.right(q, k, v)
+
+    subject = describe(hangs)
+    apart = Apart(lambda: subject, "cpu")
+    began = time.monotonic()
+    assert settled(apart.subject, apart).differentiable_by.endswith("the call did not end within 0.5 s")
+    assert time.monotonic() - began < 20
+    apart.close()
+
+
+def test_a_campaign_finds_out_once_where_it_is_told_to():
+    probed = Campaign(describe(toys.right), "cpu", 0, seconds=None, cases=30, probes=True).run()
+    assert (probed.subject.differentiable, probed.tally.backwards > 0, probed.tally.cases) == (True, True, 30)
+    plain = Campaign(describe(toys.right), "cpu", 0, seconds=None, cases=30).run()
+    assert (plain.subject.differentiable, plain.tally.backwards) == (None, 0)
 
 
 def test_in_a_worker_too_a_small_call_finds_out():
     subject = describe(toys.right)
     apart = Apart(lambda: subject, "cpu")
-    assert narrowed(apart.subject, ANY, apart).differentiable is True
+    assert settled(apart.subject, apart).differentiable is True
     apart.close()
 
 

@@ -66,8 +66,8 @@ def _place_keys(step, geometry, CAUSAL: gl.constexpr):
 def _queries(b, n0, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
     """Who sees a key tile that begins with key n0.
 
-    Returns the keys of the batch entry, the shift of the diagonal, the first query tile that sees a key of this one and
-    the end of the query tiles.
+    Returns the keys of the batch entry that any row sees, the shift of the diagonal, the first query tile that sees a key
+    of this one and the end of the query tiles.
     """
     _seqlens, _stride, _Hq, _group, Nq, _Nk, _k_tiles, lower_right = geometry
     kv_len = _length(b, geometry)
@@ -75,6 +75,7 @@ def _queries(b, n0, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
     first = 0
     if CAUSAL:
         shift = lower_right * (kv_len - Nq)
+        kv_len = gl.maximum(gl.minimum(kv_len, Nq + shift), 0)
         first = gl.maximum(n0 - shift, 0) // BLOCK_M
     end = (Nq + BLOCK_M - 1) // BLOCK_M
     first = gl.where(n0 < kv_len, gl.minimum(first, end), end)
@@ -213,7 +214,7 @@ def _consume(
                 slot, phase = _next(slot, phase, SLOTS)
                 i += 1
                 i = gl.where(i == end, first, i)
-            # Keys past the length have whatever their K and V made of them.
+            # Keys that nobody sees have whatever their K and V made of them.
             is_key = (key0 + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUM)) < kv_len)[:, None]
             # This part of K and V is no one else's, so the gradients leave through it.
             v.store(gl.where(is_key, dv, 0.0).to(dtype))

@@ -203,6 +203,14 @@ def test_what_lies_behind_the_lengths_is_never_read(d, causal):
 
 
 @on_device
+@pytest.mark.parametrize("d", [64, 128])
+def test_keys_past_the_diagonal_are_never_read(d):
+    q, k, v = draw(2, 4, 2, 70, 200, d, torch.bfloat16, "cuda")
+    k[:, :, 70:] = v[:, :, 70:] = torch.nan
+    check(q, k, v, "upper_left")
+
+
+@on_device
 @pytest.mark.parametrize("scale", [-0.2, 1e-3])
 @pytest.mark.parametrize("d", [64, 128])
 def test_a_scale_of_ones_own(d, scale):

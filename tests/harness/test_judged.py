@@ -21,7 +21,7 @@ from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_
 from strategies.layouts import LAYOUTS
 from strategies.tensors import memory_of
 
-from . import test_checks, test_relations, toys
+from . import test_checks, test_gradient_relations, test_relations, toys
 from .pretended import PretendedCuda
 
 HERE, THERE = devices.LARGE, 0
@@ -106,6 +106,7 @@ def at_home(function, device):
         assert {x.device.type for x in (*tensors, *asked.values()) if isinstance(x, torch.Tensor)} == {device}
         return function(*tensors, **asked)
 
+    attention.__flashattest__ = getattr(function, "__flashattest__", {})
     return attention
 
 
@@ -127,7 +128,7 @@ class TestJudgedAlike:
 
     @pytest.mark.parametrize("name", RELATIONS)
     def test_relations_fire(self, name):
-        make, case, kind = test_relations.FIRES[name]
+        make, case, kind = {**test_relations.FIRES, **test_gradient_relations.FIRES}[name]
         assert (kind, name) in [(v.kind, v.check) for v in alike(make, case, EXACT, [name])]
 
     @pytest.mark.parametrize("case", test_relations.RIGHT, ids=repr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+import torch
 from torch import Tensor
 
 from harness.attempt import Attempt
@@ -43,3 +44,11 @@ def same_gradients(
             budget = 2 * budget_of(base.attempt, name)
             exact = keeps_layout and is_deterministic(base)
             yield Claim(name, other.gradients[name], base.gradients[name], budget, what, kind, exact)
+
+
+def added_up(base: Base, name: str, parts: Tensor, budget: Tensor, what: str) -> Claim:
+    """That a gradient is what its parts add up to, in float64; anything goes where a part is no number.
+
+    The gradient may be inf where the sum, which has more room, passes the range of its dtype.
+    """
+    return Claim(name, base.gradients[name], parts, budget.masked_fill(~parts.isfinite(), torch.inf), what)

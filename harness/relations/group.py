@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from harness.relations.base import Base, Claim
-from harness.relations.gradients import budget_of, has_backward
+from harness.relations.gradients import added_up, budget_of, has_backward
 from harness.relations.registry import relation
 
 
@@ -23,8 +23,8 @@ def copies_add_up(base: Base) -> Iterator[Claim]:
     for name in ("dK", "dV"):
         if name in base.gradients and name in other.gradients:
             budget = budget_of(base.attempt, name) + _summed(budget_of(other, name), group)
-            got = _summed(other.gradients[name], group)
-            yield Claim(name, got, base.gradients[name], budget, f"With the gradients of {group} copies added up")
+            wanted = _summed(other.gradients[name], group)
+            yield added_up(base, name, wanted, budget, f"Beside the gradients of {group} copies added up")
 
 
 def _summed(x: Tensor, group: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.relations.base import Base, Claim, Laid
-from harness.relations.gradients import budget_of, has_backward, same_gradients
+from harness.relations.gradients import added_up, budget_of, has_backward, same_gradients
 from harness.relations.registry import relation
 
 A = 4.0
@@ -68,11 +68,11 @@ def dO_adds_up(base: Base) -> Iterator[Claim]:
     """
     is_even = torch.arange(base.problem.q.shape[2], device=base.O.device) % 2 == 0
     parts = [base.again(dO=_only(base, "dO", rows), dLSE=_only(base, "dLSE", rows)) for rows in (is_even, ~is_even)]
-    for name, whole in base.gradients.items():
+    for name in base.gradients:
         if all(name in part.gradients for part in parts):
-            got = sum((part.gradients[name].double() for part in parts), torch.zeros_like(whole, dtype=torch.float64))
+            wanted = torch.stack([part.gradients[name].double() for part in parts]).sum(0)
             budget = sum((budget_of(part, name) for part in parts), budget_of(base.attempt, name))
-            yield Claim(name, got, whole, budget, "With the even rows of dO and the odd ones in two calls, added up")
+            yield added_up(base, name, wanted, budget, "Beside those of dO's even rows and of its odd ones, added up")
 
 
 def _only(base: Base, name: str, rows: Tensor) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.attempt import Attempt
 from harness.relations.base import Again, Base, Claim
-from harness.relations.gradients import budget_of, has_backward
+from harness.relations.gradients import added_up, budget_of, has_backward
 from harness.relations.registry import relation
 from oracles import Truth, float64
 from oracles.heads import weighted
@@ -52,7 +52,7 @@ def _added(base: Base, parts: list[_Part], calls: list[Again], what: str) -> Ite
             whole, budget = torch.cat(got, dim=2), torch.cat(allowed, dim=2)
         assert isinstance(whole, Tensor)
         total = (budget + budget_of(base.attempt, name)).nan_to_num(torch.inf, torch.inf)
-        yield Claim(name, whole, base.gradients[name], total, what)
+        yield added_up(base, name, whole, total, what)
 
 
 def _padded(x: Tensor, Nq: int) -> Tensor:

@@ -198,3 +198,12 @@ def test_a_compiled_function_that_keeps_no_graph_is_let_off():
             return super().back(saved, dO, dLSE)
 
     assert held(promising(Donating), SOME, ["backward_twice"]) == []
+
+
+@pytest.mark.parametrize("name", ["copies_add_up", "dO_adds_up", "merged_gradients"])
+def test_a_gradient_past_the_range_of_fp16_may_be_the_sum_of_parts_within_it(name):
+    tried = gradients(
+        3, 3, 40, Hq=2, dtype="fp16", values=("constant", "constant", "large"), dO_values="constant", seed=16571
+    )
+    assert attempt(promising(Differentiable), tried, "cpu").result.gradients["dK"].isinf().any()
+    assert held(promising(Differentiable, ()), tried, [name]) == []

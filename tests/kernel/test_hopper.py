@@ -34,17 +34,6 @@ def strides(q):
     return {"strides": (q, *PROBLEM.strides[1:])}
 
 
-@pytest.fixture
-def _h100(monkeypatch):
-    """As on an H100 with a Triton that the path knows; no GPU is asked."""
-    monkeypatch.setattr(hopper, "INTERPRETED", False)
-    monkeypatch.setattr(hopper, "device_arch", lambda device: 90)
-    monkeypatch.setattr(hopper.triton, "__version__", "3.6.0")
-    hopper.device_refusal.cache_clear()
-    yield
-    hopper.device_refusal.cache_clear()
-
-
 @pytest.mark.usefixtures("_h100")
 @pytest.mark.parametrize(
     "changes",

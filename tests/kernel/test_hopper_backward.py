@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from kernel import flash_attention, hopper
+from kernel import flash_attention
 from kernel.arguments import Problem
 from kernel.backward_arguments import BackwardProblem
 from kernel.backward_paths import choose_backward
@@ -29,17 +29,6 @@ DENSE = (131072, 32768, 128, 1)
 def problem(dO=DENSE, dO_aligned=True, **changes):
     forward = dataclasses.replace(FORWARD, **changes)
     return BackwardProblem(forward, (True, True, True), dO_aligned, dO, True, DENSE, None)
-
-
-@pytest.fixture
-def _h100(monkeypatch):
-    """As on an H100 with a Triton that the path knows; no GPU is asked."""
-    monkeypatch.setattr(hopper, "INTERPRETED", False)
-    monkeypatch.setattr(hopper, "device_arch", lambda device: 90)
-    monkeypatch.setattr(hopper.triton, "__version__", "3.6.0")
-    hopper.device_refusal.cache_clear()
-    yield
-    hopper.device_refusal.cache_clear()
 
 
 @pytest.mark.usefixtures("_h100")

@@ -66,8 +66,8 @@ def _place_keys(step, geometry, CAUSAL: gl.constexpr):
 def _queries(b, n0, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
     """Who sees a key tile that begins with key n0.
 
-    Returns the keys of the batch entry that any row sees, the shift of the diagonal, the first query tile that sees a key
-    of this one and the end of the query tiles.
+    Returns the keys of the batch entry that any row sees, the shift of the diagonal, the first query tile that sees a
+    key of this one and the end of the query tiles.
     """
     _seqlens, _stride, _Hq, _group, Nq, _Nk, _k_tiles, lower_right = geometry
     kv_len = _length(b, geometry)

@@ -86,8 +86,8 @@ def gradient_budget(
     K and V repeated before the call, groups of 2 to 65: 0.60; gathered by an index, which sums the group in the low
     dtype: dV 4.9. For normal values in bf16, the part of dQ from δ is 8 to 35 times less than with a δ of each pair.
     In campaigns on an H100: SDPA math 0.996, 0.50 and 0.27 in fp16, bf16 and fp32 (4,335 cases), our Hopper path 0.998
-    and 0.92 (1,752), FlashAttention-2 below 1 wherever the scale is above 0 (506); torch's memory-efficient backend, which
-    rounds P before dS, 4.6 in fp16 and 1.08 in bf16.
+    and 0.92 (1,752), FlashAttention-2 below 1 wherever the scale is above 0 (506); torch's memory-efficient backend,
+    which rounds P before dS, 4.6 in fp16 and 1.08 in bf16.
 
     |scale| multiplies dQ and dK from "weights" to "accumulation". A pair is lost, and with it all of dQ_i and dK_j, or
     dV_j, where P' may be off by more than e^30, the dS that is cast may pass the largest number of its dtype, or a sum

@@ -58,8 +58,9 @@ def _plain(value: object) -> object:
 
 
 def _read(hint: Any, value: object) -> object:
-    for kind in get_args(hint) or (hint,):
-        if value is not None and isinstance(kind, type) and issubclass(kind, Spec):
+    kinds = get_args(hint) or (hint,)
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, Spec) and not (value is None and type(None) in kinds):
             return kind.from_json(value)
     return tuple(value) if isinstance(value, list) else value
 

@@ -476,6 +476,7 @@ def test_no_bytes_break_the_loader(folder, content):
 
 @given(where=st.sampled_from(places(FULL)), part=JSON)
 @example(where=("case",), part={"history": [[]]})
+@example(where=("case", "geometry"), part=None)
 @example(where=("case",), part={"features": {"seqlens_k": [[1]]}})
 def test_no_changed_part_breaks_the_loader(folder, where, part):
     changed = put(FULL, where, part)

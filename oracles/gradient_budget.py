@@ -89,9 +89,10 @@ def gradient_budget(
     and 0.92 (1,752), FlashAttention-2 below 1 wherever the scale is above 0 (506); torch's memory-efficient backend,
     which rounds P before dS, 4.6 in fp16 and 1.08 in bf16.
 
-    |scale| multiplies dQ and dK from "weights" to "accumulation". A pair is lost, and with it all of dQ_i and dK_j, or
-    dV_j, where P' may be off by more than e^30, the dS that is cast may pass the largest number of its dtype, or a sum
-    may pass fp32's; and a whole row of dS is where its δ may: O, stored, may be no number, or dP may not.
+    |scale| multiplies dQ and dK from "weights" to "accumulation". A pair is lost, and with it all of dQ_i and dK_j,
+    or dV_j, where P' may be off by more than e^30, the dS that is cast may pass the largest number of its dtype, or
+    a sum may pass fp32's, or that of one head of a group its dtype's; and a whole row of dS is where its δ may: O,
+    stored, may be no number, or dP may not.
     """
     g = gradients
     if truth.S.numel() == 0:
@@ -249,10 +250,11 @@ def _sums(problem: Problem, truth: Truth, g: Gradients, pairs: PairErrors, kerne
         of_dK["casts in delta"] = casts
 
     lost, q, dO = pairs.lost_dS, g.q.abs(), g.dO.abs()
+    largest = kernel.stored.max
     return {
         "dQ": _sum_over_keys(g, dS, cast_dS, pairs, scale, kernel),
-        "dK": Sum(g.dK, g.dK_heads, q, scale, for_dK, of_dK, {}, queries, lost, r, is_transposed=True),
-        "dV": Sum(g.dV, g.dV_heads, dO, 1.0, for_dV, of_dV, {}, queries, pairs.lost_P, r, is_transposed=True),
+        "dK": Sum(g.dK, g.dK_heads, q, scale, for_dK, of_dK, {}, queries, lost, r, largest, is_transposed=True),
+        "dV": Sum(g.dV, g.dV_heads, dO, 1.0, for_dV, of_dV, {}, queries, pairs.lost_P, r, largest, is_transposed=True),
     }
 
 
@@ -263,7 +265,8 @@ def _sum_over_keys(g: Gradients, dS: Parts, cast: Roundings, pairs: PairErrors, 
     errors = dS | {"delta": pairs.P["weights"] * pairs.delta.all, "accumulation": accumulation}
     shared = {"delta": weighted(g.P, g.k).abs_() * (pairs.delta.all * scale)}
     rows, lost = g.k.abs(), pairs.lost_dS
-    return Sum(g.dQ, g.dQ, rows, scale, errors, {"cast": cast}, shared, keys, lost, r, is_transposed=False)
+    largest = kernel.stored.max
+    return Sum(g.dQ, g.dQ, rows, scale, errors, {"cast": cast}, shared, keys, lost, r, largest, is_transposed=False)
 
 
 def _terms(most: Tensor, cast: Roundings, errors: Parts) -> Tensor:

@@ -40,7 +40,8 @@ class Sum:
     rows: |K| (B, Hk, Nk, d), or |Q| or |dO| (B, Hq, Nq, d). heads: the gradient before it is summed over a group.
     errors (B, Hq, Nq, Nk): those of the pairs by name, and roundings those that may err at random. shared: errors of
     the gradient's elements by name, that are no sum over pairs. count: how many terms an element has. lost: pairs of
-    which nothing is promised, and so nothing of any element that they reach.
+    which nothing is promised, and so nothing of any element that they reach. largest: the largest number of the
+    gradient's dtype.
     """
 
     gradient: Tensor
@@ -53,6 +54,7 @@ class Sum:
     count: Tensor
     lost: Tensor
     rounding: Arithmetic
+    largest: float
     is_transposed: bool
 
     def total(self) -> Tensor:
@@ -92,6 +94,9 @@ class Sum:
             parts["group sum"] = r.u_io * (sizes + sum_of(parts)) + (group * r.tiny_io) * has_terms
         parts["store"] = r.u_io * (size + sum_of(parts)) + r.tiny_io * has_terms
         lost = self._reached() | self._overflows(sum_of(parts))
+        if group > 1:
+            # A head's own may pass the largest number where the sum does not.
+            lost = lost | (sizes + sum_of(parts) >= self.largest)
         return parts | {"overflow": torch.where(lost, math.inf, 0.0)} if lost.any() else parts
 
     def _overflows(self, errors: Tensor) -> Tensor:

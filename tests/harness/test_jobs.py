@@ -107,10 +107,10 @@ def test_a_second_ctrl_c_ends_it_at_once():
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_nothing_is_left_running_and_nothing_torn(jobs):
-    for pause in (0.1, 0.9, 2.3):
+    for wait in (lambda: time.sleep(0.1), lambda: time.sleep(0.9), lambda: until(saved)):
         campaign = fuzz("faulty", "--jobs", jobs, "--time", "100")
         assert until(notes)
-        time.sleep(pause)
+        wait()
         hung_on_it = campaign.kill()
         assert campaign.wait() == -signal.SIGKILL
         assert all_end(hung_on_it)

@@ -61,7 +61,7 @@ BACKWARD_TABLE = (
     Row(80, "fp32", 128, None, "16x16x8x1+16x16x8x1",    COMPILED),
     Row(80, "fp32", 256, None, "16x16x8x1+16x16x8x1",    SMALLEST),
     Row(90, "half",  64, None, "64x64x4x3+128x64x8x3",   MEASURED),
-    Row(90, "half", 128, None, "64x128x8x2+64x64x4x2",   MEASURED),
+    Row(90, "half", 128, None, "64x128x8x2+128x64x8x2",  COMPILED),
     Row(90, "half", 256, None, "16x64x8x2+64x32x8x2",    COMPILED),
     Row(90, "fp32",  64, None, "32x32x8x1+32x32x8x1",    COMPILED),
     Row(90, "fp32", 128, None, "16x16x8x1+16x32x8x1",    COMPILED),

@@ -13,6 +13,7 @@ from harness.backward import GRADIENTS, Inputs, NoGradient, differentiate
 from harness.errors import first_line
 from harness.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject import Subject
+from harness.verdict import CannotRun
 from strategies import AttentionCase, Problem, build, calls_before
 
 LARGE = 1 << 30
@@ -131,7 +132,21 @@ def _watched(problem: Problem) -> dict[str, Tensor]:
     return problem.tensors | ({} if problem.seqlens_k is None else {"seqlens_k": problem.seqlens_k})
 
 
+def raise_if_forked_late(error: Exception) -> None:
+    """Raise CannotRun for what torch's autograd says of a fork, which is no failure of the subject.
+
+    Where there is an accelerator, the first backward of a process starts threads, and no fork that is made of it later
+    can run one: https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork
+    """
+    if "Autograd-and-Fork" in str(error):
+        raise CannotRun(
+            "torch cannot run a backward here, in a fork of a process that has run one beside an accelerator; start "
+            "flashattest as a command of its own."
+        ) from error
+
+
 def _refusal(subject: Subject, case: AttentionCase, error: Exception) -> Refused | None:
+    raise_if_forked_late(error)
     if subject.is_refusal(error):
         return Refused(first_line(error))
     if is_out_of_memory(error) and is_large(case):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from harness.examine import Examined, Question, examine
 from harness.subject import Subject
@@ -23,17 +24,16 @@ class Here:
         return examine(self._subject, question, self._device)
 
     def afresh(self, question: Question) -> Examined | None:
-        """Run a case in a process that has the subject as it was when this was made."""
+        """Run a case in a process that has the subject as it was when this was made; None where no such can run it."""
         if self._nursery is None:
             return None
-        try:
+        with suppress(CannotRun):
             worker = self._nursery.hire()
-        except CannotRun:
-            return None
-        try:
-            return worker.examine(question, self._nursery.limits.seconds)
-        finally:
-            worker.let_go()
+            try:
+                return worker.examine(question, self._nursery.limits.seconds)
+            finally:
+                worker.let_go()
+        return None
 
     def close(self) -> None:
         """End the processes."""

@@ -24,8 +24,8 @@ Said = Literal["ready", "at", "compiling", "compiled", "examined", "poisoned", "
 """What a worker says, each with a value.
 
 ready: the Subject, without its function. at: the relation that calls the subject next. compiling, compiled: None,
-around a compilation. examined: Examined. poisoned: why the device is lost to this process. cannot, broken: why there
-is no subject, or no answer.
+around a compilation. examined: Examined. poisoned: why the device is lost to this process. cannot: why there is
+no subject, or why it cannot be asked here. broken: why there is no answer.
 """
 
 Make = Callable[[], Subject]
@@ -74,6 +74,8 @@ def _answer(connection: Connection[Any, Any], subject: Subject, question: Questi
 
     try:
         said: tuple[Said, object] = ("examined", examine(subject, question, device, at))
+    except CannotRun as error:
+        said = ("cannot", str(error))
     except Exception as error:
         said = ("broken", with_traceback(error))
     poison = _poison(device) if _may_be_poisoned(said[1]) else None

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import closing
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from harness.campaign import Campaign
 from harness.examine import Question
 from harness.subject import describe, load
 from harness.verdict import CannotRun
-from harness.workers import Apart, Limits
+from harness.workers import Apart, Here, Limits
 from harness.workers.nursery import appended
 from strategies import AttentionCase, Geometry
 
@@ -154,6 +155,19 @@ def test_a_subject_that_cannot_be_loaded_is_said_in_a_sentence():
 def test_a_module_that_ends_its_process_is_said_in_a_sentence():
     with pytest.raises(CannotRun, match="exit status 4"):
         Apart(lambda: os._exit(4), "cpu")
+
+
+def test_a_fork_that_torch_runs_no_backward_in_is_no_failure():
+    def forked_late(q, k, v):
+        raise RuntimeError("See https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork")
+
+    subject = describe(forked_late)
+    with closing(Apart(lambda: subject, "cpu")) as examiner, pytest.raises(CannotRun, match="command of its own"):
+        examiner.examine(Question(EASY))
+    with closing(Here(subject, "cpu")) as examiner:
+        assert examiner.afresh(Question(EASY)) is None
+    with closing(Here(describe(toys.right), "cpu")) as examiner:
+        assert examiner.afresh(Question(EASY)).verdicts == ()
 
 
 def test_a_crash_in_a_relations_call_is_laid_on_the_relation():

@@ -43,7 +43,7 @@ class BackwardTiles(NamedTuple):
 
 INTERPRETER_TILES = BackwardTiles.parse("64x64x4x1")
 
-_KV_SPACE = _tiles(
+KV_SPACE = _tiles(
     "64x128x8x2",
     "64x128x8x1",
     "128x128x8x2",
@@ -54,8 +54,8 @@ _KV_SPACE = _tiles(
     "32x32x8x1",
     "16x64x8x2",
 )
-_Q_SPACE = _tiles("128x128x8x2", "128x64x8x2", "64x64x4x2", "64x64x8x1", "64x32x8x2", "64x32x8x1")
-_FMA_SPACE = _tiles("32x32x8x1", "32x32x4x1", "16x32x8x1", "16x16x8x1")
+Q_SPACE = _tiles("128x128x8x2", "128x64x8x2", "64x64x4x2", "64x64x8x1", "64x32x8x2", "64x32x8x1")
+FMA_SPACE = _tiles("32x32x8x1", "32x32x4x1", "16x32x8x1", "16x16x8x1")
 
 
 def default_tiles(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> BackwardTiles:
@@ -67,7 +67,7 @@ def fitting_tiles(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> 
     """What autotuning tries: each tile of either kernel that fits, beside the shipped one of the other."""
     if not arch:
         return (INTERPRETER_TILES,)
-    kv_space, q_space = (_FMA_SPACE, _FMA_SPACE) if dtype == torch.float32 else (_KV_SPACE, _Q_SPACE)
+    kv_space, q_space = (FMA_SPACE, FMA_SPACE) if dtype == torch.float32 else (KV_SPACE, Q_SPACE)
     pairs = itertools.starmap(BackwardTiles, itertools.product(kv_space, q_space))
     return tuple(pair for pair in pairs if fits(pair, BLOCK_D, dtype, arch))
 

@@ -75,11 +75,11 @@ def _tiles(*texts: str) -> tuple[TileConfig, ...]:
 
 
 # Tensor cores take fp16 and bf16; fp32 in full precision has none, and its products fill the registers much sooner.
-_TENSOR_CORE_SPACE = _tiles(
+TENSOR_CORE_SPACE = _tiles(
     *("128x128x8x4", "128x128x8x2", "128x64x4x3", "128x64x8x3", "128x64x8x2"),
     *("64x64x4x3", "64x64x4x2", "64x64x8x2", "64x64x8x1", "64x32x8x2", "32x32x4x2"),
 )
-_FMA_SPACE = _tiles("64x32x8x1", "32x32x8x2", "32x32x8x1", "32x32x4x1", "16x32x8x1", "16x32x4x1", "16x16x8x1")
+FMA_SPACE = _tiles("64x32x8x1", "32x32x8x2", "32x32x8x1", "32x32x4x1", "16x32x8x1", "16x32x4x1", "16x16x8x1")
 
 # The interpreter runs one operation at a time, so few large tiles are fastest and there is nothing to tune.
 INTERPRETER_TILE = TileConfig(64, 64, 4, 1)
@@ -104,12 +104,12 @@ def shared_memory_limit(arch: int) -> int:
 
 def space() -> tuple[TileConfig, ...]:
     """Every configuration that autotuning knows, for all devices and dtypes together."""
-    return tuple(dict.fromkeys(_TENSOR_CORE_SPACE + _FMA_SPACE))
+    return tuple(dict.fromkeys(TENSOR_CORE_SPACE + FMA_SPACE))
 
 
 def fitting_space(BLOCK_D: int, dtype: torch.dtype, arch: int) -> tuple[TileConfig, ...]:
     """The configurations worth trying: those of the dtype that fit the device by shared memory and registers."""
-    tiles = _FMA_SPACE if dtype == torch.float32 else _TENSOR_CORE_SPACE
+    tiles = FMA_SPACE if dtype == torch.float32 else TENSOR_CORE_SPACE
     return tuple(
         tile
         for tile in tiles

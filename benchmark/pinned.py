@@ -1,0 +1,89 @@
+"""`kernel.flash_attention` with a configuration pinned, forward and backward: a subject for each that autotuning tries.
+
+    python benchmark/pinned.py                                                      # their names
+    flashattest fuzz --subject benchmark/pinned.py:half0 --device cuda --time 600
+
+half0, half1 and so on are the portable path's tiles for tensor cores and fma0 and so on those for fp32, each with a
+pair of the backward's; hopper0 and so on are the Hopper path's tiles, each with the backward of its head dims; decode
+is that path alone. What does not fit the device is refused, which a campaign counts.
+"""
+
+from __future__ import annotations
+
+from itertools import cycle
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from harness.subject import Attention
+from harness.subjects._conventions import declares
+from harness.subjects.kernel_hopper import attention as hopper
+from kernel import backward_tiles, flash_attention, hopper_backward, tiles
+from kernel.hopper import TILES as HOPPER_TILES
+
+HEAD_DIMS = {64: range(40, 65, 8), 128: range(72, 129, 8), 256: range(136, 257, 8)}
+"""What the Hopper path takes, by the head-dim tile that it takes it in."""
+
+FMA_OF_Q = (*backward_tiles.FMA_SPACE[1:], backward_tiles.FMA_SPACE[0])
+"""Turned by one, so that the two kernels of the backward are not always at the same tile."""
+
+
+class Pinned(NamedTuple):
+    """A config, the function whose declaration holds for it, and what is declared otherwise."""
+
+    config: str
+    like: Attention
+    limits: dict[str, Any]
+
+    def subject(self) -> Attention:
+        """The function that asks for this config alone."""
+        declared = {key: value for key, value in vars(self.like)["__flashattest__"].items() if key != "configs"}
+
+        @declares(**declared | self.limits)
+        def attention(
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            causal: Any = False,
+            seqlens_k: Tensor | None = None,
+            scale: float | None = None,
+            return_lse: bool = False,
+        ) -> Any:
+            return flash_attention(q, k, v, causal, seqlens_k, scale, return_lse, config=self.config)
+
+        return attention
+
+
+def _portable(name: str, forward: Any, of_kv: Any, of_q: Any, *dtypes: str) -> dict[str, Pinned]:
+    """One for each tile of either kernel at least: the shorter lists go round."""
+    turns = range(max(map(len, (forward, of_kv, of_q))))
+    rows = zip(turns, cycle(forward), cycle(of_kv), cycle(of_q), strict=False)
+    return {f"{name}{i}": Pinned(f"{tile}/{kv}+{q}", flash_attention, {"dtypes": dtypes}) for i, tile, kv, q in rows}
+
+
+def _of_hopper() -> dict[str, Pinned]:
+    found = []
+    for d, known in HOPPER_TILES.items():
+        halves = [f"hopper:{pair}" for pair in hopper_backward.TILES.get(d, ())] or ["portable"]
+        for tile, half in zip(known, cycle(halves), strict=False):
+            found.append(Pinned(f"hopper:{tile}/{half}", hopper, {"head_dims": tuple(HEAD_DIMS[d])}))
+    return {f"hopper{i}": pinned for i, pinned in enumerate(found)}
+
+
+ALL = {
+    **_portable("half", tiles.TENSOR_CORE_SPACE, backward_tiles.KV_SPACE, backward_tiles.Q_SPACE, "fp16", "bf16"),
+    **_portable("fma", tiles.FMA_SPACE, backward_tiles.FMA_SPACE, FMA_OF_Q, "fp32"),
+    **_of_hopper(),
+    "decode": Pinned("decode", flash_attention, {}),
+}
+
+
+def __getattr__(name: str) -> Attention:
+    if name not in ALL:
+        raise AttributeError(name)
+    return ALL[name].subject()
+
+
+if __name__ == "__main__":
+    for name, pinned in ALL.items():
+        print(f"{name:8} {pinned.config}")

@@ -1,15 +1,21 @@
-"""Early exit, counted: the key tiles that the portable kernel leaves out, as it runs and in closed form."""
+"""Early exit, counted: the tiles that the portable kernels leave out, as they run and in closed form."""
 
 from __future__ import annotations
 
 import torch
 import triton
 
+from . import portable_backward
 from .arguments import check_arguments
+from .backward_arguments import as_backward_values, check_backward
+from .backward_paths import PORTABLE_BACKWARD, choose_backward
+from .backward_tiles import BackwardTiles
 from .paths import PORTABLE, choose
 from .portable import launch_of, usable_tile
 from .tiles import TileConfig
 from .tuning import AUTOTUNE
+
+Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def flash_attn_forward_debug(
@@ -23,8 +29,7 @@ def flash_attn_forward_debug(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return O and the key tiles left out, int32 (B, Hq, query tiles), counted by the portable kernel as it runs."""
     problem = check_arguments(q, k, v, causal, seqlens_k, scale)
-    if config == AUTOTUNE:
-        raise ValueError(f'config must name a tile in debug mode, where the counts depend on it, got "{AUTOTUNE}"')
+    _check_names_a_tile(config)
     path, text = choose(problem, PORTABLE.name if config is None else config)
     if path is not PORTABLE:
         raise ValueError(f"config must be a tile of the portable path in debug mode, got {config!r}")
@@ -38,6 +43,49 @@ def flash_attn_forward_debug(
     return o, skipped
 
 
+def flash_attn_backward_debug(
+    dO: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    O: torch.Tensor,
+    LSE: torch.Tensor,
+    causal: bool | str = False,
+    seqlens_k: torch.Tensor | None = None,
+    scale: float | None = None,
+    config: str | None = None,
+) -> tuple[Gradients, torch.Tensor, torch.Tensor]:
+    """Return dQ, dK and dV, and the tiles left out, int32, counted by the portable kernels as they run.
+
+    The query tiles that the kernel of dK and dV leaves out are (B, Hk, key tiles), of all query heads of a group
+    together; the key tiles that the kernel of dQ leaves out are (B, Hq, query tiles). O and LSE are those of the
+    forward pass; config is as for `flash_attention`, "/64x64x4x1+64x64x4x1" for tiles of the backward.
+    """
+    problem = check_backward(
+        as_backward_values(dO, None, q, k, v, O, LSE, causal, seqlens_k, scale, config, (True, True, True))
+    )
+    _check_names_a_tile(config)
+    path, text = choose_backward(problem, f"/{PORTABLE_BACKWARD.name}" if config is None else config)
+    if path is not PORTABLE_BACKWARD:
+        raise ValueError(f"config must be tiles of the portable path in debug mode, got {config!r}")
+    tiles = portable_backward.usable_tiles(problem, text and BackwardTiles.parse(text))
+    grads = tuple(torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    of_keys, of_queries = ((x.shape[0], x.shape[1], triton.cdiv(x.shape[2], n)) for x, n in _owned(q, k, tiles))
+    skipped = [torch.zeros(size, dtype=torch.int32, device=q.device) for size in (of_keys, of_queries)]
+    portable_backward.launch_of(problem, tiles, count=True)(q, k, v, O, LSE, dO, None, seqlens_k, *grads, *skipped)
+    return grads, *skipped
+
+
+def _owned(q: torch.Tensor, k: torch.Tensor, tiles: BackwardTiles) -> tuple[tuple[torch.Tensor, int], ...]:
+    """The tensor whose rows each kernel of the backward cuts into tiles, and their height."""
+    return (k, tiles.kv.BLOCK_N), (q, tiles.q.BLOCK_M)
+
+
+def _check_names_a_tile(config: object) -> None:
+    if isinstance(config, str) and AUTOTUNE in config.split("/"):
+        raise ValueError(f'config must name a tile in debug mode, where the counts depend on it, got "{AUTOTUNE}"')
+
+
 def skipped_tiles(Nq: int, Nk: int, kv_len: int, alignment: str | None, tile: TileConfig) -> list[int]:
     """Closed form of the debug counts of one head: the key tiles that each query tile leaves out."""
     shift = kv_len - Nq if alignment == "lower_right" else 0
@@ -47,4 +95,18 @@ def skipped_tiles(Nq: int, Nk: int, kv_len: int, alignment: str | None, tile: Ti
         if alignment is not None:
             visible = max(0, min(kv_len, min(m0 + tile.BLOCK_M, Nq) + shift))
         counts.append(triton.cdiv(Nk, tile.BLOCK_N) - triton.cdiv(visible, tile.BLOCK_N))
+    return counts
+
+
+def skipped_query_tiles(Nq: int, Nk: int, kv_len: int, alignment: str | None, tile: TileConfig) -> list[int]:
+    """Closed form of the backward's counts of one query head: the query tiles that each key tile leaves out.
+
+    Those are the ones before the first row that sees a key of the tile, or all of them where no row does.
+    """
+    first_limit = 1 + (kv_len - Nq if alignment == "lower_right" else 0)
+    seen = kv_len if alignment is None else max(0, min(kv_len, Nq - 1 + first_limit))
+    counts = []
+    for n0 in range(0, Nk, tile.BLOCK_N):
+        first_row = 0 if alignment is None else max(0, n0 + 1 - first_limit)
+        counts.append(triton.cdiv(Nq, tile.BLOCK_M) if n0 >= seen else first_row // tile.BLOCK_M)
     return counts

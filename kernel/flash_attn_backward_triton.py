@@ -21,7 +21,7 @@ _STRIDES = [f"stride_{x}{dim}" for x in ("q", "k", "v", "do", "o") for dim in "b
 # As in the forward pass, no length, stride or alignment may compile a variant of its own.
 _NOT_SPECIALIZED = [
     *("q_ptr", "k_ptr", "v_ptr", "do_ptr", "o_ptr", "lse_ptr", "dlse_ptr", "delta_ptr", "lse_log2_ptr", "seqlens_ptr"),
-    *("dq_ptr", "dk_ptr", "dv_ptr"),
+    *("dq_ptr", "dk_ptr", "dv_ptr", "skipped_ptr"),
     *("stride_seqlens", "stride_dlb", "stride_dlh", "stride_dln", "stride_delta"),
     *("heads", "Hq", "Hk", "group", "Nq", "Nk", "d", "lower_right", "section", "scale", "scale_log2"),
 ]
@@ -178,13 +178,16 @@ def _visit_queries(
     NEED_K: tl.constexpr,
     NEED_V: tl.constexpr,
     WIDEN: tl.constexpr,
+    COUNT: tl.constexpr,
 ):
     """Add to dK / scale and dV of a key tile what `count` query tiles, from `start` on, of each head of the group give.
 
-    The pointers are those of row 0 of the first head; from tile `jump_at` on, the tile `jump` further is meant. Row i
-    sees the keys below first_limit + i. With MASKED rows may end, see no key, or see some of the tile's alone.
+    Returns both and, with COUNT, the number of tiles visited. The pointers are those of row 0 of the first head; from
+    tile `jump_at` on, the tile `jump` further is meant. Row i sees the keys below first_limit + i. With MASKED rows may
+    end, see no key, or see some of the tile's alone.
     """
     io_dtype = q_ptr.dtype.element_ty
+    visited = 0
     # One loop, not one for each head in another: it is pipelined as a whole, and less is live in it. What the compiler
     # would move out of it costs registers, and there are none to spare.
     for step in tl.range(0, group * count, num_stages=1 if MASKED else None, disable_licm=True):
@@ -235,7 +238,9 @@ def _visit_queries(
                 dk = tl.dot(_widen(_narrow(ds)), q, dk, input_precision="ieee")
             else:
                 dk = tl.dot(ds.to(io_dtype), q, dk, input_precision="ieee")
-    return dk, dv
+        if COUNT:
+            visited += 1
+    return dk, dv, visited
 
 
 @triton.jit(do_not_specialize=_not_specialized("q", "k", "v", "do"))
@@ -249,6 +254,7 @@ def _backward_kv(
     seqlens_ptr,
     dk_ptr,
     dv_ptr,
+    skipped_ptr,
     stride_qb: tl.int64,
     stride_qh: tl.int64,
     stride_qn: tl.int64,
@@ -287,13 +293,15 @@ def _backward_kv(
     WIDEN: tl.constexpr,
     NEED_K: tl.constexpr,
     NEED_V: tl.constexpr,
+    COUNT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """dK and dV of one key tile of one KV head. `heads` is B * Hk; `section` of them share the L2 cache.
 
     Constexprs are those of `_forward`; FAST_DO is FAST of dO; ZERO_SCALE: the scale is 0 in fp32, and scores are too;
-    NEED_K, NEED_V: which of the two is wanted. `scale` is that of the scores, `scale_log2` the same times log2(e).
+    NEED_K, NEED_V: which of the two is wanted; COUNT stores the skipped query tiles, of all heads of the group.
+    `scale` is that of the scores, `scale_log2` the same times log2(e).
     """
     # The first key tile is seen by the most rows, so the longest ones run first as they stand.
     pid = tl.program_id(0)
@@ -382,15 +390,15 @@ def _backward_kv(
 
     dk = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
     dv = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
-    dk, dv = _visit_queries(
+    dk, dv, visited = _visit_queries(
         dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, stride_qh, stride_doh,
         offs_m, columns, in_d, first_limit, group, Nq, scale_log2, full, whole - full, 0, 0,
-        BLOCK_M, CAUSAL, PAD_D, False, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
+        BLOCK_M, CAUSAL, PAD_D, False, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN, COUNT,
     )  # fmt: skip
-    dk, dv = _visit_queries(
+    dk, dv, visited_masked = _visit_queries(
         dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, stride_qh, stride_doh,
         offs_m, columns, in_d, first_limit, group, Nq, scale_log2, start, full - start + q_tiles - whole, full,
-        whole - full, BLOCK_M, CAUSAL, PAD_D, True, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
+        whole - full, BLOCK_M, CAUSAL, PAD_D, True, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN, COUNT,
     )  # fmt: skip
 
     is_key = columns < Nk
@@ -404,6 +412,9 @@ def _backward_kv(
     if NEED_V:
         dv = tl.where(is_seen[:, None], dv, 0.0)
         _store_rows(dv_ptr, dv, key0, offs_n, is_key, offs_d, in_d, d, PAD_D, FAST, WIDEN)
+    if COUNT:
+        skipped = group * q_tiles - visited - visited_masked
+        tl.store(skipped_ptr + head.to(tl.int64) * k_tiles + n0 // BLOCK_N, skipped)
 
 
 @triton.jit
@@ -432,12 +443,14 @@ def _visit_keys(
     FAST: tl.constexpr,
     ZERO_SCALE: tl.constexpr,
     WIDEN: tl.constexpr,
+    COUNT: tl.constexpr,
 ):
     """Add to dQ / scale what the key tiles of [start, stop) give, and return it with the advanced pointers.
 
-    Columns and masks are those of the forward pass's `_visit`.
+    With COUNT the number of tiles visited comes with them. Columns and masks are those of the forward pass's `_visit`.
     """
     io_dtype = v_ptr.dtype.element_ty
+    visited = 0
     for n0 in tl.range(start, stop, BLOCK_N, num_stages=1 if MASKED else None, disable_licm=MASKED):
         columns = n0 + offs_n
         readable = (columns < visible)[:, None]
@@ -461,7 +474,9 @@ def _visit_keys(
             dq = tl.dot(ds.to(io_dtype), k, dq, input_precision="ieee")
         k_ptr += k_step
         v_ptr += v_step
-    return dq, k_ptr, v_ptr
+        if COUNT:
+            visited += 1
+    return dq, k_ptr, v_ptr, visited
 
 
 @triton.jit(do_not_specialize=_not_specialized("q", "k", "v", "do"))
@@ -474,6 +489,7 @@ def _backward_q(
     delta_ptr,
     seqlens_ptr,
     dq_ptr,
+    skipped_ptr,
     stride_qb: tl.int64,
     stride_qh: tl.int64,
     stride_qn: tl.int64,
@@ -510,10 +526,14 @@ def _backward_q(
     WIDE: tl.constexpr,
     ZERO_SCALE: tl.constexpr,
     WIDEN: tl.constexpr,
+    COUNT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """dQ of one query tile of one head, in the order of `_forward`; the arguments are those of `_backward_kv`."""
+    """dQ of one query tile of one head, in the order of `_forward`.
+
+    The arguments are those of `_backward_kv`; COUNT stores the skipped key tiles.
+    """
     pid = tl.program_id(0)
     q_tiles = (Nq + BLOCK_M - 1) // BLOCK_M
     first_head = pid // (section * q_tiles) * section
@@ -598,15 +618,18 @@ def _backward_q(
         do = _widen(do)
 
     dq = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
-    dq, k_ptr, v_ptr = _visit_keys(
+    dq, k_ptr, v_ptr, visited = _visit_keys(
         dq, q, do, lse_log2, delta, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
-        scale_log2, 0, full, visible, BLOCK_N, PAD_D, False, FAST, ZERO_SCALE, WIDEN,
+        scale_log2, 0, full, visible, BLOCK_N, PAD_D, False, FAST, ZERO_SCALE, WIDEN, COUNT,
     )  # fmt: skip
-    dq, _, _ = _visit_keys(
+    dq, _, _, visited_masked = _visit_keys(
         dq, q, do, lse_log2, delta, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
-        scale_log2, full, visible, visible, BLOCK_N, PAD_D, True, FAST, ZERO_SCALE, WIDEN,
+        scale_log2, full, visible, visible, BLOCK_N, PAD_D, True, FAST, ZERO_SCALE, WIDEN, COUNT,
     )  # fmt: skip
     dq = dq * scale
     if ZERO_SCALE:
         dq = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
     _store_rows(dq_ptr, dq, row0, offs_m, is_query, offs_d, in_d, d, PAD_D, FAST, WIDEN)
+    if COUNT:
+        k_tiles = (Nk + BLOCK_N - 1) // BLOCK_N
+        tl.store(skipped_ptr + head.to(tl.int64) * q_tiles + m0 // BLOCK_M, k_tiles - visited - visited_masked)

@@ -66,12 +66,15 @@ def _where(problem: BackwardProblem) -> tuple[int, torch.dtype, int, bool]:
     )
 
 
-def launch_of(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., None]:
-    """What runs the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not."""
+def launch_of(problem: BackwardProblem, tiles: BackwardTiles, count: bool = False) -> Callable[..., None]:
+    """What runs the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not.
+
+    With `count` two more take the skipped tiles: query tiles of each key tile, and key tiles of each query tile.
+    """
     need_q, need_k, need_v = problem.needs
     forward = problem.forward
-    kv = _kv_launch(problem, tiles.kv) if (need_k or need_v) and forward.B * forward.Hk * forward.Nk else None
-    to_q = _q_launch(problem, tiles.q) if need_q and forward.heads * forward.Nq else None
+    kv = _kv_launch(problem, tiles.kv, count) if (need_k or need_v) and forward.B * forward.Hk * forward.Nk else None
+    to_q = _q_launch(problem, tiles.q, count) if need_q and forward.heads * forward.Nq else None
     delta_of = delta_launch(problem, forward.Nq) if (need_q or need_k) and forward.heads * forward.Nq else None
 
     def launch(
@@ -86,14 +89,15 @@ def launch_of(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., N
         dQ: torch.Tensor | None,
         dK: torch.Tensor | None,
         dV: torch.Tensor | None,
+        *skipped: torch.Tensor,
     ) -> None:
         delta = torch.empty_like(lse)
         if delta_of is not None:
             delta_of(dO, o, lse, dLSE, delta, None)
         if kv is not None:
-            kv(q, k, v, dO, lse, delta, seqlens_k, dK, dV)
+            kv(q, k, v, dO, lse, delta, seqlens_k, dK, dV, *skipped[:1])
         if to_q is not None:
-            to_q(q, k, v, dO, lse, delta, seqlens_k, dQ)
+            to_q(q, k, v, dO, lse, delta, seqlens_k, dQ, *skipped[1:])
 
     return launch
 
@@ -116,22 +120,28 @@ def delta_launch(problem: BackwardProblem, stride: int) -> Launch:
     return Launch(_delta, grid(forward.heads, forward.Nq, rows), (*scalars, *constexprs), options, forward.device)
 
 
-def _kv_launch(problem: BackwardProblem, tile: TileConfig) -> Launch:
+def _kv_launch(problem: BackwardProblem, tile: TileConfig, count: bool) -> Launch:
     forward, (_, need_k, need_v) = problem.forward, problem.needs
     sizes = (forward.B * forward.Hk, forward.Hk, forward.group, forward.Nq, forward.Nk, forward.d)
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, kv_section(forward)))
-    constexprs = {**_constexprs(problem), "NEED_K": need_k, "NEED_V": need_v, **tile.blocks()}
+    constexprs = {**_constexprs(problem), "NEED_K": need_k, "NEED_V": need_v, "COUNT": count, **tile.blocks()}
     programs = grid(forward.B * forward.Hk, forward.Nk, tile.BLOCK_N)
-    return Launch(_backward_kv, programs, (*scalars, *constexprs.values()), _options(tile), forward.device)
+    return Launch(_backward_kv, programs, _arguments(scalars, constexprs, count), _options(tile), forward.device)
 
 
-def _q_launch(problem: BackwardProblem, tile: TileConfig) -> Launch:
+def _q_launch(problem: BackwardProblem, tile: TileConfig, count: bool) -> Launch:
     forward = problem.forward
     sizes = (forward.heads, forward.Hq, forward.group, forward.Nq, forward.Nk, forward.d)
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, section(forward)))
-    constexprs = {**_constexprs(problem), **tile.blocks()}
+    constexprs = {**_constexprs(problem), "COUNT": count, **tile.blocks()}
     programs = grid(forward.heads, forward.Nq, tile.BLOCK_M)
-    return Launch(_backward_q, programs, (*scalars, *constexprs.values()), _options(tile), forward.device)
+    return Launch(_backward_q, programs, _arguments(scalars, constexprs, count), _options(tile), forward.device)
+
+
+def _arguments(scalars: tuple[int | float, ...], constexprs: dict[str, Any], count: bool) -> tuple[Any, ...]:
+    """What follows the tensors; nothing takes the skipped tiles where they are not counted."""
+    arguments = (*scalars, *constexprs.values())
+    return arguments if count else (None, *arguments)
 
 
 def _strides(problem: BackwardProblem) -> tuple[int, ...]:

@@ -54,10 +54,11 @@ _POINTERS = {
     **{"acc_ptr": "*fp32", "m_ptr": "*fp32", "l_ptr": "*fp32"},
     **{"delta_ptr": "*fp32", "dlse_ptr": "*fp32"},
 }
-_BACKWARD: dict[str, object] = {"FAST_DO": True, "ZERO_SCALE": False}
+_UNCOUNTED = {"skipped_ptr": None, "COUNT": False}
+_BACKWARD: dict[str, object] = {"FAST_DO": True, "ZERO_SCALE": False, **_UNCOUNTED}
 # Each path's kernel and the constants of its own.
 _KERNELS = {
-    "portable": (_forward, {"SIGN": 1, "skipped_ptr": None, "COUNT": False}),
+    "portable": (_forward, {"SIGN": 1, **_UNCOUNTED}),
     "decode": (_decode, {"SIGN": 1, "SPLIT": True}),
     BACKWARD_KV: (_backward_kv, {**_BACKWARD, "NEED_K": True, "NEED_V": True}),
     BACKWARD_Q: (_backward_q, _BACKWARD),

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from kernel.debug import flash_attn_forward_debug, skipped_tiles
+from kernel import flash_attention
+from kernel.debug import flash_attn_backward_debug, flash_attn_forward_debug, skipped_query_tiles, skipped_tiles
 from kernel.portable import grid
 from kernel.tiles import TileConfig
 
-from .reference import assert_close, draw, visible_keys
+from .reference import assert_close, assert_gradients_close, draw, visible_keys
 
 ALIGNMENTS = (None, "upper_left", "lower_right")
 
@@ -67,6 +68,69 @@ def test_nothing_is_skipped_without_a_mask(device):
 def test_debug_mode_wants_a_tile(device):
     with pytest.raises(ValueError, match="config must name a tile in debug mode"):
         flash_attn_forward_debug(*draw(1, 1, 1, 1, 1, 8, device=device), config="autotune")
+
+
+# The backward
+
+
+def brute_force_of_queries(Nq, Nk, kv_len, alignment, tile):
+    """Count the leading query tiles in which no row sees a key of the key tile."""
+    keep = visible_keys(1, Nq, Nk, alignment or False, torch.tensor([kv_len]))[0, 0]
+    counts = []
+    for columns in keep.split(tile.BLOCK_N, 1) if Nk else ():
+        tiles = [block.any().item() for block in columns.split(tile.BLOCK_M)] if Nq else []
+        counts.append(next((i for i, seen in enumerate(tiles) if seen), len(tiles)))
+    return counts
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("tile", [TileConfig(16, 16, 4, 1), TileConfig(16, 32, 4, 1), TileConfig(32, 16, 4, 1)])
+def test_closed_form_of_query_tiles_is_the_brute_force_count(alignment, tile):
+    sizes = (0, 1, 2, 15, 16, 17, 31, 32, 33, 48, 65)
+    for Nq in sizes:
+        for Nk in sizes:
+            for kv_len in {0, min(1, Nk), Nk // 2, max(0, Nk - 1), Nk}:
+                want = brute_force_of_queries(Nq, Nk, kv_len, alignment, tile)
+                assert skipped_query_tiles(Nq, Nk, kv_len, alignment, tile) == want
+
+
+def backward(q, k, v, causal=False, seqlens=None, config="/16x16x4x1"):
+    O, LSE = flash_attention(q, k, v, causal, seqlens, return_lse=True)
+    dO = torch.linspace(-1, 1, O.numel(), device=O.device).reshape(O.shape)
+    return dO, *flash_attn_backward_debug(dO, q, k, v, O, LSE, causal, seqlens, config=config)
+
+
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("config", ["16x16x4x1+16x32x4x1", "16x32x4x1+32x16x4x1", "32x16x4x1+16x16x4x1"])
+@pytest.mark.parametrize(("Nq", "Nk"), [(1, 33), (17, 48), (48, 17), (40, 40)])
+def test_the_backward_counts_the_closed_form(alignment, config, Nq, Nk, device):
+    kv, q_tile = map(TileConfig.parse, config.split("+"))
+    seqlens = [0, 1, 16, Nk]
+    q, k, v = draw(len(seqlens), 2, 1, Nq, Nk, 4, device=device)
+    lengths = torch.tensor(seqlens, device=device)
+    _, _, of_keys, of_queries = backward(q, k, v, alignment or False, lengths, f"/{config}")
+    for b, kv_len in enumerate(seqlens):
+        of_a_head = skipped_query_tiles(Nq, Nk, kv_len, alignment, kv)
+        assert of_keys[b].tolist() == [[2 * tiles for tiles in of_a_head]]
+        assert of_queries[b].tolist() == [skipped_tiles(Nq, Nk, kv_len, alignment, q_tile)] * 2
+
+
+def test_counting_does_not_change_the_gradients(device):
+    q, k, v = draw(1, 2, 1, 40, 40, 8, device=device)
+    dO, grads, of_keys, of_queries = backward(q, k, v, True)
+    assert_gradients_close(grads, q, k, v, dO, causal=True)
+    assert (of_keys.tolist(), of_queries.tolist()) == ([[[0, 2, 4]]], [[[2, 1, 0]] * 2])
+
+
+def test_the_backward_skips_nothing_without_a_mask(device):
+    _, _, *skipped = backward(*draw(1, 1, 1, 20, 40, 8, device=device))
+    assert all((counts == 0).all() for counts in skipped)
+
+
+@pytest.mark.parametrize("config", ["autotune", "/autotune"])
+def test_debug_mode_of_the_backward_wants_tiles(config, device):
+    with pytest.raises(ValueError, match="config must name a tile in debug mode"):
+        backward(*draw(1, 1, 1, 1, 1, 8, device=device), config=config)
 
 
 def test_the_grid_has_one_dimension_past_65535():

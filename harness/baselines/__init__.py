@@ -1,6 +1,7 @@
 """What the usual checks would find: other suites' rules, as their authors would write them for a function of ours.
 
-All draw contiguous `randn` inputs and look at O alone. Every module below this one is imported, so that a new
+All draw contiguous `randn` inputs. Of a subject that declares gradients all but one look at those too, by a contiguous
+`randn` dO; of the others they see O alone. Every module below this one is imported, so that a new
 baseline is one decorated function in a file of its own.
 """
 

@@ -24,11 +24,11 @@ def assert_close(subject: Subject, device: str) -> bool:
 
 def _fails(subject: Subject, device: str, B: int, H: int, N: int, d: int, causal: bool) -> bool:
     inputs = Inputs.randn(0, device, torch.float32, B=B, H=(H, H), N=(N, N), d=d, causal=causal)
-    O = inputs.ask(subject)
-    if O is None:
+    answer = inputs.ask(subject)
+    if answer is None:
         return False
     try:
-        torch.testing.assert_close(O, inputs.reference())
+        torch.testing.assert_close(answer, inputs.reference(answer))
     except AssertionError:
         return True
     return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,10 @@ from harness.cli import main
 from harness.faults import CONTROLS, FAULTS
 from harness.subject import describe
 from tests.harness import toys
+from tests.kernel.reference import gradients
+
+# Taken before the fixture that leaves one control.
+RIGHT_BACKWARD = CONTROLS["autograd"]
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +81,38 @@ def test_round_shapes_have_no_groups():
 def test_the_reference_is_right(causal):
     inputs = Inputs.randn(0, "cpu", torch.float32, B=2, H=(4, 2), N=(5, 3), d=8, causal=causal, scale=0.3)
     wanted = CONTROLS["naive-fp32"].subject().function(inputs.q, inputs.k, inputs.v, causal=causal, scale=0.3)
-    torch.testing.assert_close(inputs.reference(), wanted)
+    torch.testing.assert_close(inputs.reference()["O"], wanted)
+
+
+@pytest.mark.parametrize("causal", [False, True, "lower_right"])
+def test_the_references_gradients_are_right(causal):
+    inputs = Inputs.randn(0, "cpu", torch.float32, B=2, H=(4, 2), N=(5, 3), d=8, causal=causal, scale=0.3)
+    got = inputs.reference(("O", "dQ"))
+    wanted = gradients(inputs.q, inputs.k, inputs.v, inputs.dO, causal=causal, scale=0.3)
+    for name, want in zip(("dQ", "dK", "dV"), wanted, strict=True):
+        torch.testing.assert_close(got[name], want.float())
+
+
+LOOK_AT_GRADIENTS = [name for name in BASELINES if name != "KernelBench"]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_gradients_are_looked_at_where_they_are_declared(name):
+    wrong = replace(describe(toys.doubles_dk), differentiable=True)
+    assert BASELINES[name].fires(wrong, "cpu") == (name in LOOK_AT_GRADIENTS)
+    assert not BASELINES[name].fires(describe(toys.doubles_dk), "cpu")
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_is_silent_on_gradients_that_are_right(name):
+    assert not BASELINES[name].fires(RIGHT_BACKWARD.subject(), "cpu")
+
+
+@pytest.mark.parametrize("name", LOOK_AT_GRADIENTS)
+def test_a_backward_that_raises_fails(name):
+    assert BASELINES[name].fires(
+        replace(describe(lambda q, k, v: toys.plain(q, k, v).detach()), differentiable=True), "cpu"
+    )
 
 
 def test_each_says_what_it_does():

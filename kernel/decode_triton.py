@@ -7,7 +7,7 @@ rows to fill a device. A second kernel merges the parts by their running max and
 import triton
 import triton.language as tl
 
-from .flash_attn_triton import _narrow, _visit, _widen
+from .flash_attn_triton import _narrow, _tile_offsets, _visit, _whole_units, _widen
 
 _NOT_SPECIALIZED = [
     *("q_ptr", "k_ptr", "v_ptr", "o_ptr", "lse_ptr", "seqlens_ptr", "acc_ptr", "m_ptr", "l_ptr"),
@@ -107,24 +107,14 @@ def _decode(
     v_ptr += b * stride_vb + hk.to(tl.int64) * stride_vh + start.to(tl.int64) * stride_vn
     k_step = stride_kn.to(tl.int64) * BLOCK_N
     v_step = stride_vn.to(tl.int64) * BLOCK_N
-    if not WIDE:
-        stride_kn = stride_kn.to(tl.int32)
-        stride_vn = stride_vn.to(tl.int32)
-        stride_kd = stride_kd.to(tl.int32)
-        stride_vd = stride_vd.to(tl.int32)
     q_offsets = b * stride_qb + h.to(tl.int64)[:, None] * stride_qh + i.to(tl.int64)[:, None] * stride_qn
-    k_offsets = offs_n[:, None] * stride_kn
-    v_offsets = offs_n[:, None] * stride_vn
     if FAST:
-        unit = 128 // q_ptr.dtype.element_ty.primitive_bitwidth
-        d = d // unit * unit
         q_offsets += offs_d[None, :]
-        k_offsets += offs_d[None, :]
-        v_offsets += offs_d[None, :]
     else:
         q_offsets += offs_d[None, :] * stride_qd
-        k_offsets += offs_d[None, :] * stride_kd
-        v_offsets += offs_d[None, :] * stride_vd
+    k_offsets = _tile_offsets(offs_n, offs_d, stride_kn, stride_kd, WIDE, FAST)
+    v_offsets = _tile_offsets(offs_n, offs_d, stride_vn, stride_vd, WIDE, FAST)
+    d = _whole_units(d, q_ptr, FAST)
     in_d = (offs_d < d)[None, :]
     in_q = is_query[:, None]
     if PAD_D:

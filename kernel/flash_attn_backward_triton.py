@@ -13,7 +13,7 @@ atomic, so two runs give the same bits. Rows that see no key are never read, and
 import triton
 import triton.language as tl
 
-from .flash_attn_triton import _narrow, _widen
+from .flash_attn_triton import _narrow, _tile_offsets, _whole_units, _widen
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -115,16 +115,9 @@ def _delta(
     sees = lse != -float("inf")
     o_ptr += b * stride_ob + hq * stride_oh
     do_ptr += b * stride_dob + hq * stride_doh
-    o_offsets = rows[:, None] * stride_on
-    do_offsets = rows[:, None] * stride_don
-    if FAST:
-        unit = 128 // o_ptr.dtype.element_ty.primitive_bitwidth
-        d = d // unit * unit
-        o_offsets += offs_d[None, :]
-        do_offsets += offs_d[None, :]
-    else:
-        o_offsets += offs_d[None, :] * stride_od
-        do_offsets += offs_d[None, :] * stride_dod
+    o_offsets = _tile_offsets(rows, offs_d, stride_on, stride_od, True, FAST)
+    do_offsets = _tile_offsets(rows, offs_d, stride_don, stride_dod, True, FAST)
+    d = _whole_units(d, o_ptr, FAST)
     in_d = (offs_d < d)[None, :]
     o = _load_rows(o_ptr, o_offsets, sees[:, None], in_d, True, PAD_D, FAST)
     do = _load_rows(do_ptr, do_offsets, sees[:, None], in_d, True, PAD_D, FAST)
@@ -351,34 +344,11 @@ def _backward_kv(
     delta_ptr += row0
     q_step = stride_qn * BLOCK_M
     do_step = stride_don * BLOCK_M
-    if not WIDE:
-        stride_qn = stride_qn.to(tl.int32)
-        stride_kn = stride_kn.to(tl.int32)
-        stride_vn = stride_vn.to(tl.int32)
-        stride_don = stride_don.to(tl.int32)
-        stride_qd = stride_qd.to(tl.int32)
-        stride_kd = stride_kd.to(tl.int32)
-        stride_vd = stride_vd.to(tl.int32)
-        stride_dod = stride_dod.to(tl.int32)
-    q_offsets = offs_m[:, None] * stride_qn
-    k_offsets = offs_n[:, None] * stride_kn
-    v_offsets = offs_n[:, None] * stride_vn
-    do_offsets = offs_m[:, None] * stride_don
-    if FAST:
-        # d is a whole number of 16-byte units: said so that the compiler sees it, and masks whole units.
-        unit = 128 // q_ptr.dtype.element_ty.primitive_bitwidth
-        d = d // unit * unit
-        q_offsets += offs_d[None, :]
-        k_offsets += offs_d[None, :]
-        v_offsets += offs_d[None, :]
-    else:
-        q_offsets += offs_d[None, :] * stride_qd
-        k_offsets += offs_d[None, :] * stride_kd
-        v_offsets += offs_d[None, :] * stride_vd
-    if FAST_DO:
-        do_offsets += offs_d[None, :]
-    else:
-        do_offsets += offs_d[None, :] * stride_dod
+    q_offsets = _tile_offsets(offs_m, offs_d, stride_qn, stride_qd, WIDE, FAST)
+    k_offsets = _tile_offsets(offs_n, offs_d, stride_kn, stride_kd, WIDE, FAST)
+    v_offsets = _tile_offsets(offs_n, offs_d, stride_vn, stride_vd, WIDE, FAST)
+    do_offsets = _tile_offsets(offs_m, offs_d, stride_don, stride_dod, WIDE, FAST_DO)
+    d = _whole_units(d, q_ptr, FAST)
     in_d = (offs_d < d)[None, :]
 
     is_seen = columns < seen
@@ -575,33 +545,11 @@ def _backward_q(
     v_ptr += b * stride_vb + hk * stride_vh
     k_step = stride_kn.to(tl.int64) * BLOCK_N
     v_step = stride_vn.to(tl.int64) * BLOCK_N
-    if not WIDE:
-        stride_qn = stride_qn.to(tl.int32)
-        stride_kn = stride_kn.to(tl.int32)
-        stride_vn = stride_vn.to(tl.int32)
-        stride_don = stride_don.to(tl.int32)
-        stride_qd = stride_qd.to(tl.int32)
-        stride_kd = stride_kd.to(tl.int32)
-        stride_vd = stride_vd.to(tl.int32)
-        stride_dod = stride_dod.to(tl.int32)
-    q_offsets = offs_m[:, None] * stride_qn
-    k_offsets = offs_n[:, None] * stride_kn
-    v_offsets = offs_n[:, None] * stride_vn
-    do_offsets = offs_m[:, None] * stride_don
-    if FAST:
-        unit = 128 // q_ptr.dtype.element_ty.primitive_bitwidth
-        d = d // unit * unit
-        q_offsets += offs_d[None, :]
-        k_offsets += offs_d[None, :]
-        v_offsets += offs_d[None, :]
-    else:
-        q_offsets += offs_d[None, :] * stride_qd
-        k_offsets += offs_d[None, :] * stride_kd
-        v_offsets += offs_d[None, :] * stride_vd
-    if FAST_DO:
-        do_offsets += offs_d[None, :]
-    else:
-        do_offsets += offs_d[None, :] * stride_dod
+    q_offsets = _tile_offsets(offs_m, offs_d, stride_qn, stride_qd, WIDE, FAST)
+    k_offsets = _tile_offsets(offs_n, offs_d, stride_kn, stride_kd, WIDE, FAST)
+    v_offsets = _tile_offsets(offs_n, offs_d, stride_vn, stride_vd, WIDE, FAST)
+    do_offsets = _tile_offsets(offs_m, offs_d, stride_don, stride_dod, WIDE, FAST_DO)
+    d = _whole_units(d, q_ptr, FAST)
     in_d = (offs_d < d)[None, :]
 
     row0 = head.to(tl.int64) * Nq + m0

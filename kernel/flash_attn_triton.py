@@ -34,6 +34,29 @@ def _narrow(x):
 
 
 @triton.jit
+def _whole_units(d, ptr, FAST: tl.constexpr):
+    """d; with FAST, said to be a whole number of 16-byte units, so that the compiler masks whole units."""
+    if FAST:
+        unit = 128 // ptr.dtype.element_ty.primitive_bitwidth
+        d = d // unit * unit
+    return d
+
+
+@triton.jit
+def _tile_offsets(rows, offs_d, stride_n, stride_d, WIDE: tl.constexpr, FAST: tl.constexpr):
+    """Offsets (rows, BLOCK_D) in a tile, of 32 bits where those suffice; with FAST stride_d is 1."""
+    if not WIDE:
+        stride_n = stride_n.to(tl.int32)
+        stride_d = stride_d.to(tl.int32)
+    offsets = rows[:, None] * stride_n
+    if FAST:
+        offsets += offs_d[None, :]
+    else:
+        offsets += offs_d[None, :] * stride_d
+    return offsets
+
+
+@triton.jit
 def _visit(
     acc,
     m,
@@ -212,27 +235,10 @@ def _forward(
     v_ptr += b * stride_vb + hk * stride_vh
     k_step = stride_kn.to(tl.int64) * BLOCK_N
     v_step = stride_vn.to(tl.int64) * BLOCK_N
-    if not WIDE:
-        stride_qn = stride_qn.to(tl.int32)
-        stride_kn = stride_kn.to(tl.int32)
-        stride_vn = stride_vn.to(tl.int32)
-        stride_qd = stride_qd.to(tl.int32)
-        stride_kd = stride_kd.to(tl.int32)
-        stride_vd = stride_vd.to(tl.int32)
-    q_offsets = offs_m[:, None] * stride_qn
-    k_offsets = offs_n[:, None] * stride_kn
-    v_offsets = offs_n[:, None] * stride_vn
-    if FAST:
-        # d is a whole number of 16-byte units: said so that the compiler sees it, and masks whole units.
-        unit = 128 // q_ptr.dtype.element_ty.primitive_bitwidth
-        d = d // unit * unit
-        q_offsets += offs_d[None, :]
-        k_offsets += offs_d[None, :]
-        v_offsets += offs_d[None, :]
-    else:
-        q_offsets += offs_d[None, :] * stride_qd
-        k_offsets += offs_d[None, :] * stride_kd
-        v_offsets += offs_d[None, :] * stride_vd
+    q_offsets = _tile_offsets(offs_m, offs_d, stride_qn, stride_qd, WIDE, FAST)
+    k_offsets = _tile_offsets(offs_n, offs_d, stride_kn, stride_kd, WIDE, FAST)
+    v_offsets = _tile_offsets(offs_n, offs_d, stride_vn, stride_vd, WIDE, FAST)
+    d = _whole_units(d, q_ptr, FAST)
     in_d = (offs_d < d)[None, :]
     is_query = offs_m < Nq - m0
     in_q = is_query[:, None]

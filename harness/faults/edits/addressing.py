@@ -23,7 +23,7 @@ edit(
     "v-rows-at-k-pitch",
     "https://github.com/flagos-ai/FlagAttention/issues/45",
     "Rows of V inside a tile are addressed with K's row stride; the tiles themselves are found rightly.",
-    [("v_offsets = offs_n[:, None] * stride_vn", "v_offsets = offs_n[:, None] * stride_kn")],
+    [("_tile_offsets(offs_n, offs_d, stride_vn,", "_tile_offsets(offs_n, offs_d, stride_kn,")],
     witness=case(1, 2, layout=("contiguous", "contiguous", "sliced")),
     slack=True,
 )
@@ -43,7 +43,7 @@ edit(
     "unit-d-stride-assumed",
     None,
     "The last stride of Q is taken for 1.",
-    [("q_offsets += offs_d[None, :] * stride_qd", "q_offsets += offs_d[None, :]")],
+    [("stride_qn, stride_qd, WIDE, FAST)", "stride_qn, stride_qd, WIDE, True)")],
     witness=case(2, 2, layout="column_major"),
     slack=True,
 )

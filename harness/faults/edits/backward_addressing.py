@@ -17,11 +17,7 @@ edit(
             "do_ptr += b * stride_dob + hq * stride_doh\n    o_offsets",
             "do_ptr += b * stride_ob + hq * stride_oh\n    o_offsets",
         ),
-        ("do_offsets = rows[:, None] * stride_don", "do_offsets = rows[:, None] * stride_on"),
-        (
-            "do_offsets += offs_d[None, :] * stride_dod\n    in_d = (offs_d < d)[None, :]\n    o =",
-            "do_offsets += offs_d[None, :] * stride_od\n    in_d = (offs_d < d)[None, :]\n    o =",
-        ),
+        ("_tile_offsets(rows, offs_d, stride_don, stride_dod,", "_tile_offsets(rows, offs_d, stride_on, stride_od,"),
     ],
     file=_FILE,
     expects=GRADIENT,

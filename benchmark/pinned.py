@@ -13,9 +13,8 @@ from __future__ import annotations
 from itertools import cycle
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
-from harness.subject import Attention
+from harness.faults.planting import pinned
+from harness.subject import DECLARATION, Attention
 from harness.subjects._conventions import declares
 from harness.subjects.kernel_hopper import attention as hopper
 from kernel import backward_tiles, flash_attention, hopper_backward, tiles
@@ -37,21 +36,9 @@ class Pinned(NamedTuple):
 
     def subject(self) -> Attention:
         """The function that asks for this config alone."""
-        declared = {key: value for key, value in vars(self.like)["__flashattest__"].items() if key != "configs"}
-
-        @declares(**declared | self.limits)
-        def attention(
-            q: Tensor,
-            k: Tensor,
-            v: Tensor,
-            causal: Any = False,
-            seqlens_k: Tensor | None = None,
-            scale: float | None = None,
-            return_lse: bool = False,
-        ) -> Any:
-            return flash_attention(q, k, v, causal, seqlens_k, scale, return_lse, config=self.config)
-
-        return attention
+        declared = {**vars(self.like)[DECLARATION], **self.limits}
+        declared.pop("configs", None)
+        return declares(**declared)(pinned(flash_attention, self.config))
 
 
 def _portable(name: str, forward: Any, of_kv: Any, of_q: Any, *dtypes: str) -> dict[str, Pinned]:
@@ -67,7 +54,7 @@ def _of_hopper() -> dict[str, Pinned]:
         halves = [f"hopper:{pair}" for pair in hopper_backward.TILES.get(d, ())] or ["portable"]
         for tile, half in zip(known, cycle(halves), strict=False):
             found.append(Pinned(f"hopper:{tile}/{half}", hopper, {"head_dims": tuple(HEAD_DIMS[d])}))
-    return {f"hopper{i}": pinned for i, pinned in enumerate(found)}
+    return {f"hopper{i}": each for i, each in enumerate(found)}
 
 
 ALL = {
@@ -85,5 +72,5 @@ def __getattr__(name: str) -> Attention:
 
 
 if __name__ == "__main__":
-    for name, pinned in ALL.items():
-        print(f"{name:8} {pinned.config}")
+    for name, each in ALL.items():
+        print(f"{name:8} {each.config}")

@@ -81,7 +81,7 @@ def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
         with torch.enable_grad():
             returned = inputs.call(subject, case)
     except Exception as error:
-        raise _refusal(subject, case, error) or error from None
+        raise refusal_in(error, subject, case) or error from None
     O = returned[0] if isinstance(returned, tuple) else returned
     return isinstance(O, Tensor) and O.requires_grad
 
@@ -118,7 +118,7 @@ def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) ->
     except NoGradient as error:
         raise Refused(str(error)) from error
     except Exception as error:
-        if refusal := _refusal(subject, case, error):
+        if refusal := refusal_in(error, subject, case):
             raise refusal from error
         run.said["raised"] = error
     names = list(watched)
@@ -132,7 +132,7 @@ def _watched(problem: Problem) -> dict[str, Tensor]:
     return problem.tensors | ({} if problem.seqlens_k is None else {"seqlens_k": problem.seqlens_k})
 
 
-def raise_if_forked_late(error: Exception) -> None:
+def _raise_if_forked_late(error: Exception) -> None:
     """Raise CannotRun for what torch's autograd says of a fork, which is no failure of the subject.
 
     Where there is an accelerator, the first backward of a process starts threads, and no fork that is made of it later
@@ -145,8 +145,9 @@ def raise_if_forked_late(error: Exception) -> None:
         ) from error
 
 
-def _refusal(subject: Subject, case: AttentionCase, error: Exception) -> Refused | None:
-    raise_if_forked_late(error)
+def refusal_in(error: Exception, subject: Subject, case: AttentionCase) -> Refused | None:
+    """The refusal that an exception of a call is, or None. Raises CannotRun for one that speaks of this process."""
+    _raise_if_forked_late(error)
     if subject.is_refusal(error):
         return Refused(first_line(error))
     if is_out_of_memory(error) and is_large(case):

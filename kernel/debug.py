@@ -8,9 +8,9 @@ import triton
 from . import portable_backward
 from .arguments import check_arguments
 from .backward_arguments import as_backward_values, check_backward
-from .backward_paths import PORTABLE_BACKWARD, choose_backward
+from .backward_paths import PORTABLE_BACKWARD, backward_half, choose_backward
 from .backward_tiles import BackwardTiles
-from .paths import PORTABLE, choose
+from .paths import PORTABLE, choose, forward_half
 from .portable import launch_of, usable_tile
 from .tiles import TileConfig
 from .tuning import AUTOTUNE
@@ -29,7 +29,7 @@ def flash_attn_forward_debug(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return O and the key tiles left out, int32 (B, Hq, query tiles), counted by the portable kernel as it runs."""
     problem = check_arguments(q, k, v, causal, seqlens_k, scale)
-    _check_names_a_tile(config)
+    _check_names_a_tile(forward_half(config))
     path, text = choose(problem, PORTABLE.name if config is None else config)
     if path is not PORTABLE:
         raise ValueError(f"config must be a tile of the portable path in debug mode, got {config!r}")
@@ -64,25 +64,22 @@ def flash_attn_backward_debug(
     problem = check_backward(
         as_backward_values(dO, None, q, k, v, O, LSE, causal, seqlens_k, scale, config, (True, True, True))
     )
-    _check_names_a_tile(config)
+    _check_names_a_tile(config, backward_half(config))
     path, text = choose_backward(problem, f"/{PORTABLE_BACKWARD.name}" if config is None else config)
     if path is not PORTABLE_BACKWARD:
         raise ValueError(f"config must be tiles of the portable path in debug mode, got {config!r}")
     tiles = portable_backward.usable_tiles(problem, text and BackwardTiles.parse(text))
-    grads = tuple(torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    of_keys, of_queries = ((x.shape[0], x.shape[1], triton.cdiv(x.shape[2], n)) for x, n in _owned(q, k, tiles))
-    skipped = [torch.zeros(size, dtype=torch.int32, device=q.device) for size in (of_keys, of_queries)]
+    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    skipped = [
+        torch.empty(*x.shape[:2], triton.cdiv(x.shape[2], rows), dtype=torch.int32, device=q.device)
+        for x, rows in ((k, tiles.kv.BLOCK_N), (q, tiles.q.BLOCK_M))
+    ]
     portable_backward.launch_of(problem, tiles, count=True)(q, k, v, O, LSE, dO, None, seqlens_k, *grads, *skipped)
     return grads, *skipped
 
 
-def _owned(q: torch.Tensor, k: torch.Tensor, tiles: BackwardTiles) -> tuple[tuple[torch.Tensor, int], ...]:
-    """The tensor whose rows each kernel of the backward cuts into tiles, and their height."""
-    return (k, tiles.kv.BLOCK_N), (q, tiles.q.BLOCK_M)
-
-
-def _check_names_a_tile(config: object) -> None:
-    if isinstance(config, str) and AUTOTUNE in config.split("/"):
+def _check_names_a_tile(*asked: object) -> None:
+    if AUTOTUNE in asked:
         raise ValueError(f'config must name a tile in debug mode, where the counts depend on it, got "{AUTOTUNE}"')
 
 

@@ -64,9 +64,15 @@ def launch_of(problem: Problem, tile: TileConfig, count: bool = False) -> Launch
         *(int(problem.alignment == "lower_right"), section(problem), scale_log2),
     )
     constexprs = {**constexprs_of(problem, sign), "COUNT": count, **tile.blocks()}
-    arguments = (*scalars, *constexprs.values()) if count else (None, *scalars, *constexprs.values())
+    arguments = arguments_of(scalars, constexprs, count)
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     return Launch(_forward, grid(problem.heads, problem.Nq, tile.BLOCK_M), arguments, options, problem.device)
+
+
+def arguments_of(scalars: tuple[int | float, ...], constexprs: dict[str, Any], count: bool) -> tuple[Any, ...]:
+    """What follows the tensors; without `count` nothing takes the skipped tiles, whose tensor is the last one."""
+    arguments = (*scalars, *constexprs.values())
+    return arguments if count else (None, *arguments)
 
 
 def constexprs_of(problem: Problem, sign: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from .flash_attn_backward_triton import _backward_kv, _backward_q, _delta
 from .flash_attn_triton import INTERPRETED
 from .launch import Launch
 from .plan import Plan
-from .portable import _L2_BYTES, constexprs_of, grid, is_fast, is_wide, section, split_scale
+from .portable import _L2_BYTES, arguments_of, constexprs_of, grid, is_fast, is_wide, section, split_scale
 from .tiles import TileConfig, block_d, device_arch
 
 _DELTA_ELEMENTS = 4096
@@ -126,7 +126,7 @@ def _kv_launch(problem: BackwardProblem, tile: TileConfig, count: bool) -> Launc
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, kv_section(forward)))
     constexprs = {**_constexprs(problem), "NEED_K": need_k, "NEED_V": need_v, "COUNT": count, **tile.blocks()}
     programs = grid(forward.B * forward.Hk, forward.Nk, tile.BLOCK_N)
-    return Launch(_backward_kv, programs, _arguments(scalars, constexprs, count), _options(tile), forward.device)
+    return Launch(_backward_kv, programs, arguments_of(scalars, constexprs, count), _options(tile), forward.device)
 
 
 def _q_launch(problem: BackwardProblem, tile: TileConfig, count: bool) -> Launch:
@@ -135,13 +135,7 @@ def _q_launch(problem: BackwardProblem, tile: TileConfig, count: bool) -> Launch
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, section(forward)))
     constexprs = {**_constexprs(problem), "COUNT": count, **tile.blocks()}
     programs = grid(forward.heads, forward.Nq, tile.BLOCK_M)
-    return Launch(_backward_q, programs, _arguments(scalars, constexprs, count), _options(tile), forward.device)
-
-
-def _arguments(scalars: tuple[int | float, ...], constexprs: dict[str, Any], count: bool) -> tuple[Any, ...]:
-    """What follows the tensors; nothing takes the skipped tiles where they are not counted."""
-    arguments = (*scalars, *constexprs.values())
-    return arguments if count else (None, *arguments)
+    return Launch(_backward_q, programs, arguments_of(scalars, constexprs, count), _options(tile), forward.device)
 
 
 def _strides(problem: BackwardProblem) -> tuple[int, ...]:

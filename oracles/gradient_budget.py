@@ -14,7 +14,7 @@ from oracles.float64 import Truth
 from oracles.gradient_sums import SIGMAS, UNIFORM, Parts, Roundings, Sum, sum_of
 from oracles.gradients64 import Gradients
 from oracles.heads import over_group, scores, weighted
-from oracles.weights import HOPELESS, by_query_head, dot_error, score_errors
+from oracles.weights import HOPELESS, by_query_head, dot_error, score_errors, visible
 from strategies import Problem
 
 
@@ -171,14 +171,14 @@ class DeltaErrors:
 
 
 def _pair_errors(problem: Problem, truth: Truth, g: Gradients, forward: Budget, kernel: Kernel) -> PairErrors:
-    seen = _hide(torch.ones_like(g.P), truth)
+    seen = visible(torch.ones_like(g.P), truth)
     E_P, lost_P = _weight_errors(problem, truth, g, forward, kernel.rounding, seen)
     P = g.P + E_P
-    size_dP = _hide(scores(g.dO.abs(), truth.v.abs()), truth)
+    size_dP = visible(scores(g.dO.abs(), truth.v.abs()), truth)
     E_dP = size_dP * dot_error(problem, kernel.rounding) + seen * (problem.q.shape[-1] * FLUSHED)
     delta = _delta_errors(truth, g, forward, kernel, E_P, P, E_dP)
     dS = {
-        "weights": E_P * _hide((g.dP - g.delta + g.dLSE).abs(), truth),
+        "weights": E_P * visible((g.dP - g.delta + g.dLSE).abs(), truth),
         "dP": P * E_dP,
         "delta": P * delta.all,
         "subtraction": P * (g.dP.abs() + g.delta.abs() + g.dLSE.abs()) * (3 * kernel.rounding.u),
@@ -196,7 +196,7 @@ def _weight_errors(
     LSE = truth.LSE.unsqueeze(-1)
     size_LSE = LSE.abs().masked_fill(LSE.isneginf(), 0.0)
     drift = forward.LSE.unsqueeze(-1) + 2 * r.u * (size_LSE + truth.divisor.log())
-    f = _hide(score_errors(problem, truth, r) + drift, truth)
+    f = visible(score_errors(problem, truth, r) + drift, truth)
     lost = f >= HOPELESS
     return (g.P * f.clamp(max=HOPELESS).expm1_()).add_(seen, alpha=FLUSHED), lost
 
@@ -272,10 +272,6 @@ def _sum_over_keys(g: Gradients, dS: Parts, cast: Roundings, pairs: PairErrors, 
 def _terms(most: Tensor, cast: Roundings, errors: Parts) -> Tensor:
     """What the terms of a sum may come to, cast."""
     return most + cast.most + errors["cast near 0"]
-
-
-def _hide(pairs: Tensor, truth: Truth) -> Tensor:
-    return pairs if truth.hidden is None else pairs.masked_fill(truth.hidden, 0.0)
 
 
 def _row_sum(a: Tensor, b: Tensor) -> Tensor:

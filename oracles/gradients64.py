@@ -10,7 +10,7 @@ from torch import Tensor
 
 from oracles.float64 import Truth
 from oracles.heads import gathered, over_group, scores, weighted
-from oracles.weights import by_query_head
+from oracles.weights import by_query_head, visible
 from strategies import Problem
 
 
@@ -47,14 +47,14 @@ def gradients64(problem: Problem, truth: Truth) -> Gradients:
     """
     dO, dLSE = _given(problem)
     q, k, finite_dO = (_finite(tensor) for tensor in (truth.q, truth.k, dO))
-    P = _visible(truth.W / truth.divisor, truth)
-    dP = _visible(_spoil(scores(finite_dO, truth.v), dO, problem, truth), truth)
+    P = visible(truth.W / truth.divisor, truth)
+    dP = visible(_spoil(scores(finite_dO, truth.v), dO, problem, truth), truth)
     delta = (P * dP).sum(-1, keepdim=True)
-    dS = _visible(P * (dP - delta + dLSE), truth)
+    dS = visible(P * (dP - delta + dLSE), truth)
     dQ = weighted(dS, k).mul_(problem.scale)
     dK_heads, dV_heads = gathered(dS, q).mul_(problem.scale), gathered(P, finite_dO)
     if finite_dO is not dO:
-        seen = _visible(torch.ones_like(P), truth)
+        seen = visible(torch.ones_like(P), truth)
         dV_heads.masked_fill_(gathered(seen, (~dO.isfinite()).double()) > 0, math.nan)
     dK, dV = (over_group(heads, k.shape[1]) for heads in (dK_heads, dV_heads))
     of = {"dQ": dQ, "dK": dK, "dV": dV, "dK_heads": dK_heads, "dV_heads": dV_heads}
@@ -74,10 +74,6 @@ def _given(problem: Problem) -> tuple[Tensor, Tensor]:
 def _finite(tensor: Tensor) -> Tensor:
     """The tensor with 0 for NaN and inf; itself where there are none (fp32 numbers never sum to inf in float64)."""
     return tensor if math.isfinite(tensor.sum().item()) else tensor.nan_to_num(0.0, 0.0, 0.0)
-
-
-def _visible(scores: Tensor, truth: Truth) -> Tensor:
-    return scores if truth.hidden is None else scores.masked_fill(truth.hidden, 0.0)
 
 
 def _spoil(dP: Tensor, dO: Tensor, problem: Problem, truth: Truth) -> Tensor:

@@ -32,4 +32,4 @@ def gathered(weights: Tensor, rows: Tensor) -> Tensor:
 def over_group(by_query_head: Tensor, Hk: int) -> Tensor:
     """Sum (B, Hq, Nk, c) over the query heads that share one head of K and V: (B, Hk, Nk, c)."""
     B, Hq, Nk, c = by_query_head.shape
-    return by_query_head if Hq == Hk else by_query_head.view(B, Hk, Hq // Hk, Nk, c).sum(2)
+    return by_query_head if Hq == Hk else by_query_head.reshape(B, Hk, Hq // Hk, Nk, c).sum(2)

@@ -47,16 +47,9 @@ def vote(
     return votes
 
 
-def hold(
-    answer: Answer,
-    problem: Problem,
-    truth: Truth,
-    budget: Budget | None = None,
-    gradients: Gradients | None = None,
-    of_gradients: GradientBudget | None = None,
-) -> Comparison:
+def hold(answer: Answer, problem: Problem, truth: Truth, budget: Budget | None = None) -> Comparison:
     """Hold one answer against the truth, with a budget for the dtype of `answer.O`; the worst one of its tensors."""
-    found = compared(answer, problem, truth, budget, gradients, of_gradients)
+    found = compared(answer, problem, truth, budget)
     return max(found.values(), key=lambda comparison: comparison.ratio)
 
 

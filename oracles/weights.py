@@ -89,6 +89,11 @@ def _capped(truth: Truth, found: Perturbed, worst_e: Tensor) -> Perturbed:
     return Perturbed(moved, magnitude, drift, found.largest_e, worst_e)
 
 
+def visible(pairs: Tensor, truth: Truth) -> Tensor:
+    """Numbers of pairs (B, Hq, Nq, Nk), 0 where hidden."""
+    return pairs if truth.hidden is None else pairs.masked_fill(truth.hidden, 0.0)
+
+
 def by_query_head(truth: Truth, of_v: Tensor) -> Tensor:
     """Repeat (B, Hk, ...) to (B, Hq, ...)."""
     group = truth.q.shape[1] // truth.k.shape[1]

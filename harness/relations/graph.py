@@ -14,7 +14,7 @@ from harness.memory import GuardedAllocations
 from harness.relations.base import Base, Broken, Claim
 from harness.relations.gradients import budget_of, has_backward, is_deterministic
 from harness.relations.registry import relation
-from harness.run import Refused, raise_if_forked_late
+from harness.run import Refused, refusal_in
 from harness.verdict import Verdict
 from strategies import Problem
 
@@ -77,7 +77,8 @@ class _Graph:
 
 
 def _of(base: Base, error: Exception) -> Exception:
-    raise_if_forked_late(error)
-    if base.attempt.subject.is_refusal(error) or any(words in str(error) for words in NO_SECOND):
+    if refusal := refusal_in(error, base.attempt.subject, base.attempt.case):
+        return refusal
+    if any(words in str(error) for words in NO_SECOND):
         return Refused(first_line(error))
     return Broken(Verdict("raised", "returns", f"The call raised {first_line(error)}"))

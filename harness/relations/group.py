@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import Tensor
-
 from harness.relations.base import Base, Claim
 from harness.relations.gradients import added_up, budget_of, has_backward
 from harness.relations.registry import relation
+from oracles.heads import over_group
 
 
 @relation(exact=None, price=2, when=lambda a: has_backward(a) and a.case.geometry.group > 1, of_gradients=True)
@@ -17,17 +16,11 @@ def copies_add_up(base: Base) -> Iterator[Claim]:
 
     Never bit for bit: the copies' are rounded before they are added. Allowed are the budgets of all.
     """
-    group = base.attempt.case.geometry.group
+    group, Hk = base.attempt.case.geometry.group, base.attempt.case.geometry.Hk
     k, v = (t.repeat_interleave(group, dim=1) for t in (base.problem.k, base.problem.v))
     other = base.again(k=k, v=v)
     for name in ("dK", "dV"):
         if name in base.gradients and name in other.gradients:
-            budget = budget_of(base.attempt, name) + _summed(budget_of(other, name), group)
-            wanted = _summed(other.gradients[name], group)
+            budget = budget_of(base.attempt, name) + over_group(budget_of(other, name), Hk)
+            wanted = over_group(other.gradients[name].double(), Hk)
             yield added_up(base, name, wanted, budget, f"Beside the gradients of {group} copies added up")
-
-
-def _summed(x: Tensor, group: int) -> Tensor:
-    """(B, Hq, Nk, d) to (B, Hk, Nk, d), in float64."""
-    B, Hq, Nk, d = x.shape
-    return x.double().reshape(B, Hq // group, group, Nk, d).sum(2)

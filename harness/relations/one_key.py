@@ -10,6 +10,7 @@ from harness.attempt import Attempt
 from harness.relations.base import Base, Claim
 from harness.relations.gradients import budget_of, has_backward
 from harness.relations.registry import relation
+from oracles.heads import over_group
 
 
 def _has_keys(attempt: Attempt) -> bool:
@@ -30,8 +31,7 @@ def single_key_gradients(base: Base) -> Iterator[Claim]:
         entry, key = slice(b, b + 1), slice(j, j + 1)
         q, k, v = problem.q[entry], problem.k[entry, :, key], problem.v[entry, :, key]
         other = base.again(q=q, k=k, v=v, dO=dO[entry], causal=False, seqlens_k=None, return_lse=False)
-        _, Hk, _, d = k.shape
-        summed = dO[entry].double().sum(2).reshape(1, Hk, problem.group, d).sum(2)[:, :, None]
+        summed = over_group(dO[entry].double().sum(2, keepdim=True), k.shape[1])
         for name, wanted in (("dQ", torch.zeros_like(q)), ("dK", torch.zeros_like(k)), ("dV", summed)):
             if name in other.gradients:
                 what = f"With key {j} of batch entry {b} alone"

@@ -13,7 +13,7 @@ from harness.relations.base import Again, Base, Claim
 from harness.relations.gradients import added_up, budget_of, has_backward
 from harness.relations.registry import relation
 from oracles import Truth, float64
-from oracles.heads import weighted
+from oracles.heads import over_group, weighted
 from oracles.weights import by_query_head
 from strategies import Problem
 
@@ -103,18 +103,13 @@ class _Part:
 
     def drift(self) -> dict[str, Tensor]:
         """How far the roundings of dO and dLSE move the gradients at most."""
-        truth, scale = self.truth, abs(self.problem.scale)
+        truth, scale, Hk = self.truth, abs(self.problem.scale), self.problem.k.shape[1]
         P = truth.W / truth.divisor
         dP = self.off_dO @ by_query_head(truth, truth.v.abs()).mT
         delta = (self.off_dO * truth.O.abs()).sum(-1, keepdim=True)
         dS = P * (dP + delta + self.off_dLSE[..., None])
         return {
             "dQ": scale * weighted(dS, truth.k.abs()),
-            "dK": self._group_sum(scale * dS.mT @ truth.q.abs()),
-            "dV": self._group_sum(P.mT @ self.off_dO),
+            "dK": over_group(scale * dS.mT @ truth.q.abs(), Hk),
+            "dV": over_group(P.mT @ self.off_dO, Hk),
         }
-
-    def _group_sum(self, x: Tensor) -> Tensor:
-        B, Hq, Nk, d = x.shape
-        Hk = self.problem.k.shape[1]
-        return x.reshape(B, Hk, Hq // Hk, Nk, d).sum(2)

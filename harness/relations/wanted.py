@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
 
 from harness.relations.base import Base, Claim
 from harness.relations.gradients import has_backward, same_gradients
 from harness.relations.registry import relation
+from strategies.case import NEEDS
 
-ROLES = ("q", "k", "v")
-SUBSETS = tuple(some for n in (1, 2, 3) for some in combinations(ROLES, n))
+SOME_BEFORE_ALL = (*NEEDS[1:], NEEDS[0])
 
 
 @relation(exact="deterministic", when=has_backward, of_gradients=True)
 def other_gradients_wanted(base: Base) -> Iterator[Claim]:
     """A gradient is the same whichever others are wanted beside it: bit for bit for a deterministic subject."""
     own = set(base.attempt.case.needs_grad)
-    others = [wanted for wanted in SUBSETS if set(wanted) != own and own & set(wanted)]
+    others = [wanted for wanted in SOME_BEFORE_ALL if set(wanted) != own and own & set(wanted)]
     for wanted in base.choices(others):
         other = base.again(needs_grad=wanted)
         yield from same_gradients(base, other, f"With gradients wanted of {', '.join(wanted)}")

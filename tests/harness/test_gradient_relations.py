@@ -16,7 +16,9 @@ from harness.faults.functions.backward_state import (
 )
 from harness.faults.witness import gradients
 from harness.judge import judge
-from harness.relations import BITS, RELATIONS, hold
+from harness.relations import BITS, RELATIONS, graph, hold
+from harness.relations.base import Base, Broken
+from harness.run import Refused
 from harness.subject import EXACT, describe
 
 from .test_relations import FIRES as FORWARD
@@ -207,3 +209,10 @@ def test_a_gradient_past_the_range_of_fp16_may_be_the_sum_of_parts_within_it(nam
     )
     assert attempt(promising(Differentiable), tried, "cpu").result.gradients["dK"].isinf().any()
     assert held(promising(Differentiable, ()), tried, [name]) == []
+
+
+@pytest.mark.parametrize(("large", "told"), [(2**40, Broken), (1, Refused)])
+def test_a_graph_that_finds_no_memory_is_refused_where_a_call_is(large, told, monkeypatch):
+    monkeypatch.setattr("harness.run.LARGE", large)
+    base = Base.of(attempt(describe(Differentiable()), gradients(2, 2), "cpu"))
+    assert isinstance(graph._of(base, MemoryError()), told)

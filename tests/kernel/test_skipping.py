@@ -13,14 +13,22 @@ from .reference import assert_close, assert_gradients_close, draw, visible_keys
 ALIGNMENTS = (None, "upper_left", "lower_right")
 
 
+def visible_pairs(Nq, Nk, kv_len, alignment):
+    return visible_keys(1, Nq, Nk, alignment or False, torch.tensor([kv_len]))[0, 0]
+
+
+def tiles_of(keep, size, dim):
+    return keep.split(size, dim) if keep.shape[dim] else ()
+
+
+def before_the_first_seen(blocks):
+    return next((i for i, block in enumerate(blocks) if block.any()), len(blocks))
+
+
 def brute_force(Nq, Nk, kv_len, alignment, tile):
     """Count the trailing key tiles in which no row of the query tile sees a key."""
-    keep = visible_keys(1, Nq, Nk, alignment or False, torch.tensor([kv_len]))[0, 0]
-    counts = []
-    for rows in keep.split(tile.BLOCK_M) if Nq else ():
-        tiles = [block.any().item() for block in rows.split(tile.BLOCK_N, 1)] if Nk else []
-        counts.append(next((i for i, seen in enumerate(reversed(tiles)) if seen), len(tiles)))
-    return counts
+    rows_of_tiles = tiles_of(visible_pairs(Nq, Nk, kv_len, alignment), tile.BLOCK_M, 0)
+    return [before_the_first_seen(tiles_of(rows, tile.BLOCK_N, 1)[::-1]) for rows in rows_of_tiles]
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
@@ -75,12 +83,8 @@ def test_debug_mode_wants_a_tile(device):
 
 def brute_force_of_queries(Nq, Nk, kv_len, alignment, tile):
     """Count the leading query tiles in which no row sees a key of the key tile."""
-    keep = visible_keys(1, Nq, Nk, alignment or False, torch.tensor([kv_len]))[0, 0]
-    counts = []
-    for columns in keep.split(tile.BLOCK_N, 1) if Nk else ():
-        tiles = [block.any().item() for block in columns.split(tile.BLOCK_M)] if Nq else []
-        counts.append(next((i for i, seen in enumerate(tiles) if seen), len(tiles)))
-    return counts
+    columns_of_tiles = tiles_of(visible_pairs(Nq, Nk, kv_len, alignment), tile.BLOCK_N, 1)
+    return [before_the_first_seen(tiles_of(columns, tile.BLOCK_M, 0)) for columns in columns_of_tiles]
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)

@@ -55,14 +55,17 @@ class HopperTile(NamedTuple):
         return {2: 240, 3: 160}[self.groups]
 
 
-# What fits and does not spill in its loops, by head-dim tile; the comment says what each is best at, on an H100.
+# What fits and does not spill in its loops, by head-dim tile; of two that cost the same the first is best on an H100
+# where nothing is causal, the second where something is.
 TILES: dict[int, tuple[HopperTile, ...]] = {
-    64: (HopperTile(192, 128, 4, 2), HopperTile(128, 128, 3, 2)),  # all but short causal problems; those
-    128: (HopperTile(128, 128, 2, 2), HopperTile(128, 128, 2, 1)),  # not causal; causal
+    64: (HopperTile(192, 128, 4, 2), HopperTile(128, 128, 3, 2)),
+    128: (HopperTile(128, 128, 2, 2), HopperTile(128, 128, 2, 1)),
     256: (HopperTile(128, 64, 2, 1),),
 }
-# With fewer keys, what a tall tile wastes along the diagonal is more than it gains elsewhere.
-_SHORT = 8192
+# Time for a row and a key by warpgroups that compute, in units of its own for causal problems, as an H100 showed it at
+# d 64 where it is full.
+_PACE = {2: 5, 3: 4}
+_CAUSAL_PACE = {2: 100, 3: 99}
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,33 @@ class Hopper:
 
 
 def tiles_of(problem: Problem) -> tuple[HopperTile, ...]:
-    """The tiles of a problem, the shipped one first; it hangs on Nk, d and the mask, not on B or H."""
-    tiles = TILES[max(64, block_d(problem.d))]
-    is_tall_best = not problem.causal or (tiles[0].groups == 3 and problem.Nk >= _SHORT)
-    return tiles if is_tall_best else tiles[::-1]
+    """The tiles of a problem, the shipped one first: that whose busiest multiprocessor is done first.
+
+    So the choice hangs on the batch and the heads too, which may change no bit of a row: tiles of a head dim differ in
+    rows and slots alone, never in BLOCK_N, so that each row meets the same keys in the same steps.
+    """
+    tiles = known_tiles(problem.d)
+    return tuple(sorted(tiles[::-1] if problem.causal else tiles, key=functools.partial(_longest, problem)))
+
+
+def known_tiles(d: int) -> tuple[HopperTile, ...]:
+    """All tiles for a head dim."""
+    return TILES[max(64, block_d(d))]
+
+
+def _longest(problem: Problem, tile: HopperTile) -> int:
+    """Time of the busiest multiprocessor: its turns by what one takes, where few tall tiles leave others idle."""
+    turns = triton.cdiv(_units(problem, tile), multiprocessors(problem.device))
+    if problem.causal:
+        # Of a pair of tiles one sees what the other does not.
+        return turns * tile.BLOCK_M * (problem.Nk + tile.BLOCK_M) * _CAUSAL_PACE[tile.groups]
+    return turns * tile.BLOCK_M * problem.Nk * _PACE[tile.groups]
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """A CUDA device's, each of which runs one program of a Hopper kernel at once."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def is_masked(problem: Problem, tile: HopperTile) -> bool:
@@ -110,8 +136,8 @@ def _parse(config: str, problem: Problem) -> HopperTile:
             f"config hopper: must read like {TILES[128][0]} (rows x keys x K and V slots x Q slots), got {config!r}"
         )
     tile = HopperTile(*map(int, config.split("x")))
-    if tile not in tiles_of(problem):
-        known = ", ".join(map(str, tiles_of(problem)))
+    if tile not in known_tiles(problem.d):
+        known = ", ".join(map(str, known_tiles(problem.d)))
         raise NotImplementedError(f"config hopper:{config} must be one of {known} for this head dim")
     return tile
 
@@ -183,7 +209,7 @@ def _units(problem: Problem, tile: HopperTile) -> int:
 
 def _grid(problem: Problem, tile: HopperTile) -> tuple[int]:
     """As many programs as the device has multiprocessors, unless there is less to do."""
-    return (min(_units(problem, tile), torch.cuda.get_device_properties(problem.device).multi_processor_count),)
+    return (min(_units(problem, tile), multiprocessors(problem.device)),)
 
 
 def _arguments(problem: Problem, tile: HopperTile) -> tuple[Any, ...]:

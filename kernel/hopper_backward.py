@@ -12,7 +12,7 @@ import triton
 
 from .arguments import Problem
 from .backward_arguments import BackwardProblem
-from .hopper import ROWS, Block, device_refusal, fits, problem_refusal
+from .hopper import ROWS, Block, device_refusal, fits, multiprocessors, problem_refusal
 from .launch import Launch
 from .plan import Plan
 from .portable import split_scale
@@ -259,7 +259,7 @@ def _sizes(forward: Problem, tiles: int, units: int) -> tuple[Any, ...]:
 
 def _grid(forward: Problem, units: int) -> tuple[int]:
     """As many programs as the device has multiprocessors, unless there is less to do."""
-    return (min(units, torch.cuda.get_device_properties(forward.device).multi_processor_count),)
+    return (min(units, multiprocessors(forward.device)),)
 
 
 def _width_and_bits(forward: Problem) -> tuple[int, int]:

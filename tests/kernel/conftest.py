@@ -23,6 +23,7 @@ def _h100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(hopper, "INTERPRETED", False)
     monkeypatch.setattr(hopper, "device_arch", lambda device: 90)
+    monkeypatch.setattr(hopper, "multiprocessors", lambda device: 132)
     monkeypatch.setattr(hopper.triton, "__version__", "3.6.0")
     hopper.device_refusal.cache_clear()
     yield

@@ -15,6 +15,7 @@ from kernel.tiles import SHARED_MEMORY, block_d
 
 from .compiled import run_compiled
 from .reference import assert_close, draw, error_bounds
+from .test_backward import same
 
 ALL_TILES = [(d, tile) for d, tiles in TILES.items() for tile in tiles]
 PROBLEM = Problem(
@@ -28,6 +29,11 @@ PROBLEM = Problem(
 
 def problem(**changes):
     return dataclasses.replace(PROBLEM, **changes)
+
+
+def square(N, heads, causal=False):
+    """Of d 64."""
+    return {"d": 64, "B": 1, "Hq": heads, "Nq": N, "Nk": N, "alignment": "upper_left" if causal else None}
 
 
 def strides(q):
@@ -103,24 +109,55 @@ def test_what_is_refused_for_where_it_runs(place, name, value, reason, monkeypat
     assert Hopper().refusal(PROBLEM) == reason
 
 
+@pytest.mark.usefixtures("_h100")
 @pytest.mark.parametrize(
     ("changes", "first"),
     [
-        ({"d": 64}, "192x128x4x2"),
-        ({"d": 40}, "192x128x4x2"),
-        ({"d": 64, "alignment": "upper_left", "Nk": 8191}, "128x128x3x2"),
-        ({"d": 64, "alignment": "upper_left", "Nk": 8192}, "192x128x4x2"),
         ({"d": 128}, "128x128x2x2"),
         ({"d": 72}, "128x128x2x2"),
         ({"d": 128, "alignment": "lower_right", "Nk": 8192}, "128x128x2x1"),
         ({"d": 256}, "128x64x2x1"),
         ({"d": 136, "alignment": "lower_right"}, "128x64x2x1"),
+        (square(4096, 128), "192x128x4x2"),
+        ({**square(4096, 128), "d": 40}, "192x128x4x2"),
+        (square(16384, 12, causal=True), "192x128x4x2"),
+        (square(4096, 48, causal=True), "128x128x3x2"),
+        # 48 tall tiles or 64 short ones; 176 or 256; 132 or 192; 344 or 512, for 132 multiprocessors.
+        (square(1024, 8), "128x128x3x2"),
+        (square(4096, 8), "128x128x3x2"),
+        (square(2048, 12), "192x128x4x2"),
+        (square(8192, 8), "192x128x4x2"),
+        # 132 pairs of tall tiles or 192 of short ones; 88 or 128.
+        (square(4096, 12, causal=True), "192x128x4x2"),
+        (square(8192, 4, causal=True), "128x128x3x2"),
     ],
 )
 def test_the_shipped_tile(changes, first):
     configs = Hopper().configs(problem(**changes))
     assert configs[0] == first
     assert set(configs) == set(map(str, TILES[max(64, block_d(changes["d"]))]))
+
+
+def test_tiles_of_a_head_dim_take_keys_in_the_same_steps():
+    """Batch and heads choose between them, and may change no bit."""
+    assert all(len({tile.BLOCK_N for tile in tiles}) == 1 for tiles in TILES.values())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("d", [40, 64, 128])
+@pytest.mark.parametrize("causal", [False, "upper_left", "lower_right"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("box", [(2, 4, 2, 333, 257), (3, 6, 2, 129, 700), (1, 8, 8, 2048, 2048)])
+def test_tiles_of_a_head_dim_give_the_same_bits(d, causal, padded, box):
+    q, k, v = draw(*box, d, torch.bfloat16, "cuda")
+    lengths = torch.arange(box[0], device="cuda") * box[4] // 3 if padded else None
+    for scale in (None, -0.3):
+        first, *others = (
+            flash_attention(q, k, v, causal, lengths, scale, return_lse=True, config=f"hopper:{tile}")
+            for tile in TILES[max(64, block_d(d))]
+        )
+        assert others
+        assert all(same(first, other) for other in others)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +178,7 @@ def test_a_config_names_the_path_and_its_tile():
     assert parse_config("hopper:128x128x2x1") == (Hopper(), "128x128x2x1")
 
 
+@pytest.mark.usefixtures("_h100")
 def test_a_plan_has_the_tile_that_was_asked_for(monkeypatch):
     monkeypatch.setattr(hopper, "_launch", lambda problem, tile: lambda *tensors: tile)
     for config, tile in ((None, "128x128x2x2"), ("128x128x2x1", "128x128x2x1")):
@@ -175,6 +213,7 @@ def test_strides_of_dimensions_of_size_1_are_made_legal():
     assert Block((2, 1, 5, 64), (320, 0, 64, 1), 64, 64, 16).strides == [320, 64, 64, 1]
 
 
+@pytest.mark.usefixtures("_h100")
 @pytest.mark.parametrize("d", [40, 64, 72, 128, 136, 256])
 def test_blocks_cover_the_head_dim(d):
     q, k, v, o = hopper._blocks(problem(d=d), tiles_of(problem(d=d))[0])

@@ -9,7 +9,8 @@ One relation a file, imported here so that each registers itself. Each is bit-ex
 - gqa_invariant: heads of K and V that a group shares give what they give when they are repeated.
 - layout_invariant: strides, expansion and the alignment of memory change no bit.
 - mask_invariant: what the hidden keys hold changes no bit, be it NaN or inf in a key that no query sees.
-- scale_invariant: powers of two, and signs, that cancel between q and scale, or come out of V, change no bit.
+- scale_invariant: powers of two, and signs, that cancel between q and scale, or come out of V, change no bit,
+  but where numbers are subnormal (`subnormals.py`).
 - unit_weight: the weight of a row's only key is exactly 1.
 
 What a subject promises of O and LSE it promises of gradients where it is deterministic, in the relations that are about

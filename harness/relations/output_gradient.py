@@ -11,6 +11,8 @@ from torch import Tensor
 from harness.relations.base import Base, Claim, Laid
 from harness.relations.gradients import added_up, budget_of, has_backward, same_gradients
 from harness.relations.registry import relation
+from harness.relations.subnormals import is_scaled_in_bits
+from oracles.heads import over_group
 
 A = 4.0
 
@@ -22,9 +24,9 @@ LEAST = 2.0**-90
 def linear_in_dO(base: Base) -> Iterator[Claim]:
     """4·dO, and 4·dLSE, give 4·dQ, 4·dK and 4·dV.
 
-    Bit for bit for a deterministic subject where no product or result is subnormal: a cast of dS to fp16 rounds small
-    numbers otherwise, so only dV, or a subject that does not cast, is held to its bits there. Allowed otherwise are
-    the budgets of both.
+    Bit for bit for a deterministic subject where no product or result is subnormal, nor any number of dO that it is
+    made of: a cast of dS to fp16 rounds small numbers otherwise, so only dV, or a subject that does not cast, is held
+    to its bits there. Allowed otherwise are the budgets of both.
     """
     if not all(_has_room(x) for x in (base.problem.dO, base.problem.dLSE)):
         return
@@ -33,7 +35,7 @@ def linear_in_dO(base: Base) -> Iterator[Claim]:
     for claim in same_gradients(base, other, "With 4·dO"):
         small = base.gradients[claim.tensor].abs() <= _least(base, claim.tensor)
         budget = A * budget_of(base.attempt, claim.tensor) + budget_of(other, claim.tensor)
-        exact = ~small & budget.isfinite() & bool(claim.exact)
+        exact = ~small & budget.isfinite() & _made_of_normals(base, claim.tensor) & bool(claim.exact)
         yield replace(claim, wanted=base.gradients[claim.tensor].double() * A, budget=budget, exact=exact)
 
 
@@ -54,6 +56,17 @@ def _least(base: Base, name: str) -> float:
     problem, g = base.problem, base.attempt.case.geometry
     largest = max(1.0, *(_largest(x) for x in (problem.q, problem.k, problem.v)))
     return LEAST * largest**2 * max(1.0, abs(problem.scale)) * (g.Nq * g.group + g.Nk)
+
+
+def _made_of_normals(base: Base, name: str) -> Tensor:
+    """Where what a gradient sums of dO, its row or column or all of it, may be scaled in bits."""
+    dO = base.problem.dO
+    assert dO is not None
+    if name == "dQ":
+        return is_scaled_in_bits(dO, -1)
+    columns = is_scaled_in_bits(dO, -2)
+    of_heads = columns if name == "dV" else columns.all(-1, keepdim=True)
+    return over_group((~of_heads).long(), base.problem.k.shape[1]) == 0
 
 
 def _largest(x: Tensor) -> float:

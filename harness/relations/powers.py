@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.attempt import Attempt
 from harness.relations.base import Base, Claim
 from harness.relations.registry import relation
+from harness.relations.subnormals import is_scaled_in_bits
 
 A = 4.0
 """A power of four: its square root is a power of two, for kernels that split the scale between q and k."""
@@ -33,16 +34,19 @@ def _is_given(base: Base) -> bool:
 def scale_against_q(base: Base) -> Iterator[Claim]:
     """4q with scale/4 gives what q with scale gives: only the product counts.
 
-    Bit for bit (where the scale was given) for a kernel that multiplies q or the scores by the scale and keeps them
-    in range; where fp32 may overflow, the budget says nothing and neither does the relation.
+    Bit for bit (where the scale was given, in rows of q without subnormal numbers) for a kernel that multiplies q or
+    the scores by the scale and keeps them in range; where fp32 may overflow, the budget says nothing and neither does
+    the relation.
     """
+    rows = is_scaled_in_bits(base.problem.q, -1)
     q = base.mapped("q", lambda memory: memory * A)
     if _is_finite(q.tensor):
         other = base.again(q=q, scale=base.problem.scale / A)
         for claim in base.same(other, "With 4q and a quarter of the scale", gradients=("dK", "dV")):
             # Where scale·dS is cast to fp16, a quarter of the scale loses four times as much near 0.
             budget = claim.budget if claim.tensor in ("O", "LSE") else (1 + A) / 2 * claim.budget
-            yield _exact_where(base, replace(claim, budget=budget))
+            here = rows if claim.tensor == "O" else rows[..., 0]
+            yield _exact_where(base, replace(claim, budget=budget), here)
 
 
 @relation(exact="scale_invariant", when=_takes_scale)
@@ -57,8 +61,8 @@ def sign_of_scale(base: Base) -> Iterator[Claim]:
 def linear_in_v(base: Base) -> Iterator[Claim]:
     """4V gives 4·O and the same LSE.
 
-    Bit for bit where no product or result is subnormal: fp16 rounds O otherwise there, and devices flush fp32's.
-    Allowed otherwise is the budget of both results, which grows with V.
+    Bit for bit where no product or result is subnormal (fp16 rounds O otherwise there, and devices flush fp32's), nor
+    any number in the column of V. Allowed otherwise is the budget of both results, which grows with V.
     """
     v = base.mapped("v", lambda memory: memory * A)
     if not _has_room(base.problem.v):
@@ -66,7 +70,7 @@ def linear_in_v(base: Base) -> Iterator[Claim]:
     other = base.again(v=v)
     least = torch.finfo(base.O.dtype).smallest_normal if base.O.dtype is torch.float16 else LEAST
     # What is equal to the least normal number may have been rounded up to it, in the steps of subnormal ones.
-    is_normal = (base.O.abs() > least) & base.budget.O.isfinite()
+    is_normal = (base.O.abs() > least) & base.budget.O.isfinite() & _columns(base)
     for claim in base.same(other, "With 4V", gradients=("dV",)):
         if claim.tensor == "O":
             yield replace(claim, wanted=base.O.double() * A, budget=A * claim.budget, exact=is_normal)
@@ -74,10 +78,15 @@ def linear_in_v(base: Base) -> Iterator[Claim]:
             yield claim
 
 
-def _exact_where(base: Base, claim: Claim) -> Claim:
-    """Bits are promised of O and LSE, where the budget promises a number, and the scale was given."""
+def _exact_where(base: Base, claim: Claim, here: Tensor | bool = True) -> Claim:
+    """Bits are promised of O and LSE, here, where the budget promises a number, and the scale was given."""
     is_promised = claim.tensor in ("O", "LSE") and _is_given(base)
-    return replace(claim, exact=claim.budget.isfinite() if is_promised else False)
+    return replace(claim, exact=claim.budget.isfinite() & here if is_promised else False)
+
+
+def _columns(base: Base) -> Tensor:
+    """Those of O whose column of V may be scaled in bits, (B, Hq, 1, d)."""
+    return is_scaled_in_bits(base.problem.v, -2).repeat_interleave(base.problem.group, dim=1)
 
 
 def _is_finite(tensor: Tensor) -> bool:

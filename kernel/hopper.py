@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -180,25 +179,14 @@ def fits(strides: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
     return strides[3] == 1 and all(s > 0 and s % _ALIGNMENT == 0 and 2 * s < _LONGEST_STRIDE for s in used)
 
 
-def _launch(problem: Problem, tile: HopperTile) -> Callable[..., None]:
+def _launch(problem: Problem, tile: HopperTile) -> Launch:
     """What runs the kernel on q, k, v, O, LSE and seqlens_k."""
     # Imported here: where the path is refused, Gluon need not be there.
     from .flash_attn_hopper import _forward_hopper
 
-    launch = Launch(_forward_hopper, _grid(problem, tile), _arguments(problem, tile), {"num_warps": 4}, problem.device)
-    blocks = _blocks(problem, tile)
-
-    def run(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        o: torch.Tensor,
-        lse: torch.Tensor,
-        seqlens_k: torch.Tensor | None,
-    ) -> None:
-        launch(*(block.of(x) for block, x in zip(blocks, (q, k, v, o), strict=True)), lse, seqlens_k)
-
-    return run
+    arguments = _arguments(problem, tile)
+    options = {"num_warps": 4}
+    return Launch(_forward_hopper, _grid(problem, tile), arguments, options, problem.device, _blocks(problem, tile))
 
 
 def _units(problem: Problem, tile: HopperTile) -> int:

@@ -154,7 +154,7 @@ def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
                 seqlens_k,
             )
         if to_q is not None:
-            to_q(q, k, v, dO, stats, dQ, seqlens_k)
+            to_q(q, k, v, dO, dQ, stats, seqlens_k)
 
     return launch
 
@@ -181,7 +181,7 @@ def _dO_strides(problem: BackwardProblem) -> tuple[int, ...]:
     return problem.dO_strides if _takes_dO(problem) else _contiguous(_q_sizes(problem.forward))
 
 
-def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Callable[..., None]:
+def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Launch:
     """What runs the kernel of dK and dV on q, k, v, dO, LSE and delta, dK, dV and seqlens_k."""
     # Imported here: where the path is refused, Gluon need not be there.
     from .flash_attn_backward_kv_hopper import _backward_kv_hopper
@@ -192,7 +192,6 @@ def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch:
         *_sizes(forward, k_tiles, units),
         *(tile.slots, tile.own, REGISTERS, forward.causal),
     )
-    launch = Launch(_backward_kv_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device)
     width, bits = _width_and_bits(forward)
     q_sizes, kv_sizes = _q_sizes(forward), _kv_sizes(forward)
     q, k, v = forward.strides
@@ -204,16 +203,11 @@ def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch:
         Block((2 * forward.heads, forward.Nq), (pitch, 1), 1, tile.BLOCK_M, 32),
         *(Block(kv_sizes, _contiguous(kv_sizes), ROWS, width, bits) for _ in "kv"),
     )
-
-    def run(*tensors: torch.Tensor | None) -> None:
-        *described, seqlens_k = tensors
-        launch(*(block.of(x) for block, x in zip(blocks, described, strict=True)), seqlens_k)
-
-    return run
+    return Launch(_backward_kv_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device, blocks)
 
 
-def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Callable[..., None]:
-    """What runs the kernel of dQ on q, k, v, dO, LSE and delta, dQ and seqlens_k."""
+def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Launch:
+    """What runs the kernel of dQ on q, k, v, dO, dQ, LSE and delta, and seqlens_k."""
     from .flash_attn_backward_q_hopper import _backward_q_hopper
 
     q_tiles = triton.cdiv(forward.Nq, tile.BLOCK_M)
@@ -222,30 +216,17 @@ def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: 
         *(pitch, *_sizes(forward, q_tiles, units)),
         *(tile.slots, tile.own, REGISTERS, forward.causal, is_masked(forward, tile)),
     )
-    launch = Launch(_backward_q_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device)
     width, bits = _width_and_bits(forward)
     q_sizes, kv_sizes = _q_sizes(forward), _kv_sizes(forward)
     q, k, v = forward.strides
-    q_block, k_block, v_block, dO_block, dQ_block = (
+    blocks = (
         Block(q_sizes, q, ROWS, width, bits),
         Block(kv_sizes, k, tile.BLOCK_N, width, bits),
         Block(kv_sizes, v, tile.BLOCK_N, width, bits),
         Block(q_sizes, dO_strides, ROWS, width, bits),
         Block(q_sizes, _contiguous(q_sizes), ROWS, width, bits),
     )
-
-    def run(
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        dO: torch.Tensor,
-        stats: torch.Tensor,
-        dQ: torch.Tensor,
-        seqlens_k: torch.Tensor | None,
-    ) -> None:
-        launch(q_block.of(q), k_block.of(k), v_block.of(v), dO_block.of(dO), dQ_block.of(dQ), stats, seqlens_k)
-
-    return run
+    return Launch(_backward_q_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device, blocks)
 
 
 def _sizes(forward: Problem, tiles: int, units: int) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import triton
@@ -27,9 +27,17 @@ _SPECIAL = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_g
 _MOST_ADDRESSES = 64
 
 
+class Describes(Protocol):
+    """What makes the descriptors by which a kernel reaches tensors that differ in their address alone."""
+
+    def of(self, x: torch.Tensor) -> Any:
+        """Triton's descriptor of a tensor, which has it as `base`."""
+        ...
+
+
 @dataclass
 class Launch:
-    """A kernel with its grid and all arguments bound but the first ones: tensors, descriptors of tensors, or None.
+    """A kernel with its grid and all arguments bound but the first ones: tensors or None.
 
     The compiled kernel is kept, so whatever is passed must specialise to the same kernel: the same dtypes, None in the
     same places, and addresses and integers named in `do_not_specialize`.
@@ -40,6 +48,7 @@ class Launch:
         arguments: all arguments after the tensors, constexprs too, in the order of the signature.
         options: num_warps, num_stages and the like.
         device: where the tensors are.
+        described: for each of the first tensors, what makes the descriptor that the kernel takes for it.
     """
 
     kernel: Any
@@ -47,6 +56,7 @@ class Launch:
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     device: torch.device
+    described: tuple[Describes, ...] = ()
     _direct: Direct | None = field(default=None, init=False, compare=False, repr=False)
 
     def __call__(self, *tensors: Any) -> None:
@@ -61,26 +71,32 @@ class Launch:
 
     def _through_triton(self, tensors: tuple[Any, ...]) -> None:
         with on(self.device):
-            compiled = self.kernel[self.grid](*tensors, *self.arguments, **self.options)
+            compiled = self.kernel[self.grid](*described(self.described, tensors), *self.arguments, **self.options)
         if DIRECT and isinstance(compiled, CompiledKernel):
-            self._direct = direct(compiled, self.grid, self.device)
+            self._direct = direct(compiled, self.grid, self.device, self.described)
 
 
-def direct(compiled: CompiledKernel, grid: tuple[int, ...], device: torch.device) -> Direct:
+def described(blocks: tuple[Describes, ...], tensors: tuple[Any, ...]) -> list[Any]:
+    """The tensors, the first ones by their descriptors."""
+    return [*(block.of(x) for block, x in zip(blocks, tensors, strict=False)), *tensors[len(blocks) :]]
+
+
+def direct(
+    compiled: CompiledKernel, grid: tuple[int, ...], device: torch.device, blocks: tuple[Describes, ...] = ()
+) -> Direct:
     """What launches a compiled kernel on tensors and other arguments, where `device` is the current one."""
     x, y, z = (*grid, 1, 1)[:3]
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     stream_of, index = triton.runtime.driver.active.get_current_stream, device.index
-    described = _described(run)
+    expanded = _expanded(run, blocks) if blocks else None
 
     def launch(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         # Given addresses, the launcher does not ask the driver whether they are the device's: the plan's checks did.
-        addresses = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in tensors]
-        run(x, y, z, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
+        given = map(_address, described(blocks, tensors) if blocks else tensors)
+        run(x, y, z, stream_of(index), function, metadata, None, None, None, *given, *arguments)
 
-    def launch_described(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
-        launcher, expand = described
-        found = expand(tensors)
+    def launch_expanded(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
+        launcher, expand = expanded
         launcher(
             x,
             y,
@@ -95,50 +111,54 @@ def direct(compiled: CompiledKernel, grid: tuple[int, ...], device: torch.device
             None,
             None,
             None,
-            *found,
+            *expand(tensors),
             *arguments,
         )
 
-    return launch if described is None else launch_described
+    return launch if expanded is None else launch_expanded
 
 
-def _described(run: Any) -> tuple[Callable[..., None], Callable[[tuple[Any, ...]], list[Any]]] | None:
+def _address(x: Any) -> Any:
+    return x.data_ptr() if isinstance(x, torch.Tensor) else x
+
+
+def _expanded(
+    run: Any, blocks: tuple[Describes, ...]
+) -> tuple[Callable[..., None], Callable[[tuple[Any, ...]], list[Any]]] | None:
     """For a kernel that takes descriptors of tensors, its launcher in C, and what makes its arguments of tensors.
 
-    Triton 3.6 encodes each descriptor on each launch; here the last ones are kept, by address. None for a kernel
-    without descriptors, or one that Triton itself must launch.
+    Triton 3.6 encodes each descriptor on each launch; here the last ones are kept, by address. None for a kernel that
+    Triton itself must launch.
     """
     inside = inspect.getclosurevars(run.launch).nonlocals if inspect.isfunction(getattr(run, "launch", None)) else {}
     known = {"launcher", "tensordesc_indices", "tensordesc_meta"} <= inside.keys()
     plain = not any(getattr(run, name, True) for name in _SPECIAL)
     if not (known and plain and triton.__version__.startswith("3.6.")):
         return None
-    encoders = {
-        i: functools.partial(_encoded, meta, {})
-        for i, meta in zip(sorted(inside["tensordesc_indices"]), inside["tensordesc_meta"], strict=True)
-    }
+    if sorted(inside["tensordesc_indices"]) != list(range(len(blocks))):
+        return None
+    metas = inside["tensordesc_meta"]
+    encoders = [functools.partial(_encoded, block, meta, {}) for block, meta in zip(blocks, metas, strict=True)]
 
     def expand(tensors: tuple[Any, ...]) -> list[Any]:
         found: list[Any] = []
-        for i, x in enumerate(tensors):
-            if i in encoders:
-                found += encoders[i](x)
-            else:
-                found.append(x.data_ptr() if isinstance(x, torch.Tensor) else x)
+        for encode, x in zip(encoders, tensors, strict=False):
+            found += encode(x)
+        found += map(_address, tensors[len(encoders) :])
         return found
 
     return inside["launcher"], expand
 
 
-def _encoded(meta: Mapping[str, Any], kept: dict[int, list[Any]], descriptor: Any) -> list[Any]:
+def _encoded(block: Describes, meta: Mapping[str, Any], kept: dict[int, list[Any]], x: torch.Tensor) -> list[Any]:
     """What the launcher takes for a descriptor; but for its address, a launch's descriptors are always the same."""
     from triton.backends.nvidia.driver import make_tensordesc_arg
 
-    address = descriptor.base.data_ptr()
+    address = x.data_ptr()
     if address not in kept:
         if len(kept) >= _MOST_ADDRESSES:
             kept.clear()
-        kept[address] = make_tensordesc_arg(descriptor, meta)
+        kept[address] = make_tensordesc_arg(block.of(x), meta)
     return kept[address]
 
 

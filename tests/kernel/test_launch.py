@@ -105,10 +105,21 @@ def test_launches_are_the_same_by_what_is_bound(said):
     assert one != Launch(one.kernel, (3, 3), one.arguments, one.options, CUDA)
 
 
-def described_run(said, **special):
-    """A launcher of a kernel whose first and third arguments are descriptors, as Triton 3.6 makes it."""
+class Block:
+    """Describes a tensor, and counts how often."""
+
+    def __init__(self):
+        self.count = 0
+
+    def of(self, x):
+        self.count += 1
+        return SimpleNamespace(base=x)
+
+
+def described_run(said, indices=(0, 1), **special):
+    """A launcher of a kernel whose first two arguments are descriptors, as Triton 3.6 makes it."""
     sizes = dict.fromkeys(launch._SPECIAL, 0) | special
-    return SimpleNamespace(launch=closure(lambda *x: said.append(x), {0, 2}, ["of 0", "of 2"]), **sizes)
+    return SimpleNamespace(launch=closure(lambda *x: said.append(x), set(indices), ["of 0", "of 1"]), **sizes)
 
 
 def closure(launcher, tensordesc_indices, tensordesc_meta):
@@ -127,13 +138,16 @@ def _triton_3_6(monkeypatch):
 
 
 @pytest.mark.usefixtures("_triton_3_6")
-def test_a_descriptor_is_encoded_once_for_each_address(said):
+def test_a_descriptor_is_made_and_encoded_once_for_each_address(said):
     x, y, z = (torch.zeros(1) for _ in range(3))
-    launcher, expand = launch._described(described_run(said))
-    first = expand((SimpleNamespace(base=x), y, SimpleNamespace(base=x), None))
-    assert [first[0], first[1], first[3], first[4], first[7]] == ["of 0", x.data_ptr(), y.data_ptr(), "of 2", None]
-    assert expand((SimpleNamespace(base=x), y, SimpleNamespace(base=x), None)) == first
-    assert expand((SimpleNamespace(base=z), y, SimpleNamespace(base=x), None))[:2] == ["of 0", z.data_ptr()]
+    blocks = Block(), Block()
+    launcher, expand = launch._expanded(described_run(said), blocks)
+    first = expand((x, y, z, None))
+    assert [first[0], first[1], first[3], first[4]] == ["of 0", x.data_ptr(), "of 1", y.data_ptr()]
+    assert first[6:] == [z.data_ptr(), None]
+    assert expand((x, y, z, None)) == first
+    assert expand((z, y, z, None))[:2] == ["of 0", z.data_ptr()]
+    assert [block.count for block in blocks] == [2, 1]
     launcher(1)
     assert said == [(1,)]
 
@@ -142,13 +156,24 @@ def test_a_descriptor_is_encoded_once_for_each_address(said):
 def test_no_more_than_so_many_addresses_are_kept():
     kept = {}
     for x in [torch.zeros(1) for _ in range(launch._MOST_ADDRESSES + 1)]:
-        launch._encoded("meta", kept, SimpleNamespace(base=x))
+        launch._encoded(Block(), "meta", kept, x)
     assert len(kept) == 1
 
 
 @pytest.mark.usefixtures("_triton_3_6")
 def test_what_triton_must_launch_itself(said, monkeypatch):
-    assert launch._described(described_run(said, global_scratch_size=8)) is None
-    assert launch._described(lambda *arguments: None) is None
+    blocks = Block(), Block()
+    assert launch._expanded(described_run(said, global_scratch_size=8), blocks) is None
+    assert launch._expanded(described_run(said, indices=(0, 2)), blocks) is None
+    assert launch._expanded(lambda *arguments: None, blocks) is None
     monkeypatch.setattr(launch.triton, "__version__", "3.7.1")
-    assert launch._described(described_run(said)) is None
+    assert launch._expanded(described_run(said), blocks) is None
+
+
+def test_a_kernel_is_given_descriptors_of_its_first_tensors(said):
+    x, y = torch.zeros(1), torch.zeros(1)
+    once = Launch(Kernel(said, Compiled(said)), (3, 2), (5,), {}, CUDA, (Block(),))
+    for _ in range(2):
+        once(x, y, None)
+    assert said[0] == ("triton", (3, 2), SimpleNamespace(base=x), y, None, 5, {})
+    assert said[1][-4:] == (SimpleNamespace(base=x), y.data_ptr(), None, 5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from harness.attempt import Attempt
@@ -24,7 +26,8 @@ def zero_columns(base: Base) -> Iterator[Claim]:
     """Zeros appended to q, k, v and dO along d, with the same scale, append zeros to O and gradients, no more.
 
     Adding zeros rounds nothing, so the budget is that of the base; but a wider tile may add in another order, so it is
-    never bit for bit. The columns appended to O and to gradients are exactly 0 for every subject.
+    never bit for bit. The columns appended to O and to gradients are exactly 0 for every subject, but in rows where
+    its own numbers may overflow: infinity times 0 is NaN.
     """
     d, problem = base.attempt.case.geometry.d, base.problem
     for wider in base.choices(_wider(base.attempt)):
@@ -36,5 +39,12 @@ def zero_columns(base: Base) -> Iterator[Claim]:
             if claim.tensor == "LSE":
                 yield claim
             else:
-                wanted, budget = (pad(x, (0, wider - d)) for x in (claim.wanted, claim.budget))
-                yield replace(claim, wanted=wanted, budget=budget)
+                wanted = pad(claim.wanted, (0, wider - d))
+                yield replace(claim, wanted=wanted, budget=_padded(claim.budget, wider - d))
+
+
+def _padded(budget: Tensor, columns: int) -> Tensor:
+    """A budget with columns in which nothing is allowed, or anything where the row's is infinite somewhere."""
+    overflows = ~budget.isfinite().all(-1, keepdim=True)
+    rest = budget.new_zeros(*budget.shape[:-1], columns).masked_fill(overflows, torch.inf)
+    return torch.cat([budget, rest], -1)

@@ -1,6 +1,7 @@
 """Every relation of gradients fires on a fault that no check of a single call sees, and is silent on what is right."""
 
 import pytest
+import torch
 
 from harness.attempt import attempt
 from harness.faults import CONTROLS
@@ -76,6 +77,15 @@ class WideLost(Differentiable):
 
     def scaled_dk(self, dK, task):
         return super().scaled_dk(dK, task) if dK.shape[3] <= 16 else dK
+
+
+class WideNaN(Differentiable):
+    """What is past 16 of the head dimension of dQ is NaN, a column of zeros too."""
+
+    def scaled_dq(self, dQ, task):
+        dQ = super().scaled_dq(dQ, task)
+        dQ[..., 16:] = torch.nan
+        return dQ
 
 
 SOME = gradients(3, 5)
@@ -170,6 +180,21 @@ def test_what_is_within_the_budget_takes_a_promise(name):
     assert held(promising(make, ()), tried, [name]) == []
     (verdict,) = held(promising(make), tried, [name])
     assert verdict.parts == {BITS: 0.0}
+
+
+def overflowing():
+    """dO·v passes the range of fp16, and with it dS, which some kernels cast."""
+    return gradients(2, 2, 40, dtype="fp16", values=("normal", "normal", "large"), dO_values="large")
+
+
+def test_a_column_of_zeros_is_nan_where_dS_overflows():
+    subject = promising(CONTROLS["backward-casts"].make, ("deterministic",))
+    assert not Base.of(attempt(subject, overflowing(), "cpu")).gradients["dQ"].isfinite().all()
+    assert held(subject, overflowing(), ["zero_columns"]) == []
+
+
+def test_a_column_of_zeros_is_0_elsewhere():
+    assert [v.kind for v in held(promising(WideNaN), gradients(2, 2, 16), ["zero_columns"])] == ["wrong_gradient"]
 
 
 def test_a_second_backward_that_raises_is_a_failure_of_its_own():

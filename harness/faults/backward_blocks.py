@@ -147,7 +147,8 @@ class Differentiable(Tiled):
         acc = torch.zeros(back.task.q[:, :, rows].shape, dtype=torch.float32, device=back.task.q.device)
         for keys in self.tiles_of_row(back, rows):
             _, dS = self.tile_of(back, rows, keys)
-            acc = self.add_dq(acc, self.cast_ds(dS, back.task) @ self.keys(back.task, keys), back.task)
+            tile = self.product(self.cast_ds(dS, back.task), self.keys(back.task, keys))
+            acc = self.add_dq(acc, tile, back.task)
         return acc
 
     def tiles_of_row(self, back: Back, rows: slice) -> Iterator[slice]:
@@ -168,8 +169,9 @@ class Differentiable(Tiled):
         dK = dV = torch.zeros(back.task.k[:, :, keys].shape, dtype=torch.float32, device=back.task.k.device)
         for rows in self.rows_of_tile(back, keys):
             P, dS = self.tile_of(back, rows, keys)
-            dK = self.add_dk(dK, self.cast_ds(dS, back.task).mT @ self.queries(back.task, rows), back.task)
-            dV = self.add_dv(dV, self.cast_p(P, back.task).mT @ self.douts(back, rows), back.task)
+            tile_dK = self.product(self.cast_ds(dS, back.task).mT, self.queries(back.task, rows))
+            tile_dV = self.product(self.cast_p(P, back.task).mT, self.douts(back, rows))
+            dK, dV = self.add_dk(dK, tile_dK, back.task), self.add_dv(dV, tile_dV, back.task)
         return dK, dV
 
     def rows_of_tile(self, back: Back, keys: slice) -> Iterator[slice]:
@@ -194,7 +196,7 @@ class Differentiable(Tiled):
 
     def dp(self, back: Back, rows: slice, keys: slice) -> Tensor:
         """dP = dO·Vᵀ."""
-        return self.douts(back, rows) @ self.values(back.task, keys).mT
+        return self.product(self.douts(back, rows), self.values(back.task, keys).mT)
 
     def ds(self, P: Tensor, dP: Tensor, delta: Tensor) -> Tensor:
         """dS = P∘(dP - δ)."""

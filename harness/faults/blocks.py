@@ -144,7 +144,7 @@ class Tiled:
 
     def scores(self, task: Task, keys: slice) -> Tensor:
         """Scaled scores (B, Hq, Nq, keys)."""
-        return task.q.float() @ task.k[:, :, keys].float().mT * task.scale
+        return self.product(task.q.float(), task.k[:, :, keys].float().mT) * task.scale
 
     def hide(self, task: Task, s: Tensor, keys: slice) -> Tensor:
         """-inf for the keys that a row does not see."""
@@ -177,7 +177,11 @@ class Tiled:
 
     def accumulate(self, acc: Tensor, alpha: Tensor, p: Tensor, v: Tensor) -> Tensor:
         """The accumulator with this tile."""
-        return acc * alpha + p @ v
+        return acc * alpha + self.product(p, v)
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """A @ b in fp32, of what the inputs or a cast gave."""
+        return a @ b
 
     def output(self, acc: Tensor, l: Tensor) -> Tensor:
         """O in fp32: 0 in a row that sees no key."""

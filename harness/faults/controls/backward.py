@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.faults.backward_blocks import Autograd, Back, Casting, Differentiable, Saved
 from harness.faults.blocks import Causal, Output, Task
 from harness.faults.registry import control
+from harness.faults.tensor_cores import tensor_core_product
 
 
 @control("backward-16x16")
@@ -61,6 +62,14 @@ class ScaledBeforeCast(Casting):
 
     def scaled_dk(self, dK: Tensor, task: Task) -> Tensor:
         return dK
+
+
+@control("backward-on-tensor-cores", dtypes=("fp16",), exact=("deterministic", "scale_invariant"))
+class OnTensorCores(Casting):
+    """Sums of products are cut as tensor cores cut them, subnormal numbers too, and no promise is broken by that."""
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        return tensor_core_product(a, b, torch.float16)
 
 
 @control("backward-in-reverse")

@@ -93,14 +93,15 @@ class Hopper:
         return Plan(self.name, str(tile), _launch(problem, tile))
 
 
-def tiles_of(problem: Problem) -> tuple[HopperTile, ...]:
-    """The tiles of a problem, the shipped one first: that whose busiest multiprocessor is done first.
+def tiles_of(problem: Problem, processors: int | None = None) -> tuple[HopperTile, ...]:
+    """The tiles of a problem, the shipped one first: that whose busiest multiprocessor, of so many, is done first.
 
     So the choice hangs on the batch and the heads too, which may change no bit of a row: tiles of a head dim differ in
     rows and slots alone, never in BLOCK_N, so that each row meets the same keys in the same steps.
     """
     tiles = known_tiles(problem.d)
-    return tuple(sorted(tiles[::-1] if problem.causal else tiles, key=functools.partial(_longest, problem)))
+    time = functools.partial(_longest, problem, processors or multiprocessors(problem.device))
+    return tuple(sorted(tiles[::-1] if problem.causal else tiles, key=time))
 
 
 def known_tiles(d: int) -> tuple[HopperTile, ...]:
@@ -108,9 +109,9 @@ def known_tiles(d: int) -> tuple[HopperTile, ...]:
     return TILES[max(64, block_d(d))]
 
 
-def _longest(problem: Problem, tile: HopperTile) -> int:
+def _longest(problem: Problem, processors: int, tile: HopperTile) -> int:
     """Time of the busiest multiprocessor: its turns by what one takes, where few tall tiles leave others idle."""
-    turns = triton.cdiv(_units(problem, tile), multiprocessors(problem.device))
+    turns = triton.cdiv(_units(problem, tile), processors)
     if problem.causal:
         # Of a pair of tiles one sees what the other does not.
         return turns * tile.BLOCK_M * (problem.Nk + tile.BLOCK_M) * _CAUSAL_PACE[tile.groups]

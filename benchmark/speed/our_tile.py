@@ -6,6 +6,8 @@ from speed.rows import DTYPES, Row, make_inputs
 from speed.traffic import Tile
 
 THEORY_ARCH = 90
+MULTIPROCESSORS = 132
+"""An H100 SXM's."""
 HOPPER = "hopper"
 """The path whose loads are TMA's, of whole tiles."""
 
@@ -38,5 +40,5 @@ def _as_on_an_h100(row: Row, config: str | None) -> tuple[str, str]:
     path = named.name if named else HOPPER if fits_hopper else "portable"
     if tile is None and path == HOPPER:
         q, k = (torch.empty(row.B, H, row.N, row.d, dtype=DTYPES[row.dtype], device="meta") for H in (row.Hq, row.Hk))
-        tile = str(hopper.tiles_of(check_arguments(q, k, k, row.causal))[0])
+        tile = str(hopper.tiles_of(check_arguments(q, k, k, row.causal), MULTIPROCESSORS)[0])
     return path, tile or str(defaults.default_tile(block_d(row.d), DTYPES[row.dtype], THEORY_ARCH, row.causal))

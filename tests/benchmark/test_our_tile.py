@@ -29,6 +29,11 @@ def test_a_long_row_takes_whole_tiles_as_the_hopper_path_does():
     assert not our_tile(Row(N=4096, d=128, dtype="fp32"), None, "cpu").whole
 
 
+def test_few_heads_take_the_tile_that_they_take_on_an_h100():
+    assert our_tile(Row(N=4096, d=64, B=1, Hq=8, Hk=8), None, "cpu") == Tile(128, 128, whole=True)
+    assert our_tile(Row(N=4096, d=64, B=4, Hq=32, Hk=32), None, "cpu") == Tile(192, 128, whole=True)
+
+
 def test_the_config_of_a_provider_is_that_of_its_name():
     assert named("ours").config is None
     assert named("ours_portable").config == "portable"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class Launch:
         arguments: all arguments after the tensors, constexprs too, in the order of the signature.
         options: num_warps, num_stages and the like.
         device: where the tensors are.
-        described: for each of the first tensors, what makes the descriptor that the kernel takes for it.
+        blocks: for each of the first tensors, what makes the descriptor that the kernel takes for it.
     """
 
     kernel: Any
@@ -56,7 +56,7 @@ class Launch:
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     device: torch.device
-    described: tuple[Describes, ...] = ()
+    blocks: tuple[Describes, ...] = ()
     _direct: Direct | None = field(default=None, init=False, compare=False, repr=False)
 
     def __call__(self, *tensors: Any) -> None:
@@ -71,9 +71,9 @@ class Launch:
 
     def _through_triton(self, tensors: tuple[Any, ...]) -> None:
         with on(self.device):
-            compiled = self.kernel[self.grid](*described(self.described, tensors), *self.arguments, **self.options)
+            compiled = self.kernel[self.grid](*described(self.blocks, tensors), *self.arguments, **self.options)
         if DIRECT and isinstance(compiled, CompiledKernel):
-            self._direct = direct(compiled, self.grid, self.device, self.described)
+            self._direct = direct(compiled, self.grid, self.device, self.blocks)
 
 
 def described(blocks: tuple[Describes, ...], tensors: tuple[Any, ...]) -> list[Any]:
@@ -92,25 +92,14 @@ def direct(
 
     def launch(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         # Given addresses, the launcher does not ask the driver whether they are the device's: the plan's checks did.
-        given = map(_address, described(blocks, tensors) if blocks else tensors)
-        run(x, y, z, stream_of(index), function, metadata, None, None, None, *given, *arguments)
+        addresses = _addresses(described(blocks, tensors) if blocks else tensors)
+        run(x, y, z, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
 
     def launch_expanded(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         launcher, expand = expanded
+        hooks = no_scratch = (None, None)
         launcher(
-            x,
-            y,
-            z,
-            stream_of(index),
-            function,
-            False,
-            False,
-            None,
-            None,
-            metadata,
-            None,
-            None,
-            None,
+            *(x, y, z, stream_of(index), function, False, False, *no_scratch, metadata, None, *hooks),
             *expand(tensors),
             *arguments,
         )
@@ -118,8 +107,9 @@ def direct(
     return launch if expanded is None else launch_expanded
 
 
-def _address(x: Any) -> Any:
-    return x.data_ptr() if isinstance(x, torch.Tensor) else x
+def _addresses(tensors: Iterable[Any]) -> list[Any]:
+    """Of tensors; what else there is stays as it is."""
+    return [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in tensors]
 
 
 def _expanded(
@@ -144,8 +134,7 @@ def _expanded(
         found: list[Any] = []
         for encode, x in zip(encoders, tensors, strict=False):
             found += encode(x)
-        found += map(_address, tensors[len(encoders) :])
-        return found
+        return found + _addresses(tensors[len(encoders) :])
 
     return inside["launcher"], expand
 

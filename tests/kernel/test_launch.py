@@ -117,9 +117,10 @@ class Block:
 
 
 def described_run(said, indices=(0, 1), **special):
-    """A launcher of a kernel whose first two arguments are descriptors, as Triton 3.6 makes it."""
+    """A launcher of a kernel whose first arguments are descriptors, as Triton 3.6 makes it."""
     sizes = dict.fromkeys(launch._SPECIAL, 0) | special
-    return SimpleNamespace(launch=closure(lambda *x: said.append(x), set(indices), ["of 0", "of 1"]), **sizes)
+    metas = [f"of {i}" for i in indices]
+    return SimpleNamespace(launch=closure(lambda *x: said.append(x), set(indices), metas), **sizes)
 
 
 def closure(launcher, tensordesc_indices, tensordesc_meta):
@@ -177,3 +178,17 @@ def test_a_kernel_is_given_descriptors_of_its_first_tensors(said):
         once(x, y, None)
     assert said[0] == ("triton", (3, 2), SimpleNamespace(base=x), y, None, 5, {})
     assert said[1][-4:] == (SimpleNamespace(base=x), y.data_ptr(), None, 5)
+
+
+@pytest.mark.usefixtures("_triton_3_6")
+def test_past_triton_the_launcher_is_given_what_triton_would_give_it(said):
+    x, y = torch.zeros(1), torch.zeros(1)
+    compiled = Compiled(said)
+    compiled._run = described_run(said, indices=(0,))
+    once = Launch(Kernel(said, compiled), (3, 2), (5,), {}, CUDA, (Block(),))
+    for _ in range(2):
+        once(x, y, None)
+    scratch = hooks = (None, None)
+    start = (3, 2, 1, 70, "function", False, False, *scratch, "metadata", None, *hooks)
+    encoded = ("of 0", x.data_ptr(), said[1][len(start) + 2])
+    assert said[1] == (*start, *encoded, y.data_ptr(), None, 5)

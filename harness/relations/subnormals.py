@@ -1,9 +1,9 @@
 """Where a factor of 4 may change the bits of a sum of products all the same: where a number has no room to be normal.
 
 Tensor cores cut a sum of products so many bits below the exponent of the largest one, before they normalise anything
-(https://peerj.com/articles/cs-330/), and a subnormal number counts there with the exponent of the least normal one. So
-where x is subnormal the sum over 4x is cut elsewhere: of torch's fp16 products on an H100 (torch 2.11.0, 16 to 128
-terms, x up to 2^-19) 23 to 78 % changed, by up to 3e-6 of their terms, and none where x was normal.
+(https://peerj.com/articles/cs-330/). A subnormal number seems to count there with the exponent of the least normal one,
+so that the sum over 4x is cut elsewhere where x is subnormal: of torch's fp16 products on an H100 (torch 2.11.0, 16 to
+128 terms, x up to 2^-19) 23 to 78 % changed. They were up to 3e-6 of their terms off; where x was normal, none changed.
 """
 
 from __future__ import annotations

@@ -31,15 +31,24 @@ def brute_force(Nq, Nk, kv_len, alignment, tile):
     return [before_the_first_seen(tiles_of(rows, tile.BLOCK_N, 1)[::-1]) for rows in rows_of_tiles]
 
 
+def brute_force_of_queries(Nq, Nk, kv_len, alignment, tile):
+    """Count the leading query tiles in which no row sees a key of the key tile."""
+    columns_of_tiles = tiles_of(visible_pairs(Nq, Nk, kv_len, alignment), tile.BLOCK_N, 1)
+    return [before_the_first_seen(tiles_of(columns, tile.BLOCK_M, 0)) for columns in columns_of_tiles]
+
+
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("tile", [TileConfig(16, 16, 4, 1), TileConfig(16, 32, 4, 1), TileConfig(32, 16, 4, 1)])
-def test_closed_form_is_the_brute_force_count(alignment, tile):
+@pytest.mark.parametrize(
+    ("closed_form", "counted"), [(skipped_tiles, brute_force), (skipped_query_tiles, brute_force_of_queries)]
+)
+def test_closed_form_is_the_brute_force_count(closed_form, counted, alignment, tile):
     sizes = (0, 1, 2, 15, 16, 17, 31, 32, 33, 48, 65)
     for Nq in sizes:
         for Nk in sizes:
             for kv_len in {0, min(1, Nk), Nk // 2, max(0, Nk - 1), Nk}:
-                want = brute_force(Nq, Nk, kv_len, alignment, tile)
-                assert skipped_tiles(Nq, Nk, kv_len, alignment, tile) == want
+                want = counted(Nq, Nk, kv_len, alignment, tile)
+                assert closed_form(Nq, Nk, kv_len, alignment, tile) == want
 
 
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
@@ -79,23 +88,6 @@ def test_debug_mode_wants_a_tile(device):
 
 
 # The backward
-
-
-def brute_force_of_queries(Nq, Nk, kv_len, alignment, tile):
-    """Count the leading query tiles in which no row sees a key of the key tile."""
-    columns_of_tiles = tiles_of(visible_pairs(Nq, Nk, kv_len, alignment), tile.BLOCK_N, 1)
-    return [before_the_first_seen(tiles_of(columns, tile.BLOCK_M, 0)) for columns in columns_of_tiles]
-
-
-@pytest.mark.parametrize("alignment", ALIGNMENTS)
-@pytest.mark.parametrize("tile", [TileConfig(16, 16, 4, 1), TileConfig(16, 32, 4, 1), TileConfig(32, 16, 4, 1)])
-def test_closed_form_of_query_tiles_is_the_brute_force_count(alignment, tile):
-    sizes = (0, 1, 2, 15, 16, 17, 31, 32, 33, 48, 65)
-    for Nq in sizes:
-        for Nk in sizes:
-            for kv_len in {0, min(1, Nk), Nk // 2, max(0, Nk - 1), Nk}:
-                want = brute_force_of_queries(Nq, Nk, kv_len, alignment, tile)
-                assert skipped_query_tiles(Nq, Nk, kv_len, alignment, tile) == want
 
 
 def backward(q, k, v, causal=False, seqlens=None, config="/16x16x4x1"):

@@ -106,7 +106,12 @@ def tiles_of(problem: Problem, processors: int | None = None) -> tuple[HopperTil
 
 def known_tiles(d: int) -> tuple[HopperTile, ...]:
     """All tiles for a head dim."""
-    return TILES[max(64, block_d(d))]
+    return TILES[tile_width(d)]
+
+
+def tile_width(d: int) -> int:
+    """The columns that a head dim takes in a tile."""
+    return max(64, block_d(d))
 
 
 def _longest(problem: Problem, processors: int, tile: HopperTile) -> int:
@@ -124,9 +129,9 @@ def multiprocessors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def is_masked(problem: Problem, tile: HopperTile) -> bool:
-    """Whether some row may see some key tile in part."""
-    return problem.causal or problem.seqlens_dtype is not None or problem.Nk % tile.BLOCK_N != 0
+def is_masked(problem: Problem, BLOCK_N: int) -> bool:
+    """Whether some row may see some tile of so many keys in part."""
+    return problem.causal or problem.seqlens_dtype is not None or problem.Nk % BLOCK_N != 0
 
 
 def _parse(config: str, problem: Problem) -> HopperTile:
@@ -185,9 +190,8 @@ def _launch(problem: Problem, tile: HopperTile) -> Launch:
     # Imported here: where the path is refused, Gluon need not be there.
     from .flash_attn_hopper import _forward_hopper
 
-    arguments = _arguments(problem, tile)
-    options = {"num_warps": 4}
-    return Launch(_forward_hopper, _grid(problem, tile), arguments, options, problem.device, _blocks(problem, tile))
+    arguments, blocks = _arguments(problem, tile), _blocks(problem, tile)
+    return persistent(_forward_hopper, _units(problem, tile), arguments, problem.device, blocks)
 
 
 def _units(problem: Problem, tile: HopperTile) -> int:
@@ -196,9 +200,11 @@ def _units(problem: Problem, tile: HopperTile) -> int:
     return problem.heads * (triton.cdiv(q_tiles, 2) if problem.causal else q_tiles)
 
 
-def _grid(problem: Problem, tile: HopperTile) -> tuple[int]:
-    """As many programs as the device has multiprocessors, unless there is less to do."""
-    return (min(_units(problem, tile), multiprocessors(problem.device)),)
+def persistent(
+    kernel: Any, units: int, arguments: tuple[Any, ...], device: torch.device, blocks: tuple[Block, ...]
+) -> Launch:
+    """A launch of as many programs as the device has multiprocessors, or as there are units for them to share."""
+    return Launch(kernel, (min(units, multiprocessors(device)),), arguments, {"num_warps": 4}, device, blocks)
 
 
 def _arguments(problem: Problem, tile: HopperTile) -> tuple[Any, ...]:
@@ -207,8 +213,8 @@ def _arguments(problem: Problem, tile: HopperTile) -> tuple[Any, ...]:
     return (
         *(problem.seqlens_stride, problem.Hq, problem.group, problem.Nq, problem.Nk),
         *(triton.cdiv(problem.Nq, tile.BLOCK_M), int(problem.alignment == "lower_right"), _units(problem, tile)),
-        *(scale_log2, tile.groups, tile.slots, tile.q_slots, tile.registers, problem.causal, is_masked(problem, tile)),
-        sign < 0,
+        *(scale_log2, tile.groups, tile.slots, tile.q_slots, tile.registers, problem.causal),
+        *(is_masked(problem, tile.BLOCK_N), sign < 0),
     )
 
 
@@ -244,7 +250,7 @@ class Block:
 
 def _blocks(problem: Problem, tile: HopperTile) -> tuple[Block, ...]:
     """Those of q, k, v and O; O is contiguous, and its columns are written in two halves where they are many."""
-    width, bits = max(64, block_d(problem.d)), 8 * problem.dtype.itemsize
+    width, bits = tile_width(problem.d), 8 * problem.dtype.itemsize
     q_sizes = (problem.B, problem.Hq, problem.Nq, problem.d)
     kv_sizes = (problem.B, problem.Hk, problem.Nk, problem.d)
     o_strides = (problem.Hq * problem.Nq * problem.d, problem.Nq * problem.d, problem.d, 1)

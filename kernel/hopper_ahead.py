@@ -10,8 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 
 from . import hopper_backward
-from .hopper import ROWS, TRITONS, HopperTile
-from .tiles import block_d
+from .hopper import ROWS, TRITONS, HopperTile, tile_width
 
 ARCH = 90
 AVAILABLE = triton.__version__.startswith(TRITONS)
@@ -53,7 +52,7 @@ def compile_hopper(tile: HopperTile, d: int, dtype: str, variant: Variant) -> Co
     # Imported here: where Triton is another, Gluon need not be there.
     from .flash_attn_hopper import _forward_hopper
 
-    width = max(64, block_d(d))
+    width = tile_width(d)
     constants = {
         **{"GROUPS": tile.groups, "SLOTS": tile.slots, "Q_SLOTS": tile.q_slots, "REGISTERS": tile.registers},
         **{"CAUSAL": variant.causal, "MASKED": variant.masked, "NEGATIVE": False},
@@ -69,7 +68,7 @@ def compile_hopper_kv(tile: hopper_backward.Tile, d: int, dtype: str, variant: V
     """Compile the kernel of dK and dV, likewise."""
     from .flash_attn_backward_kv_hopper import _backward_kv_hopper
 
-    width = max(64, block_d(d))
+    width = tile_width(d)
     constants = {"SLOTS": tile.slots, "KV_SLOTS": tile.own, **_of_backward(variant)}
     blocks = {
         **dict.fromkeys(("q_desc", "do_desc"), (tile.BLOCK_M, width)),
@@ -83,7 +82,7 @@ def compile_hopper_q(tile: hopper_backward.Tile, d: int, dtype: str, variant: Va
     """Compile the kernel of dQ, likewise."""
     from .flash_attn_backward_q_hopper import _backward_q_hopper
 
-    width = max(64, block_d(d))
+    width = tile_width(d)
     constants = {"SLOTS": tile.slots, "Q_SLOTS": tile.own, "MASKED": variant.masked, **_of_backward(variant)}
     blocks = {
         **dict.fromkeys(("q_desc", "do_desc", "dq_desc"), (ROWS, width)),

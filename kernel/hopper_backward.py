@@ -12,7 +12,7 @@ import triton
 
 from .arguments import Problem
 from .backward_arguments import BackwardProblem
-from .hopper import ROWS, Block, device_refusal, fits, multiprocessors, problem_refusal
+from .hopper import ROWS, Block, device_refusal, fits, is_masked, persistent, problem_refusal, tile_width
 from .launch import Launch
 from .plan import Plan
 from .portable import split_scale
@@ -92,13 +92,8 @@ class HopperBackward:
 
 def tiles_of(forward: Problem) -> tuple[Tiles, ...]:
     """The tiles of a problem, the shipped ones first."""
-    tiles = TILES[max(64, block_d(forward.d))]
+    tiles = TILES[tile_width(forward.d)]
     return tiles[::-1] if forward.causal else tiles
-
-
-def is_masked(forward: Problem, tile: Tile) -> bool:
-    """Whether some row may see some key tile in part."""
-    return forward.causal or forward.seqlens_dtype is not None or forward.Nk % tile.BLOCK_N != 0
 
 
 def _parse(config: str, forward: Problem) -> Tiles:
@@ -203,7 +198,7 @@ def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch:
         Block((2 * forward.heads, forward.Nq), (pitch, 1), 1, tile.BLOCK_M, 32),
         *(Block(kv_sizes, _contiguous(kv_sizes), ROWS, width, bits) for _ in "kv"),
     )
-    return Launch(_backward_kv_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device, blocks)
+    return persistent(_backward_kv_hopper, units, arguments, forward.device, blocks)
 
 
 def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Launch:
@@ -214,7 +209,7 @@ def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: 
     units = forward.heads * (triton.cdiv(q_tiles, 2) if forward.causal else q_tiles)
     arguments = (
         *(pitch, *_sizes(forward, q_tiles, units)),
-        *(tile.slots, tile.own, REGISTERS, forward.causal, is_masked(forward, tile)),
+        *(tile.slots, tile.own, REGISTERS, forward.causal, is_masked(forward, tile.BLOCK_N)),
     )
     width, bits = _width_and_bits(forward)
     q_sizes, kv_sizes = _q_sizes(forward), _kv_sizes(forward)
@@ -226,7 +221,7 @@ def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: 
         Block(q_sizes, dO_strides, ROWS, width, bits),
         Block(q_sizes, _contiguous(q_sizes), ROWS, width, bits),
     )
-    return Launch(_backward_q_hopper, _grid(forward, units), arguments, {"num_warps": 4}, forward.device, blocks)
+    return persistent(_backward_q_hopper, units, arguments, forward.device, blocks)
 
 
 def _sizes(forward: Problem, tiles: int, units: int) -> tuple[Any, ...]:
@@ -238,13 +233,8 @@ def _sizes(forward: Problem, tiles: int, units: int) -> tuple[Any, ...]:
     )
 
 
-def _grid(forward: Problem, units: int) -> tuple[int]:
-    """As many programs as the device has multiprocessors, unless there is less to do."""
-    return (min(units, multiprocessors(forward.device)),)
-
-
 def _width_and_bits(forward: Problem) -> tuple[int, int]:
-    return max(64, block_d(forward.d)), 8 * forward.dtype.itemsize
+    return tile_width(forward.d), 8 * forward.dtype.itemsize
 
 
 def _q_sizes(forward: Problem) -> tuple[int, int, int, int]:

@@ -9,9 +9,9 @@ import torch
 from kernel import flash_attention, hopper
 from kernel.arguments import Problem, check_arguments
 from kernel.flash_attn_triton import INTERPRETED
-from kernel.hopper import TILES, WORTH_IT, Block, Hopper, HopperTile, is_masked, tiles_of
+from kernel.hopper import TILES, WORTH_IT, Block, Hopper, is_masked, known_tiles, tiles_of
 from kernel.paths import parse_config, plan_for
-from kernel.tiles import SHARED_MEMORY, block_d
+from kernel.tiles import SHARED_MEMORY
 
 from .compiled import run_compiled
 from .reference import assert_close, draw, error_bounds
@@ -135,7 +135,7 @@ def test_what_is_refused_for_where_it_runs(place, name, value, reason, monkeypat
 def test_the_shipped_tile(changes, first):
     configs = Hopper().configs(problem(**changes))
     assert configs[0] == first
-    assert set(configs) == set(map(str, TILES[max(64, block_d(changes["d"]))]))
+    assert set(configs) == set(map(str, known_tiles(changes["d"])))
 
 
 def test_tiles_of_a_head_dim_take_keys_in_the_same_steps():
@@ -154,7 +154,7 @@ def test_tiles_of_a_head_dim_give_the_same_bits(d, causal, padded, box):
     for scale in (None, -0.3):
         first, *others = (
             flash_attention(q, k, v, causal, lengths, scale, return_lse=True, config=f"hopper:{tile}")
-            for tile in TILES[max(64, block_d(d))]
+            for tile in known_tiles(d)
         )
         assert others
         assert all(same(first, other) for other in others)
@@ -170,7 +170,7 @@ def test_tiles_of_a_head_dim_give_the_same_bits(d, causal, padded, box):
     ],
 )
 def test_when_some_row_sees_a_tile_in_part(changes, masked):
-    assert is_masked(problem(**changes), HopperTile(128, 128, 2, 2)) == masked
+    assert is_masked(problem(**changes), 128) == masked
 
 
 def test_a_config_names_the_path_and_its_tile():

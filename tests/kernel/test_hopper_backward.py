@@ -10,8 +10,8 @@ from kernel.arguments import Problem
 from kernel.backward_arguments import BackwardProblem
 from kernel.backward_paths import choose_backward
 from kernel.flash_attn_triton import INTERPRETED
-from kernel.hopper import WORTH_IT
-from kernel.hopper_backward import TILES, HopperBackward, _takes_dO, is_masked, tiles_of
+from kernel.hopper import WORTH_IT, is_masked
+from kernel.hopper_backward import TILES, HopperBackward, _takes_dO, tiles_of
 from kernel.tiles import SHARED_MEMORY
 
 from .reference import draw, visible_keys
@@ -106,7 +106,7 @@ def test_whether_dO_is_read_as_it_lies(changes, taken):
 @pytest.mark.parametrize(("changes", "masked"), [({}, False), ({"Nk": 500}, True), ({"alignment": "upper_left"}, True)])
 def test_what_is_masked(changes, masked):
     forward = dataclasses.replace(FORWARD, **changes)
-    assert is_masked(forward, tiles_of(forward)[0].q) == masked
+    assert is_masked(forward, tiles_of(forward)[0].q.BLOCK_N) == masked
 
 
 @pytest.mark.usefixtures("_h100")

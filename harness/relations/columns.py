@@ -44,7 +44,10 @@ def zero_columns(base: Base) -> Iterator[Claim]:
 
 
 def _padded(budget: Tensor, columns: int) -> Tensor:
-    """A budget with columns in which nothing is allowed, or anything where the row's is infinite somewhere."""
-    overflows = ~budget.isfinite().all(-1, keepdim=True)
+    """A budget with columns in which nothing is allowed, or anything where a pair that overflows reaches the row.
+
+    That reaches every column of it; a column that overflows by itself does not reach the appended ones.
+    """
+    overflows = ~budget.isfinite().any(-1, keepdim=True)
     rest = budget.new_zeros(*budget.shape[:-1], columns).masked_fill(overflows, torch.inf)
     return torch.cat([budget, rest], -1)

@@ -17,7 +17,7 @@ from harness.faults.functions.backward_state import (
 )
 from harness.faults.witness import gradients
 from harness.judge import judge
-from harness.relations import BITS, RELATIONS, graph, hold
+from harness.relations import BITS, RELATIONS, columns, graph, hold
 from harness.relations.base import Base, Broken
 from harness.run import Refused
 from harness.subject import EXACT, describe
@@ -191,6 +191,11 @@ def test_a_column_of_zeros_is_nan_where_dS_overflows():
     subject = promising(CONTROLS["backward-casts"].make, ("deterministic",))
     assert not Base.of(attempt(subject, overflowing(), "cpu")).gradients["dQ"].isfinite().all()
     assert held(subject, overflowing(), ["zero_columns"]) == []
+
+
+def test_a_column_that_overflows_by_itself_allows_nothing_beside_it():
+    budget = torch.tensor([[1.0, torch.inf], [torch.inf, torch.inf], [1.0, 2.0]])
+    assert columns._padded(budget, 1)[:, 2].tolist() == [0.0, torch.inf, 0.0]
 
 
 def test_a_column_of_zeros_is_0_elsewhere():

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from harness.devices import choose, prepare
-from harness.verdict import CannotRun
+from harness.errors import CannotRun
+from harness.running.devices import choose, prepare
 from speed.machine import describe
 from speed.outliers import (
     BOUNDS,

@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from harness.devices import choose, prepare
-from harness.files import write_whole
-from harness.verdict import CannotRun
+from harness.errors import CannotRun
+from harness.io.files import write_whole
+from harness.running.devices import choose, prepare
 from speed.ceilings import measure_ceilings
 from speed.clock import clock_of
 from speed.io_report import IoReport, in_theory, measured, to_json

@@ -2,7 +2,7 @@
 
     python benchmark/false_alarms.py [--cases 20000] [--time S] [--jobs N] [--device cpu|cuda] [NAME ...]
 
-NAME is a control of `harness.faults` or any subject; by default all controls. One after the other is run by all jobs
+NAME is a control of `harness.recall.faults` or any subject; by default all controls. One after the other is run by all jobs
 together. Prints a row for each as it ends; exit code 1 where any alarmed.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 import torch
 
-from harness.campaign import Campaign
-from harness.devices import choose, prepare
-from harness.faults import CONTROLS
-from harness.forks import Forks
-from harness.jobs import Jobs, Part
-from harness.show import story
-from harness.subject import Subject, load
+from harness.campaign.campaign import Campaign
+from harness.campaign.parallel.forks import Forks
+from harness.campaign.parallel.jobs import Jobs, Part
+from harness.judging.story import story
+from harness.recall.faults import CONTROLS
+from harness.running.devices import choose, prepare
+from harness.subject.subject import Subject, load
 from harness.workers import Apart, Limits
 
 

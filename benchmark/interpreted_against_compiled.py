@@ -19,10 +19,10 @@ from multiprocessing import get_context
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from harness.attempt import attempt
-from harness.devices import prepare
-from harness.run import Refused
-from harness.subject import DEFAULT, load
+from harness.errors import Refused
+from harness.running.attempt import attempt
+from harness.running.devices import prepare
+from harness.subject.subject import DEFAULT, load
 from oracles import compare
 from strategies import AttentionCase
 

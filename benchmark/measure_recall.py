@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from harness.devices import choose, prepare
 from harness.recall.ablation import ABLATIONS, WITHOUT
 from harness.recall.hunt import Limits
 from harness.recall.outcome import Recall, shares, to_json
 from harness.recall.run import Plan, chosen, recall
 from harness.recall.show import lines, print_summary
+from harness.running.devices import choose, prepare
 
 SHRINK_SECONDS = 0.5
 """How small a case becomes is of no interest here."""

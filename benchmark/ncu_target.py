@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
-from harness.devices import choose, prepare
+from harness.running.devices import choose, prepare
 from speed.ncu_csv import ranged
 from speed.passes import calls_of
 from speed.providers import named

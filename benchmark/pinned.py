@@ -13,10 +13,10 @@ from __future__ import annotations
 from itertools import cycle
 from typing import Any, NamedTuple
 
-from harness.faults.planting import pinned
-from harness.subject import DECLARATION, Attention
-from harness.subjects._conventions import declares
-from harness.subjects.kernel_hopper import attention as hopper
+from harness.recall.faults.planting import pinned
+from harness.subject.adapters._conventions import declares
+from harness.subject.adapters.kernel_hopper import attention as hopper
+from harness.subject.subject import DECLARATION, Attention
 from kernel import backward_tiles, flash_attention, hopper_backward, tiles
 from kernel.hopper import TILES as HOPPER_TILES
 

@@ -29,8 +29,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from harness.devices import choose, prepare
-from harness.verdict import CannotRun
+from harness.errors import CannotRun
+from harness.running.devices import choose, prepare
 from speed.ceilings import measure_ceilings
 from speed.clock import clock_of
 from speed.machine import describe

@@ -18,24 +18,33 @@ from types import FrameType
 
 import torch
 
-from harness.campaign import Campaign
-from harness.devices import prepare
-from harness.subject import Subject, load
+from harness.campaign.campaign import Campaign
+from harness.running.devices import prepare
+from harness.subject.subject import Subject, load
 
 ROOT = Path(__file__).parents[1]
 INTERVAL = 0.001
-CALL = "harness/memory.py:__torch_function__"
+CALL = "harness/running/memory.py:__torch_function__"
 """Where a torch function that the subject calls is under way."""
 
 PARTS = (
-    ("subject", ("harness/subjects/", "kernel/", "harness/interpreter/", "/triton/", CALL)),
-    ("truth and budget", ("oracles/float64", "oracles/budget", "oracles/weights", "oracles/heads", "oracles/arith")),
+    ("subject", ("harness/subject/adapters/", "kernel/", "harness/interpreter/", "/triton/", CALL)),
+    (
+        "truth and budget",
+        (
+            "oracles/truth/float64",
+            "oracles/budget/forward",
+            "oracles/budget/scores",
+            "oracles/truth/products",
+            "oracles/arith",
+        ),
+    ),
     ("comparing", ("oracles/",)),
-    ("relations", ("harness/relations/",)),
-    ("guarding memory", ("harness/memory",)),
+    ("relations", ("harness/judging/relations/",)),
+    ("guarding memory", ("harness/running/memory",)),
     ("making tensors", ("strategies/tensors", "strategies/values", "strategies/layouts")),
     ("drawing cases", ("strategies/", "/hypothesis/")),
-    ("account and coverage", ("harness/tally", "harness/coverage")),
+    ("account and coverage", ("harness/campaign/tally", "harness/campaign/coverage")),
     ("other checks", ("harness/",)),
 )
 NOT_THE_HARNESS = ("subject", "truth and budget")

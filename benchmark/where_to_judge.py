@@ -1,9 +1,9 @@
-"""From which size on a case is judged faster where it ran: the number behind `harness.devices.LARGE`.
+"""From which size on a case is judged faster where it ran: the number behind `harness.running.devices.LARGE`.
 
     python benchmark/where_to_judge.py [--device cuda] [--most 26]
 
 Times the truth, its budget and the comparison on one core and on the device, warm, the median of 7, for square bf16
-problems of three head dims whose size as `harness.devices.size` has it doubles up to 2^most.
+problems of three head dims whose size as `harness.running.devices.size` has it doubles up to 2^most.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bisect import bisect_left
 
 import torch
 
-from harness.devices import LARGE, choose, size
+from harness.running.devices import LARGE, choose, size
 from oracles import compare, float64, forward_budget
 from strategies import AttentionCase, Geometry, Problem, build
 from strategies.case import MAX_LENGTH

@@ -8,19 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.attesting import attest
-    from harness.verdict import Failure
+    from harness.judging.attest import attest
+    from harness.judging.verdict import Failure
+    from harness.pytest import profiles
 
-__all__ = ["Failure", "attest"]
+__all__ = ["Failure", "attest", "profiles"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "attest":
-        from harness.attesting import attest
+        from harness.judging.attest import attest
 
         return attest
     if name == "Failure":
-        from harness.verdict import Failure
+        from harness.judging.verdict import Failure
 
         return Failure
+    if name == "profiles":
+        from harness.pytest import profiles
+
+        return profiles
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

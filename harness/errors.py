@@ -1,8 +1,16 @@
-"""What an exception says, for a person: in one line, or with how it came about."""
+"""The exceptions of the harness, and what an exception says for a person: in one line, or with its traceback."""
 
 from __future__ import annotations
 
 import traceback
+
+
+class CannotRun(Exception):
+    """The harness cannot do what was asked: one sentence, exit code 2."""
+
+
+class Refused(Exception):
+    """The subject says that it does not support the case: counted and shown, never a failure."""
 
 
 class Broken(Exception):

@@ -1,20 +1,20 @@
 """What the right answer is, by several oracles, and how far from it is allowed.
 
-Every module in this folder is imported, so a new oracle is one decorated function in a file of its own.
+Every module below this one is imported, so a new oracle is one decorated function in a file in `oracles/others`.
 """
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+for _module in walk_packages(__path__, f"{__name__}."):
+    import_module(_module.name)
 
-from oracles.budget import Budget, forward_budget  # noqa: E402
+from oracles.budget.backward import GradientBudget, gradient_budget  # noqa: E402
+from oracles.budget.forward import Budget, forward_budget  # noqa: E402
 from oracles.compare import Comparison, compare, error_over_budget  # noqa: E402
-from oracles.float64 import Truth, float64  # noqa: E402
-from oracles.gradient_budget import GradientBudget, gradient_budget  # noqa: E402
-from oracles.gradients64 import Gradients, gradients64  # noqa: E402
 from oracles.registry import ORACLES, Answer, Oracle, oracle  # noqa: E402
+from oracles.truth.float64 import Truth, float64  # noqa: E402
+from oracles.truth.gradients64 import Gradients, gradients64  # noqa: E402
 from oracles.vote import compared, hold, odd_one_out, vote  # noqa: E402
 
 __all__ = [

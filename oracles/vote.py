@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
-from oracles.budget import Budget, forward_budget
+from oracles.budget.backward import GradientBudget, gradient_budget
+from oracles.budget.forward import Budget, forward_budget
 from oracles.compare import Comparison, compare
-from oracles.float64 import Truth
-from oracles.gradient_budget import GradientBudget, gradient_budget
-from oracles.gradients64 import Gradients, gradients64
 from oracles.registry import ORACLES, Answer
+from oracles.truth.float64 import Truth
+from oracles.truth.gradients64 import Gradients, gradients64
 from strategies import Problem
 
 TRUTH = "float64"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from harness import profiles
-from harness.devices import choose, prepare
+from harness.pytest import profiles
+from harness.running.devices import choose, prepare
 
 pytest_plugins = ["pytester"]
 

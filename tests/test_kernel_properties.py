@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from harness import attest
-from harness.devices import choose
-from harness.subject import DEFAULT, load
+from harness.running.devices import choose
+from harness.subject.subject import DEFAULT, load
 from strategies import AttentionCase, Features, Geometry, attention_cases
 
 KERNEL = load(DEFAULT)

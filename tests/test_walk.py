@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from harness.corpus import find, load
+from harness.corpus.entries import find, load
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

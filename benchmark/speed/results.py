@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.files import write_whole
+from harness.io.files import write_whole
 from speed.ceilings import Ceilings
 from speed.rows import Row
 from speed.turns import Spread

@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_context
 
-from harness.devices import prepare
+from harness.running.devices import prepare
 from speed.passes import calls_of
 from speed.providers import named
 from speed.rows import Row, make_inputs

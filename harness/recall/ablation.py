@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from hypothesis.strategies import SearchStrategy
 
-import harness.attempt as attempts
-import harness.relations.base as relation_base
-from harness.checks import CHECKS
-from harness.relations import RELATIONS
-from harness.subject import Subject
-from harness.verdict import CannotRun
+import harness.judging.relations.base as relation_base
+import harness.running.attempt as attempts
+from harness.errors import CannotRun
+from harness.judging.checks import CHECKS
+from harness.judging.relations import RELATIONS
+from harness.subject.subject import Subject
 from oracles import Budget, GradientBudget, Gradients, Truth
 from strategies import AttentionCase, Problem
 

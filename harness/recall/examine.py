@@ -11,16 +11,17 @@ from multiprocessing import get_context
 
 import torch
 
-from harness.baselines import BASELINES
-from harness.campaign import Watch, unwatched
-from harness.devices import prepare
-from harness.faults import CONTROLS, FAULTS
+from harness.campaign.campaign import Watch, unwatched
+from harness.errors import CannotRun
+from harness.judging.verdict import KINDS
 from harness.recall.ablation import ablation
+from harness.recall.baselines import BASELINES
+from harness.recall.faults import CONTROLS, FAULTS
 from harness.recall.hunt import Hunt, Limits, hunt
-from harness.verdict import KINDS, CannotRun
+from harness.running.devices import prepare
 from harness.workers import Apart
 from harness.workers import Limits as WorkerLimits
-from harness.workers.zygote import Zygote
+from harness.workers.forkserver import Zygote
 
 IN_A_WORKER = WorkerLimits(seconds=5.0)
 """What hangs is known sooner here than in a campaign: none of the right functions takes so long."""

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from harness.campaign import Campaign, Fault, Finding, Watch, unwatched
-from harness.examine import Examiner
-from harness.subject import Subject
+from harness.campaign.campaign import Campaign, Fault, Finding, Watch, unwatched
+from harness.judging.examine import Examiner
+from harness.subject.subject import Subject
 from strategies import AttentionCase
 
 

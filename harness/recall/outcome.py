@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from harness.faults import CONTROLS, EQUIVALENTS, FAULTS, Fault
 from harness.recall.examine import Examined
+from harness.recall.faults import CONTROLS, EQUIVALENTS, FAULTS, Fault
 from harness.recall.hunt import Seen
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Protocol
 
-from harness.campaign import Watch
-from harness.faults import CONTROLS, FAULTS
-from harness.faults.registry import Where
+from harness.campaign.campaign import Watch
+from harness.errors import CannotRun
 from harness.recall.examine import Examined, Task, examine_all
+from harness.recall.faults import CONTROLS, FAULTS
+from harness.recall.faults.registry import Where
 from harness.recall.hunt import Limits
 from harness.recall.outcome import Recall
-from harness.subject import ANY
-from harness.verdict import CannotRun
+from harness.subject.subject import ANY
 
 FEWEST_CASES = 200
 """A control has as many cases as the slowest fault took, and no fewer than this."""

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from harness.campaign import Campaign
-from harness.faults import EQUIVALENTS, FAULTS, Fault
+from harness.campaign.campaign import Campaign
 from harness.recall.examine import Examined
+from harness.recall.faults import EQUIVALENTS, FAULTS, Fault
 from harness.recall.outcome import Recall, Share, shares, size
 
 LIVE_SECONDS = 0.1

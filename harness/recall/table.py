@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.faults import EQUIVALENTS, Fault
+from harness.recall.faults import EQUIVALENTS, Fault
 from harness.recall.outcome import Recall, Share, shares, size
 
 OURS = "flashattest"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from harness.distribution import Distribution
+from harness.campaign.distribution import Distribution
 from harness.report.histogram import bins_in_use, table
 from harness.report.markup import Html, element, joined
 from harness.report.model import Account, Shown, Source, Spread

@@ -7,15 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.devices import choose, prepare
-from harness.errors import first_line
-from harness.examine import Examined, Question
-from harness.heat import HeatMap
-from harness.replay import RUNS_OF_UNSTEADY, UNSTEADY
+from harness.corpus.replay import RUNS_OF_UNSTEADY, UNSTEADY
+from harness.errors import CannotRun, Refused, first_line
+from harness.judging.examine import Examined, Question
+from harness.judging.heat import HeatMap
 from harness.report.larger import larger
-from harness.run import Refused
-from harness.subject import load, located
-from harness.verdict import CannotRun
+from harness.running.devices import choose, prepare
+from harness.subject.subject import load, located
 from harness.workers import Apart
 from strategies import AttentionCase, build, checksum
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from harness.heat import HeatMap
+from harness.judging.heat import HeatMap
+from harness.judging.story import Fact, facts
 from harness.report.again import NOTHING_TO_DRAW, Picture
 from harness.report.markup import Html, breakable, element
 from harness.report.model import Shown
 from harness.report.picture import LEVELS, draw, words
-from harness.show import Fact, facts
 from strategies import AttentionCase
 
 TITLES = {"worst": "The worst case", "larger": "The smallest case made larger", "smallest": "The smallest case"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from harness.distribution import BINS, INFINITE, LEAST, MOST, ZERO
+from harness.campaign.distribution import BINS, INFINITE, LEAST, MOST, ZERO
 from harness.report.markup import Html, breakable, element, joined
 from harness.report.model import Spread
 

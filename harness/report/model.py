@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.corpus import Worst
+from harness.corpus.entries import Worst
+from harness.judging.verdict import Verdict
 from harness.report.again import Picture
-from harness.verdict import Verdict
 from strategies import AttentionCase
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -39,7 +39,7 @@ class Account:
 
     worst: error/budget by dtype, and gradients: that of dQ, dK and dV, where they were asked for. coverage: cases by
     axis and class. never_hit: classes by axis. spread: cases by axis, class and bin of error/budget
-    (`harness.distribution`). refusals: why, and how often.
+    (`harness.campaign.distribution`). refusals: why, and how often.
     """
 
     subject: str

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.corpus import Worst, verdict_from_json
-from harness.heat import HeatMap
-from harness.outcome import FORMAT
-from harness.reading import Read, an_object, count, fields, mapping, maybe, number, several, text, whole
+from harness.cli.outcome import FORMAT
+from harness.corpus.entries import Worst, verdict_from_json
+from harness.errors import CannotRun
+from harness.io.reading import Read, an_object, count, fields, mapping, maybe, number, several, text, whole
+from harness.judging.heat import HeatMap
 from harness.report.again import Picture
 from harness.report.model import Account, Shown, Source
-from harness.verdict import CannotRun
 from strategies import AttentionCase
 from strategies.spec import require
 

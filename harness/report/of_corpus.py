@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from harness import corpus
-from harness.corpus import CorruptEntry, Entry
+from harness.corpus.entries import CorruptEntry, Entry, load
 from harness.report.again import Asked, Picture, pictures
 from harness.report.model import Shown, Source
 
@@ -18,7 +17,7 @@ def of_entries(name: str, paths: Iterable[Path], strictly: bool = False) -> Sour
     unread = []
     for path in paths:
         try:
-            entries[path] = corpus.load(path)
+            entries[path] = load(path)
         except CorruptEntry as error:
             if strictly:
                 raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
-from harness.heat import HeatMap
+from harness.judging.heat import HeatMap
 from harness.report.markup import Html, element, joined
 
 LIMITS = (1 / 64, 1 / 4, 1.0, 8.0, 256.0, 65536.0)

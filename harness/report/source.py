@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness import corpus
-from harness.corpus import MARKER
+from harness.corpus import entries
+from harness.corpus.entries import MARKER
+from harness.errors import CannotRun
 from harness.report.model import Source
 from harness.report.of_campaign import of_campaign, parsed
 from harness.report.of_corpus import of_entries
-from harness.verdict import CannotRun
 
 
 def read(named: str, corpus_folder: Path) -> Source:
@@ -26,4 +26,4 @@ def read(named: str, corpus_folder: Path) -> Source:
         return of_entries(named, [path], strictly=True)
     if path == corpus_folder:
         raise CannotRun(f"There is no corpus {named} here; name a campaign's JSON or a folder of saved failures.")
-    return of_entries(named, corpus.find(corpus_folder, [named]), strictly=True)
+    return of_entries(named, entries.find(corpus_folder, [named]), strictly=True)

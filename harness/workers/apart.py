@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from harness.examine import Examined, Question
-from harness.subject import Subject
+from harness.judging.examine import Examined, Question
+from harness.subject.subject import Subject
 from harness.workers.limits import Limits
-from harness.workers.nursery import Nursery, Worker
+from harness.workers.pool import Nursery, Worker
 from harness.workers.worker import Make
 
 LEAST_SECONDS = 2.0

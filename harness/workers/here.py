@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from harness.examine import Examined, Question, examine
-from harness.subject import Subject
-from harness.verdict import CannotRun
+from harness.errors import CannotRun
+from harness.judging.examine import Examined, Question, examine
+from harness.subject.subject import Subject
 from harness.workers.limits import Limits
-from harness.workers.nursery import Nursery
+from harness.workers.pool import Nursery
 
 
 class Here:

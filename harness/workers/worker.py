@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from harness.devices import prepare
-from harness.errors import first_line, with_traceback
-from harness.examine import Examined, Question, examine
-from harness.subject import Subject
-from harness.verdict import CannotRun
+from harness.errors import CannotRun, first_line, with_traceback
+from harness.judging.examine import Examined, Question, examine
+from harness.running.devices import prepare
+from harness.subject.subject import Subject
 from harness.workers.limits import Limits
 
 Said = Literal["ready", "at", "compiling", "compiled", "examined", "poisoned", "cannot", "broken"]

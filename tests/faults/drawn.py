@@ -6,12 +6,12 @@ from collections.abc import Collection
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from harness.attempt import attempt
-from harness.devices import choose
-from harness.judge import judge
-from harness.run import Refused
-from harness.subject import Subject
-from harness.verdict import Verdict
+from harness.errors import Refused
+from harness.judging.judge import judge
+from harness.judging.verdict import Verdict
+from harness.running.attempt import attempt
+from harness.running.devices import choose
+from harness.subject.subject import Subject
 from strategies import AttentionCase
 
 DEVICE = choose()

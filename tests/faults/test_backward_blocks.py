@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from harness.faults import CONTROLS
-from harness.faults.backward_blocks import Casting, Differentiable
+from harness.recall.faults import CONTROLS
+from harness.recall.faults.backward_blocks import Casting, Differentiable
 
 RIGHT = {"blocks": Differentiable, "casting": Casting} | {
     id: control.make for id, control in CONTROLS.items() if id.startswith("backward-") or "differentiable" in id

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.attempt import attempt
-from harness.faults import CONTROLS, EQUIVALENTS, FAULTS
+from harness.recall.faults import CONTROLS, EQUIVALENTS, FAULTS
+from harness.running.attempt import attempt
 from strategies import AttentionCase
 from tests.faults.drawn import DEVICE, cases, verdicts
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.faults import registry
-from harness.faults.planting import AnchorLost, Edit, edited, pinned, plant, with_slack
-from harness.faults.witness import case
+from harness.recall.faults import registry
+from harness.recall.faults.planting import AnchorLost, Edit, edited, pinned, plant, with_slack
+from harness.recall.faults.witness import case
 
 FILE = "flash_attn_triton.py"
 

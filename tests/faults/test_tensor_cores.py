@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.faults.tensor_cores import tensor_core_product
+from harness.recall.faults.tensor_cores import tensor_core_product
 
 HALF = torch.float16
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from harness.campaign import Campaign
-from harness.devices import prepare
-from harness.faults import FAULTS
+from harness.campaign.campaign import Campaign
+from harness.recall.faults import FAULTS
+from harness.running.devices import prepare
 
 TWELVE = [
     "causal-top-left",

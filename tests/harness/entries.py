@@ -1,7 +1,7 @@
 """Saved failures of a toy subject, for the tests of what reads them."""
 
-from harness.corpus import Entry
-from harness.verdict import Verdict
+from harness.corpus.entries import Entry
+from harness.judging.verdict import Verdict
 from strategies import AttentionCase, Features, Geometry, build, checksum
 
 CAUSAL = AttentionCase(Geometry(Nk=2), features=Features(causal=True))

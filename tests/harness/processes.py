@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.cli import main
+from harness.cli.main import main
 
 SUBJECTS = """
 import time

@@ -10,17 +10,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from harness import devices
-from harness.attempt import attempt
-from harness.judge import judge
-from harness.run import Refused
-from harness.subject import describe, load
-from harness.votes import with_votes
+from harness.errors import Refused
+from harness.judging.judge import judge
+from harness.judging.votes import with_votes
+from harness.running import devices
+from harness.running.attempt import attempt
+from harness.subject.subject import describe, load
 from strategies import AttentionCase, Features, Geometry, attention_cases, build
 from strategies.tensors import memory_of
-
-from . import test_checks, test_relations, toys
-from .processes import SUBJECTS
+from tests.harness import toys
+from tests.harness.judging import test_checks, test_relations
+from tests.harness.processes import SUBJECTS
 
 pytestmark = pytest.mark.cuda
 

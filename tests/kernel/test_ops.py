@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from harness.faults.planting import plant
+from harness.recall.faults.planting import plant
 from kernel import flash_attention, functional
 from kernel.ops import flash_attention_backward, flash_attention_forward
 from kernel.tiles import TileConfig

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oracles import Answer, Budget, Comparison, compare, float64, forward_budget
-from oracles.arithmetic import Arithmetic
-from oracles.weights import perturbed
+from oracles.budget.arithmetic import Arithmetic
+from oracles.budget.scores import perturbed
 from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec, attention_cases, build
 from tests.oracles.emulation import flash, keep_bits
 

@@ -1,7 +1,7 @@
 """An oracle is one decorated function in a file of its own."""
 
 import sys
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 import pytest
 
@@ -10,7 +10,7 @@ from oracles import ORACLES, Answer, oracle
 
 
 def test_every_file_of_the_folder_is_imported():
-    assert {f"oracles.{module.name}" for module in iter_modules(oracles.__path__)} <= set(sys.modules)
+    assert {module.name for module in walk_packages(oracles.__path__, "oracles.")} <= set(sys.modules)
 
 
 def test_the_function_gives_the_name_and_its_docstring_the_description(monkeypatch):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults import CONTROLS, FAULTS, Control, Fault
 from harness.recall import run
+from harness.recall.faults import CONTROLS, FAULTS, Control, Fault
 from strategies import AttentionCase
 from tests.threads import one_thread
 

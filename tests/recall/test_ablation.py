@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import find
 
-from harness.attempt import attempt
-from harness.checks import CHECKS
-from harness.faults import FAULTS
-from harness.judge import judge
+from harness.errors import CannotRun
+from harness.judging.checks import CHECKS
+from harness.judging.judge import judge
+from harness.judging.relations import RELATIONS
 from harness.recall.ablation import ABLATIONS, NUMBERS, ablation
-from harness.relations import RELATIONS
-from harness.subject import describe
-from harness.verdict import CannotRun
+from harness.recall.faults import FAULTS
+from harness.running.attempt import attempt
+from harness.subject.subject import describe
 from strategies import AttentionCase, Geometry
 from tests.harness import toys
 

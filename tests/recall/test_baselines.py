@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.baselines import BASELINES, assert_close, flash_attn, tutorial
-from harness.baselines.registry import Inputs
-from harness.cli import main
-from harness.faults import CONTROLS, FAULTS
-from harness.subject import describe
+from harness.cli.main import main
+from harness.recall.baselines import BASELINES, assert_close, flash_attn, tutorial
+from harness.recall.baselines.registry import Inputs
+from harness.recall.faults import CONTROLS, FAULTS
+from harness.subject.subject import describe
 from tests.harness import toys
 from tests.kernel.reference import gradients
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from harness.cli import main
-from harness.faults import CONTROLS
+from harness.cli.main import main
+from harness.errors import CannotRun
 from harness.recall.examine import Task, examine_all
+from harness.recall.faults import CONTROLS
 from harness.recall.hunt import Limits, hunt
 from harness.recall.run import Plan, chosen, recall
-from harness.subject import describe
-from harness.verdict import CannotRun
+from harness.subject.subject import describe
 from tests.harness import toys
 
 HANDFUL = ["gqa-interleaved", "lse-in-base-2", "padding-zeroed"]

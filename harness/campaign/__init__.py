@@ -1,0 +1,1 @@
+"""Many cases against one subject: what is drawn, counted, shrunk and kept."""

@@ -1,0 +1,57 @@
+"""Whether a subject is differentiable: as it declares or, where it does not say, as a small call shows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+
+from harness.errors import CannotRun
+from harness.judging.examine import Examiner, Question
+from harness.subject.subject import Subject
+from strategies import AttentionCase, Features, Geometry
+
+LENGTH = 64
+"""Rows and keys of the call: a whole tile, since some subjects take no less."""
+
+HEAD_DIM = 64
+FOUND = "found"
+
+
+def settled(subject: Subject, examiner: Examiner) -> Subject:
+    """The subject, once it is known whether it has gradients, where those are asked for.
+
+    examiner: makes the small call, where it takes one. Raises CannotRun where gradients alone are asked for and there
+    are none.
+    """
+    if subject.operation != "forward" and subject.differentiable is None:
+        subject = _probed(subject, examiner)
+    if not subject.operations:
+        raise CannotRun(f"{subject.name} has no gradients to attest ({subject.differentiable_by}).")
+    return subject
+
+
+def _probed(subject: Subject, examiner: Examiner) -> Subject:
+    """The subject with what the first small call says that returns; one that does not end is the last."""
+    why = "it takes no small call"
+    for case in _small_calls(subject):
+        found = examiner.examine(Question(case, probes=True))
+        if found.verdicts:
+            sentence = found.verdicts[0].sentence
+            why = f"on tensors that require a gradient, {sentence[0].lower()}{sentence[1:].rstrip('.')}"
+            if found.verdicts[0].kind == "timed_out":
+                break
+        elif found.refused is not None:
+            why = f"on tensors that require a gradient, it refuses every small call: {found.refused}"
+        elif found.differentiable is not None:
+            how = FOUND if found.differentiable else f"{FOUND}: O has no grad_fn"
+            return replace(subject, differentiable=found.differentiable, differentiable_by=how)
+    return replace(subject, differentiable=False, differentiable_by=f"{FOUND}: {why}")
+
+
+def _small_calls(subject: Subject) -> Iterator[AttentionCase]:
+    """Square calls of one head, of which any subject takes one: of each mask, dtype, and d near to 64 or 128."""
+    nearest = sorted(subject.head_dims, key=lambda d: (abs(d - HEAD_DIM), d))[:1]
+    dims = [*nearest, *(d for d in (2 * HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
+    for causal, d, dtype in itertools.product(subject.causal_kinds(), dims, subject.dtypes):
+        yield AttentionCase(Geometry(Nq=LENGTH, Nk=LENGTH, d=d), dtype=dtype, features=Features(causal))

@@ -1,0 +1,79 @@
+"""How error/budget is spread over a campaign's cases: a histogram for each class of the axes that matter most.
+
+The largest ratio says how near the worst case came. The histograms say whether the others came near too, and where.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from harness.campaign.coverage import AXES
+from strategies import AttentionCase
+
+LEAST, MOST = -12, 24
+"""The outermost bins. What is nearer to 0, or larger, counts in them."""
+
+ZERO, INFINITE = "zero", "inf"
+
+BINS = (ZERO, *(str(k) for k in range(LEAST, MOST + 1)), INFINITE)
+"""Names of the bins, in order: bin k holds ratios over 2^(k-1) and up to 2^k, so those up to "0" are within budget."""
+
+_NAMES = (
+    "dtype",
+    "causal",
+    "Nq against Nk",
+    "tail of Nk",
+    "d",
+    "heads",
+    "scale",
+    "seqlens_k",
+    "layout",
+    "values",
+    "operation",
+    "dO layout",
+    "dO values",
+)
+SHOWN = tuple(axis for axis in AXES if axis.name in _NAMES)
+
+
+def bin_of(ratio: float) -> str:
+    """The name of the bin that holds an error/budget; NaN is infinite."""
+    if ratio == 0:
+        return ZERO
+    if not math.isfinite(ratio):
+        return INFINITE
+    mantissa, exponent = math.frexp(ratio)
+    # A power of 2 is the largest of its bin: an error of exactly the budget is within it.
+    k = exponent - 1 if mantissa == 0.5 else exponent
+    return str(min(max(k, LEAST), MOST))
+
+
+@dataclass
+class Distribution:
+    """How many cases fell into each bin, by axis and class."""
+
+    counts: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {axis.name: {} for axis in SHOWN})
+
+    def add(self, case: AttentionCase, ratio: float) -> None:
+        """Count a case by its largest error/budget, under every class that it falls into."""
+        where = bin_of(ratio)
+        for axis in SHOWN:
+            classes = self.counts[axis.name]
+            for name in axis.of(case):
+                classes.setdefault(name, Counter())[where] += 1
+
+    def take(self, other: Distribution) -> None:
+        """Add the counts of another account."""
+        for axis, classes in other.counts.items():
+            for name, counter in classes.items():
+                self.counts[axis].setdefault(name, Counter()).update(counter)
+
+    def to_json(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Counts by axis, class and bin; bins are named as in BINS and those without a case left out."""
+        return {
+            axis: {name: {b: counter[b] for b in BINS if counter[b]} for name, counter in sorted(classes.items())}
+            for axis, classes in self.counts.items()
+            if classes
+        }

@@ -1,0 +1,1 @@
+"""One campaign in several processes, here or on other machines."""

@@ -1,0 +1,102 @@
+"""The subcommand `fuzz`, from its arguments to its exit code."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+
+from harness.campaign.campaign import Campaign, database_folder, shared_database
+from harness.campaign.keeper import Corpus
+from harness.campaign.parallel.forks import Forks
+from harness.campaign.parallel.jobs import Jobs, Part
+from harness.campaign.setting import Setting
+from harness.cli.github import tell_campaign
+from harness.cli.outcome import print_outcome, write_json
+from harness.cli.progress import progress
+from harness.running.devices import choose, prepare
+from harness.subject.subject import DEFAULT
+from harness.workers import Limits
+from harness.workers.journal import Ahead, left_behind
+
+DATABASE = ".flashattest/campaigns"
+
+
+def run(asked: Namespace, console: Console) -> int:
+    """Run a campaign, or several at the same time; 0: nothing failed, 1: failures, saved."""
+    name = asked.subject or DEFAULT
+    seconds = 60.0 if asked.time is None and asked.cases is None else asked.time
+    whole = Part(0, secrets.randbelow(2**32) if asked.seed is None else asked.seed, seconds, asked.cases)
+    torch.set_num_threads(1)
+    somewhere = _on_cluster if asked.cluster else _here
+    with somewhere(asked, name, whole) as (campaign, kept), progress(console, campaign):
+        campaign.run()
+    saved = kept.located(campaign.findings)
+    print_outcome(console, campaign, saved)
+    tell_campaign(campaign, saved)
+    for problem in kept.problems:
+        print(f"flashattest: {problem}", file=sys.stderr)
+    is_written = asked.json is None or write_json(asked.json, campaign, saved)
+    return 1 if campaign.findings else 0 if is_written else 2
+
+
+@contextmanager
+def _here(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Campaign | Jobs, Corpus]]:
+    """A campaign of one or more jobs on this machine, and the corpus that keeps what they find."""
+    device = choose(asked.device)
+    prepare(device)
+    jobs = asked.jobs or 1
+    setting = Setting(name, asked.refuses, device, Limits.of_one_among(jobs), operation=asked.operation)
+    kept = Corpus(asked.corpus, name, device)
+    make = setting.maker()
+
+    def start(part: Part) -> Campaign:
+        if device == "cuda":
+            _pin(part.number)
+        apart = setting.apart(make)
+        return Campaign(
+            apart.subject,
+            device,
+            part.seed,
+            part.seconds,
+            part.cases,
+            shared_database(database_folder(DATABASE, name, device)),
+            before=left_behind(name, device),
+            examiner=Ahead(apart, name, device),
+            keeper=kept,
+            probes=True,
+        )
+
+    if jobs == 1:
+        yield start(whole), kept
+    else:
+        yield Jobs(setting.card(make), device, whole.seed, whole.seconds, whole.cases, jobs, Forks(start)), kept
+
+
+@contextmanager
+def _on_cluster(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Jobs, Corpus]]:
+    """The same on a Ray cluster, what its nodes find kept here."""
+    from harness.campaign.parallel.cluster import Cluster
+
+    with Cluster(asked.cluster) as cluster:
+        device = asked.device or cluster.device
+        prepare("cpu")
+        jobs = asked.jobs or cluster.slots(device)
+        limits = Limits.of_one_among(min(jobs, cluster.slots_of_a_node(device)))
+        setting = Setting(name, asked.refuses, device, limits, operation=asked.operation)
+        kept = Corpus(asked.corpus, name, device)
+        carrier = cluster.carrier(setting, kept, database_folder(DATABASE, name, device))
+        yield Jobs(carrier.card(), device, whole.seed, whole.seconds, whole.cases, jobs, carrier), kept
+
+
+def _pin(number: int) -> None:
+    """Give this process one of the devices, in turn."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    devices = visible.split(",") if visible else [str(n) for n in range(torch.cuda.device_count())]
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]

@@ -1,0 +1,139 @@
+"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, said in a line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from harness.cli import corpus as corpus_command
+from harness.cli.sanitizer import TOOLS, run_under
+from harness.errors import CannotRun
+
+OPERATIONS = ("any", "forward", "forward_backward")
+"""As in `harness.subject.subject`, which takes a second to import."""
+
+STOPPED = 130
+"""The exit code of what was broken off, as a shell gives it after Ctrl-C."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; return the exit code."""
+    asked = _parser().parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        return int(asked.command(asked, console))
+    except CannotRun as error:
+        print(f"flashattest: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("flashattest: stopped.", file=sys.stderr)
+        return STOPPED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("flashattest", description="Attests attention kernels.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    fuzz = _command(commands, "fuzz", _fuzz, "draw cases until the time is up, shrink and save what fails")
+    fuzz.add_argument("--subject", help="module:function, file.py:function, or a name that ships", metavar="NAME")
+    fuzz.add_argument("--time", type=float, help="seconds (default 60, none where --cases is given)", metavar="S")
+    fuzz.add_argument("--cases", type=_positive, help="stop after so many cases", metavar="N")
+    fuzz.add_argument("--seed", type=int, help="draw the same cases again", metavar="N")
+    fuzz.add_argument("--jobs", type=_positive, help="campaigns side by side (default 1; a cluster's all)", metavar="N")
+    fuzz.add_argument("--cluster", help="run them on this Ray cluster: HOST:PORT or auto", metavar="ADDRESS")
+    fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
+    fuzz.add_argument("--sanitizer", choices=TOOLS, help="run under compute-sanitizer, on CUDA")
+    fuzz.add_argument("--operation", choices=OPERATIONS, default=OPERATIONS[0], help="ask for it alone (default any)")
+    fuzz.add_argument("--refuses", help="exceptions that match are refusals, not failures", metavar="REGEX")
+
+    replay = _command(commands, "replay", _replay, "run saved failures again: FIXED, FAILED, KNOWN or ERROR")
+    replay.add_argument("entries", nargs="*", help="an id or a path (default: the whole corpus)", metavar="ID|PATH")
+    replay.add_argument("--subject", help="run them on this subject, not on their own", metavar="NAME")
+
+    recall = _command(commands, "recall", _recall, "plant every known fault and say which are found")
+    recall.add_argument("--time", type=float, default=60.0, help="seconds for each fault (default 60)", metavar="S")
+    recall.add_argument("--faults", nargs="+", default=[], help="these alone (default: all)", metavar="ID")
+    recall.add_argument("--operation", choices=OPERATIONS, default=OPERATIONS[0], help="its faults alone (default any)")
+    recall.add_argument("--where", choices=("torch", "kernel", "process"), help="those built so alone")
+    recall.add_argument("--seed", type=int, default=0, help="draw other cases (default 0)", metavar="N")
+    recall.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")
+    recall.add_argument("--markdown", type=Path, help="write the tables there", metavar="FILE")
+    recall.add_argument("--baselines", action="store_true", help="what the usual checks would find, too")
+    recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
+
+    corpus_command.add(commands)
+    report = _command(commands, "report", _report, "write a page of what campaigns found, with pictures of where")
+    report.add_argument("sources", nargs="*", help="campaign JSON, saved failures (default: corpus)", metavar="SOURCE")
+    report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
+
+    _command(commands, "doctor", _doctor, "say what is installed here and what would run")
+    for command in (fuzz, replay, recall):
+        command.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    for command in (fuzz, replay, report):
+        command.add_argument("--corpus", type=Path, default=Path("regressions"), metavar="DIR")
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[..., int], what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return int(text)
+
+
+def _fuzz(asked: argparse.Namespace, console: Console) -> int:
+    from harness.cli.fuzz import run
+    from harness.running.devices import choose
+
+    if asked.sanitizer is not None:
+        if choose(asked.device) != "cuda":
+            raise CannotRun("compute-sanitizer watches CUDA kernels; run with --device cuda.")
+        run_under(asked.sanitizer, sys.argv[1:])
+    return run(asked, console)
+
+
+def _replay(asked: argparse.Namespace, console: Console) -> int:
+    from harness.cli.github import tell_replays
+    from harness.corpus import entries
+    from harness.corpus.replay import replay
+
+    paths = entries.find(asked.corpus, asked.entries)
+    told = [replay(path, asked.subject, asked.device) for path in paths]
+    for each in told:
+        console.print(each.line(), markup=False, soft_wrap=True)
+    tell_replays(told)
+    if len(asked.entries) == 1 == len(told):
+        console.print(told[0].story(), markup=False, soft_wrap=True)
+    if any(each.status == "FAILED" for each in told):
+        return 1
+    return 2 if any(each.status == "ERROR" for each in told) else 0
+
+
+def _recall(asked: argparse.Namespace, console: Console) -> int:
+    from harness.cli.recall import run
+
+    return run(asked, console)
+
+
+def _report(asked: argparse.Namespace, console: Console) -> int:
+    from harness.cli.report import run
+
+    return run(asked, console)
+
+
+def _doctor(asked: argparse.Namespace, console: Console) -> int:
+    from harness.cli.doctor import examine
+
+    for name, fact in examine().items():
+        console.print(f"{name:12} {fact}", markup=False, soft_wrap=True)
+    return 0

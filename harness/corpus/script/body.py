@@ -1,0 +1,189 @@
+"""What a script does: its tensors, its calls, and what it asks of their results, as code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from harness.corpus.entries import Entry
+from harness.corpus.script import parts, values
+from harness.corpus.script.calls import Call
+from strategies.layouts import GRADIENT_LAYOUTS
+from strategies.tensors import fills_past_end
+
+_OF_MEMORY = ("inputs_unchanged", "surroundings_unchanged")
+_OF_THE_CALL = ("returns",)
+_UPPER = {"dO": "D_O", "dLSE": "D_LSE"}
+
+
+class Body:
+    """The tensors and the calls of a script, with the parts and the value families that they need.
+
+    tensors: a line for each tensor's values. steps: the calls and the checks on what they return.
+    """
+
+    def __init__(self, entry: Entry, made: list[Call]) -> None:
+        self.entry = entry
+        self.tensors: list[str] = []
+        self.families: set[str] = set()
+        self.needed: dict[str, None] = {}
+        self._names: dict[str, str] = {}
+        numbered = [(call, str(i) if len(made) > 1 else "") for i, call in enumerate(made, 1)]
+        steps = [self._call(call, number) for call, number in numbered]
+        # What came back is looked at once all calls are made, since a later one may change it.
+        steps += [self._look(call, number) for call, number in numbered if call.budget is not None]
+        self.steps = [step for step in steps if step]
+
+    def _call(self, call: Call, number: str) -> str:
+        lines = [f"{role}{number} = {self._laid(call, role)}" for role in call.roles]
+        given = [f"{role}{number}" for role in "qkv"]
+        if call.problem.seqlens_k is not None:
+            listed = call.problem.seqlens_k.tolist()
+            lines.append(f"seqlens_k{number} = torch.tensor({listed}, dtype=torch.int32, device=DEVICE)")
+            given.append(f"seqlens_k=seqlens_k{number}")
+        if call.budget is None:
+            return self._earlier(call, number, lines, given)
+        if self._compares:
+            lines += self._references(call, number, given)
+        if self.entry.check in _OF_MEMORY:
+            tensors = [name.rpartition("=")[2] for name in (*given, *_named(call.roles[3:], number))]
+            lines.append(f"before{number} = [memory_of(tensor) for tensor in ({', '.join(tensors)})]")
+            self._use(parts.memory_of)
+        lines += [f"{role}{number}.requires_grad_()" for role in call.problem.needs_grad]
+        lines.append(f"returned{number} = {self._called(given, call)}")
+        return "\n".join([*lines, *self._backward(call, number)])
+
+    def _earlier(self, call: Call, number: str, lines: list[str], given: list[str]) -> str:
+        """A call of which nothing is asked."""
+        lines += [f"{role}{number}.requires_grad_()" for role in call.problem.needs_grad]
+        called = [f"returned{number} = {self._called(given, call)}", *self._backward(call, number)]
+        if not call.gradients:
+            called = [self._called(given, call)]
+        return "\n".join([*lines, "with suppress(Exception):", *(f"    {line}" for line in called)])
+
+    def _backward(self, call: Call, number: str) -> list[str]:
+        if not call.gradients:
+            return []
+        self._use(parts.outputs)
+        self._use(parts.gradients_of)
+        found = f"outputs(returned{number}, {call.wants_lse})"
+        given, inputs = _named(call.roles[3:], number), _named(call.problem.needs_grad, number)
+        return [f"gradients{number} = gradients_of({found}, [{', '.join(given)}], [{', '.join(inputs)}])"]
+
+    @property
+    def _compares(self) -> bool:
+        return self.entry.check not in (*_OF_MEMORY, *_OF_THE_CALL, "own_memory")
+
+    def _called(self, given: list[str], call: Call) -> str:
+        return f"subject({', '.join([*given, *(f'{name}={value!r}' for name, value in call.arguments.items())])})"
+
+    def _references(self, call: Call, number: str, given: list[str]) -> list[str]:
+        """What is right, made before the call, which may write to its inputs."""
+        self._use(parts.scores)
+        self._use(parts.reference)
+        asked = [f"{name}={value!r}" for name, value in call.arguments.items() if name in ("causal", "scale")]
+        lines = [f"wanted{number} = reference({', '.join([*given, *asked])})"]
+        if not call.gradients:
+            return lines
+        self._use(parts.reference_gradients)
+        incoming = [f"{role}={role}{number}" for role in call.roles[3:]]
+        arguments = ", ".join([*given[:3], *incoming, *given[3:], *asked])
+        return [*lines, f"wanted_gradients{number} = reference_gradients({arguments})"]
+
+    def _look(self, call: Call, number: str) -> str:
+        """The check on what came back from one call."""
+        if self.entry.check in _OF_MEMORY:
+            names = _named(call.roles[:3], number)
+            names += [f"seqlens_k{number}"] if call.problem.seqlens_k is not None else []
+            names += _named(call.roles[3:], number)
+            sentence = '"The call wrote to the memory of its inputs."'
+            return (
+                f"after{number} = [memory_of(tensor) for tensor in ({', '.join(names)})]\n"
+                f"assert all(map(torch.equal, before{number}, after{number})), {sentence}"
+            )
+        if self.entry.check == "own_memory":
+            self._use(parts.share_memory)
+            self._use(parts.outputs)
+            found = f"outputs(returned{number}, {call.wants_lse})"
+            return (
+                f"for output in {f'(*{found}, *gradients{number})' if call.gradients else found}:\n"
+                f"    for tensor in (q{number}, k{number}, v{number}):\n"
+                f'        assert not share_memory(output, tensor), "What came back lies in the memory of an input."'
+            )
+        return self._near(call, number) if self._compares else ""
+
+    def _near(self, call: Call, number: str) -> str:
+        assert call.budget is not None
+        self._use(parts.outputs)
+        self._use(parts.require_near)
+        allowed_O, allowed_LSE = self._budget(call.budget.O), self._budget(call.budget.LSE)
+        O = f'require_near("O", found{number}[0], wanted{number}[0], {allowed_O}, q{number}.dtype)'
+        lines = [f"found{number} = outputs(returned{number}, {call.wants_lse})", O]
+        if call.wants_lse:
+            LSE = f'require_near("LSE", found{number}[1], wanted{number}[1], {allowed_LSE}, torch.float32)'
+            lines.append(LSE)
+        for i, name in enumerate(call.gradients):
+            allowed = self._budget(getattr(call.gradient_budget, name))
+            got, wanted = f"gradients{number}[{i}]", f'wanted_gradients{number}["{name}"]'
+            lines.append(f'require_near("{name}", {got}, {wanted}, {allowed}, q{number}.dtype)')
+        return "\n".join(lines)
+
+    def _budget(self, budget: torch.Tensor) -> str:
+        """A little more than each element's budget, in as few digits; of a large tensor, in fp32."""
+        rounded = [float(f"{number * (1 + 1e-5):.6g}") for number in budget.flatten().tolist()]
+        if len(set(rounded)) <= 1:
+            return repr(rounded[0] if rounded else 0.0)
+        if len(rounded) <= values.LITERAL_ELEMENTS:
+            return self._named(
+                "ALLOWED", values.shown(torch.tensor(rounded, dtype=torch.float64).reshape(budget.shape))
+            )
+        if len(rounded) * 4 > values.MOST_BYTES:
+            return repr(max(rounded))
+        self._use(parts.from_bytes)
+        return self._named("ALLOWED", values.packed((budget * (1 + 1e-5)).float().reshape(budget.shape)))
+
+    def _laid(self, call: Call, role: str) -> str:
+        """The expression that lays a tensor out as it lay."""
+        self._use(parts.laid_out)
+        tensor: torch.Tensor = getattr(call.problem, role)
+        own = tensor[tuple(slice(None) if stride else slice(1) for stride in tensor.stride())]
+        expression = values.shown(own)
+        if expression is None and call.case is not None and not values.is_small(own):
+            expression = self._generated(call, role)
+        elif expression is None:
+            self._use(parts.from_bytes)
+            expression = values.packed(own)
+        name = self._named(_UPPER.get(role, role.upper()), expression)
+        size = tensor.untyped_storage().nbytes() // tensor.element_size()
+        where = f"{tuple(tensor.shape)}, {tuple(tensor.stride())}, {tensor.storage_offset()}, {size}"
+        return f"laid_out({name}, {where}, DEVICE)"
+
+    def _generated(self, call: Call, role: str) -> str:
+        assert call.case is not None
+        spec = getattr(call.case, role)
+        self.families.add(spec.values)
+        tensor: torch.Tensor = getattr(call.problem, role)
+        shape = (*tensor.shape, 1)[:4]
+        lines = [values.generated(spec, role, shape, tensor.dtype) + ("" if tensor.dim() == 4 else ".squeeze(-1)")]
+        strides = GRADIENT_LAYOUTS[spec.layout](tuple(shape)).strides
+        for batch, first, fill in fills_past_end(call.case, tensor.dtype, strides) if role in ("k", "v") else ():
+            lines.append(f"NAME[{batch}, :, {first}:] = {fill!r}")
+        return "\n".join(lines)
+
+    def _named(self, name: str, expression: str | None) -> str:
+        """The name under which an expression's value stands in the script: what is made once is made for all calls."""
+        assert expression is not None
+        if expression not in self._names:
+            own = name if name not in self._names.values() else f"{name}_{len(self._names)}"
+            self._names[expression] = own
+            self.tensors.append(f"{own} = {expression.replace('NAME[', f'{own}[')}")
+        return self._names[expression]
+
+    def _use(self, part: Callable[..., Any]) -> None:
+        self.needed[part.__name__] = None
+
+
+def _named(roles: Iterable[str], number: str) -> list[str]:
+    return [f"{role}{number}" for role in roles]

@@ -1,0 +1,100 @@
+"""A script is put together: the fault in words, the functions it needs, the subject, the tensors, calls and checks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
+import torch
+
+from harness.corpus.entries import Entry
+from harness.corpus.script import parts, subject, values
+from harness.corpus.script.body import Body
+from harness.corpus.script.calls import calls
+from harness.errors import CannotRun
+from harness.judging.relations import RELATIONS
+from harness.judging.story import headline, printable
+from harness.running.devices import choose, prepare
+from harness.subject.subject import Subject, load, located
+
+RUNS_OF_UNSTEADY = 20
+_NAN_IN_EMPTY = "torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then holds NaN"
+_INTERPRET = 'os.environ.setdefault("TRITON_INTERPRET", "1")  # a Triton kernel runs on a CPU in its interpreter'
+_IMPORTS = {
+    "import base64": r"\bbase64\.",
+    "import importlib": r"\bimportlib\.",
+    "import math": r"\bmath\.",
+    "import os": r"\bos\.",
+    "import sys": r"\bsys\.",
+    "import zlib": r"\bzlib\.",
+    "from contextlib import suppress": r"\bsuppress\(",
+    "from dataclasses import dataclass": r"@dataclass",
+    "from math import inf": r"(?<![\w.])inf\b",
+    "from math import nan": r"(?<![\w.])nan\b",
+    "from typing import Any": r"\bAny\b",
+    "": "",
+    "import numpy as np": r"\bnp\.",
+    "import torch": "",
+    "from torch import Tensor": r"\bTensor\b",
+}
+"""The imports that a script may need, each with what it is needed for."""
+
+
+def write(entry: Entry, path: Path | None = None) -> str:
+    """Return a Python script that raises where the subject has the fault, and says nothing where it has not.
+
+    It imports torch and the subject (and NumPy, where tensors are too large to stand in it). path: of the entry, from
+    which the subject's file may be looked for. Raises CannotRun where the subject is not there, or the fault does not
+    show in a script.
+    """
+    name = located(entry.subject, path)
+    body = Body(entry, calls(entry, _load(entry, name)))
+    functions = [values.generator(body.families)] if body.families else []
+    functions += [inspect.getsource(getattr(parts, part)).rstrip() for part in body.needed]
+    own_settings = [_INTERPRET] if entry.device == "cpu" and ":" in name else []
+    tensors = "\n".join([_settings(entry), *body.tensors])
+    code = "\n\n\n".join([*functions, subject.lines(name), tensors, _steps(entry, body)])
+    imports = _imports("\n".join([*own_settings, code]))
+    head = [_docstring(entry), "from __future__ import annotations", imports, *own_settings]
+    return "\n\n".join(head) + f"\n\n\n{code}\n"
+
+
+def _load(entry: Entry, name: str) -> Subject:
+    if entry.check == "surroundings_unchanged" and "its input" not in entry.verdict.sentence:
+        raise CannotRun("What lies beside a tensor that the call makes itself is out of a script's sight: replay it.")
+    if entry.check in RELATIONS:
+        choose(entry.device)  # its calls are found by making them
+    prepare(entry.device if torch.cuda.is_available() else "cpu")
+    return load(name)
+
+
+def _settings(entry: Entry) -> str:
+    return "\n".join([f'DEVICE = "{entry.device}"', *([_NAN_IN_EMPTY] if entry.kind == "not_finite" else [])])
+
+
+def _steps(entry: Entry, body: Body) -> str:
+    steps = "\n\n".join(body.steps)
+    if entry.kind != "not_repeatable":
+        return steps
+    return f"for _ in range({RUNS_OF_UNSTEADY}):\n" + textwrap.indent(steps, "    ")
+
+
+def _docstring(entry: Entry) -> str:
+    found_with = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
+    lines = [
+        headline(entry.verdict),
+        "",
+        f"Subject: {entry.subject}",
+        f"Case: {entry.case!r}",
+        f"Found on {entry.device} with {found_with}",
+        "",
+        "It raises where the fault is there, and says nothing where it is not.",
+    ]
+    told = "\n".join(printable(line).replace("\\", "\\\\").replace('"""', "'''") for line in lines)
+    return f'"""{told}\n"""'
+
+
+def _imports(code: str) -> str:
+    return "\n".join(line for line, use in _IMPORTS.items() if re.search(use, code))

@@ -1,0 +1,92 @@
+"""The lines of a script that make `subject` the function under test."""
+
+from __future__ import annotations
+
+import ast
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path, PurePath
+
+from harness.errors import CannotRun
+from harness.subject.shipped import shipped
+
+_OURS = ("harness", "strategies", "oracles")
+_ADAPTERS = "harness.subject.adapters."
+
+
+def lines(name: str) -> str:
+    """Return code that imports a subject by its module or file, or an adapter that ships as source of its own.
+
+    Raises CannotRun where an adapter cannot stand without the harness.
+    """
+    if name in shipped():
+        return f"{_inlined(_ADAPTERS + name, set()).strip()}\n\n\nsubject = attention"
+    place, _, attribute = name.rpartition(":")
+    if not place.endswith(".py"):
+        return f"{_path('.')}\n{_import(place, attribute)}"
+    file = PurePath(place)
+    return f"{_path(*dict.fromkeys((file.parent.as_posix(), '.')))}\n{_import(file.stem, attribute)}"
+
+
+def _path(*folders: str) -> str:
+    listed = ", ".join(repr(folder) for folder in folders)
+    return f"sys.path[:0] = [{listed}]  # as seen from the folder in which this is run"
+
+
+def _import(module: str, attribute: str) -> str:
+    if all(part.isidentifier() for part in (*module.split("."), attribute)):
+        return f"from {module} import {attribute} as subject  # noqa: E402"
+    return f"subject = importlib.import_module({module!r}).{attribute}"
+
+
+def _inlined(module: str, seen: set[str]) -> str:
+    """The statements of an adapter's module, those of the modules beside it that it imports first, each once."""
+    if module in seen:
+        return ""
+    seen.add(module)
+    spec = find_spec(module)  # its source alone: the package that it adapts need not be here
+    assert spec is not None
+    assert spec.origin is not None
+    source = Path(spec.origin).read_text()
+    tree = ast.parse(source)
+    used = _names_that_run(tree)
+    kept: list[str] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
+        if not isinstance(statement, ast.ImportFrom) or statement.module is None:
+            kept.append(_text(source, statement))
+        elif statement.module.startswith(_ADAPTERS):
+            kept.append(_inlined(statement.module, seen))
+        elif statement.module.partition(".")[0] in _OURS:
+            kept += _constants(statement, used, module)
+        elif statement.module != "__future__":
+            kept.append(_text(source, statement))
+    return "\n".join(kept)
+
+
+def _text(source: str, statement: ast.stmt) -> str:
+    """A statement as it is written, with its decorators, and with room around what is long."""
+    first = min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", []))])
+    lines = source.splitlines()[first - 1 : statement.end_lineno]
+    return "\n".join(["", "", *lines, "", ""] if len(lines) > 1 else lines)
+
+
+def _names_that_run(tree: ast.Module) -> set[str]:
+    """Every name that a module uses outside annotations, which a script never evaluates."""
+    notes = [n for node in ast.walk(tree) for n in (getattr(node, "annotation", None), getattr(node, "returns", None))]
+    noted = {id(inner) for note in notes if isinstance(note, ast.expr) for inner in ast.walk(note)}
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in noted}
+
+
+def _constants(statement: ast.ImportFrom, used: set[str], module: str) -> list[str]:
+    """The constants of ours that an adapter imports, as assignments. Raises CannotRun for anything else that runs."""
+    assert statement.module is not None
+    found = []
+    for alias in statement.names:
+        if (alias.asname or alias.name) in used:
+            value = getattr(import_module(statement.module), alias.name)
+            if not isinstance(value, str | int | float | tuple):
+                raise CannotRun(f"The adapter {module} uses {alias.name} of the harness, so no script can hold it.")
+            found.append(f"{alias.asname or alias.name} = {value!r}")
+    return found

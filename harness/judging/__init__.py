@@ -1,0 +1,1 @@
+"""What is wrong with a result: checks, relations, votes, and the verdict that says so."""

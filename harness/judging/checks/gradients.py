@@ -1,0 +1,68 @@
+"""Every input that needs a gradient gets one, which is within the budget of the truth, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from harness.judging.checks.numbers import told
+from harness.judging.checks.registry import Stage, check
+from harness.judging.verdict import Verdict
+from harness.running.attempt import Attempt
+from harness.running.backward import INPUTS
+
+_BACKWARD = ("forward_backward",)
+
+
+@check(Stage.FORM, _BACKWARD)
+def gradient_form(attempt: Attempt) -> Iterator[Verdict]:
+    """Each gradient that is asked for comes, and has the shape, dtype and device of its input."""
+    if attempt.result.cut_off:
+        roles = " and ".join(attempt.problem.needs_grad)
+        yield _wrong(f"O came back without a grad_fn: no gradient reaches {roles}.")
+        return
+    for name, gradient in (attempt.result.gradients or {}).items():
+        if sentence := _fault(name, gradient, getattr(attempt.problem, INPUTS[name])):
+            yield _wrong(sentence)
+
+
+@check(Stage.GRADIENTS, _BACKWARD)
+def gradient_of_q(attempt: Attempt) -> Iterator[Verdict]:
+    """dQ, where it was asked for, is within its budget; it is 0 in a row that sees no key."""
+    yield from _held("dQ", "gradient_of_q", attempt)
+
+
+@check(Stage.GRADIENTS, _BACKWARD)
+def gradient_of_k(attempt: Attempt) -> Iterator[Verdict]:
+    """dK, where it was asked for, is within its budget; it is 0 at a key that no query sees."""
+    yield from _held("dK", "gradient_of_k", attempt)
+
+
+@check(Stage.GRADIENTS, _BACKWARD)
+def gradient_of_v(attempt: Attempt) -> Iterator[Verdict]:
+    """dV, where it was asked for, is within its budget; it is 0 at a key that no query sees."""
+    yield from _held("dV", "gradient_of_v", attempt)
+
+
+def _held(name: str, check: str, attempt: Attempt) -> Iterator[Verdict]:
+    found = attempt.compared.get(name)
+    if found is not None and not found.ok:
+        parts = attempt.gradient_budget.parts(name, found.index)
+        yield told("wrong_gradient", check, name, found, parts, attempt)
+
+
+def _fault(name: str, gradient: Tensor | None, of: Tensor) -> str | None:
+    if gradient is None:
+        return f"{name} is missing: the graph of O does not lead to {INPUTS[name]}."
+    if gradient.shape != of.shape:
+        return f"{name} has the shape {tuple(gradient.shape)} and should have {tuple(of.shape)}."
+    if gradient.dtype is not of.dtype:
+        return f"{name} has the dtype {gradient.dtype} and should have {of.dtype}."
+    if gradient.device != of.device:
+        return f"{name} is on {gradient.device} and should be on {of.device}."
+    return None
+
+
+def _wrong(sentence: str) -> Verdict:
+    return Verdict("wrong_gradient", "gradient_form", sentence)

@@ -1,0 +1,57 @@
+"""O and LSE are within the budget of the truth, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from harness.judging.checks.registry import Stage, check
+from harness.judging.verdict import Verdict
+from harness.running.attempt import Attempt
+from oracles import Comparison
+
+
+@check(Stage.NUMBERS)
+def values(attempt: Attempt) -> Iterator[Verdict]:
+    """O is within its budget; NaN and inf stand only where float64 has them too."""
+    found = attempt.compared["O"]
+    if not found.ok:
+        kind = "wrong_values" if found.is_finite else "not_finite"
+        yield told(kind, "values", "O", found, attempt.budget.parts_O(found.index), attempt)
+
+
+@check(Stage.NUMBERS)
+def lse(attempt: Attempt) -> Iterator[Verdict]:
+    """LSE, where it came back, is within its budget; a row that sees no key has LSE = -inf."""
+    found = attempt.compared.get("LSE")
+    if found is not None and not found.ok:
+        yield _verdict("wrong_lse", "lse", "LSE", found, attempt.budget.parts_LSE(found.index))
+
+
+def told(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float], attempt: Attempt) -> Verdict:
+    """The verdict on a tensor's worst element.
+
+    A NaN that is gone once the memory beside the tensors holds 0 was read there.
+    """
+    verdict = _verdict(kind, check, tensor, found, parts)
+    if found.is_finite or not attempt.is_right_among_zeros:
+        return verdict
+    sentence = f"{verdict.sentence} It is right where the memory beside the tensors holds 0: that memory was read."
+    return replace(verdict, kind="out_of_bounds", sentence=sentence)
+
+
+def _verdict(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float]) -> Verdict:
+    place = f"{tensor}{list(found.index)}"
+    return Verdict(
+        kind,
+        check,
+        f"{place} is {found.got:.6g} and should be {found.wanted:.6g}.",
+        ratio=found.ratio,
+        tensor=tensor,
+        where=found.index,
+        got=found.got,
+        wanted=found.wanted,
+        error=found.error,
+        budget=found.budget,
+        parts=parts,
+    )

@@ -1,0 +1,27 @@
+"""What comes back lies in memory of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from harness.judging.checks.registry import Stage, check
+from harness.judging.verdict import Verdict
+from harness.running.attempt import Attempt, came
+
+
+@check(Stage.FORM)
+def own_memory(attempt: Attempt) -> Iterator[Verdict]:
+    """No output or gradient shares its storage with an input: who writes to the one must not change the other."""
+    returned, problem = attempt.result.returned, attempt.problem
+    outputs = returned if isinstance(returned, tuple) else (returned,)
+    named = [*zip(("O", "LSE"), outputs, strict=False), *came(attempt.result).items()]
+    for name, output in named:
+        for of, tensor in (("q", problem.q), ("k", problem.k), ("v", problem.v)):
+            if isinstance(output, Tensor) and output.numel() and _storage(output) == _storage(tensor):
+                yield Verdict("output_aliased", "own_memory", f"{name} lies in the memory of the input {of}.")
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,159 @@
+"""Where a failure stands: error/budget over the rows and columns of a tensor, in cells that keep the edges of tiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from harness.errors import Refused
+from harness.io.reading import Read, count, fields, index, maybe, number, several, text
+from harness.judging.relations import RELATIONS, broken_claim
+from harness.judging.relations.base import Broken
+from harness.judging.verdict import Verdict, finite_or_text
+from harness.running.attempt import Attempt, came
+from harness.running.backward import INPUTS
+from oracles import error_over_budget
+from strategies.spec import require
+
+MOST_CELLS = 32
+"""Rows and columns of a map. A cell is a power of 2 wide, as tiles are, so that no tile's edge runs through one."""
+
+
+TENSORS = ("O", "LSE", *INPUTS)
+"""What a map may be of."""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """The largest error/budget of each cell of a plane of `tensor`, rows first.
+
+    tensor "O": rows of Nq, columns of d, of one batch entry and head; "dQ" too, and "dK" and "dV" with rows of Nk.
+    "LSE": rows of Nq, columns are the heads, and head is None. shape: rows and columns of the plane. cell: rows and
+    columns that one cell stands for.
+    """
+
+    tensor: str
+    batch: int
+    head: int | None
+    shape: tuple[int, int]
+    cell: tuple[int, int]
+    cells: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        require(self.tensor in TENSORS, f"A map is of {', '.join(TENSORS)}, not {self.tensor!r}.")
+        require(len(self.shape) == len(self.cell) == 2, "shape and cell of a map must be two whole numbers each.")
+        require(min(*self.shape, *self.cell) >= 1, "shape and cell of a map must be at least 1.")
+        rows, columns = (-(-size // cell) for size, cell in zip(self.shape, self.cell, strict=True))
+        require(max(rows, columns) <= MOST_CELLS, f"A map has at most {MOST_CELLS} cells either way.")
+        fits = len(self.cells) == rows and all(len(row) == columns for row in self.cells)
+        require(fits, f"The cells of this map must be {rows} rows of {columns}.")
+        require(all(ratio >= 0 for row in self.cells for ratio in row), "Error/budget is 0 or more.")
+
+    @property
+    def worst(self) -> float:
+        """The largest error/budget."""
+        return max(max(row) for row in self.cells)
+
+    @property
+    def over(self) -> list[tuple[int, int]]:
+        """The cells over budget, as (row, column) of cells."""
+        return [(i, j) for i, row in enumerate(self.cells) for j, ratio in enumerate(row) if ratio > 1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {
+            "tensor": self.tensor,
+            "batch": self.batch,
+            "head": self.head,
+            "shape": list(self.shape),
+            "cell": list(self.cell),
+            "cells": [[finite_or_text(ratio) for ratio in row] for row in self.cells],
+        }
+
+    @classmethod
+    def from_json(cls, data: object) -> HeatMap:
+        """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
+        return cls(**fields("A heat map", data, _FIELDS, optional=()))
+
+
+_FIELDS: dict[str, Read] = {
+    "tensor": text,
+    "batch": count,
+    "head": maybe(count),
+    "shape": index,
+    "cell": index,
+    "cells": several(several(number)),
+}
+
+
+def heat_map(tried: Attempt, verdict: Verdict) -> HeatMap | None:
+    """The map of the tensor that a verdict speaks of, in its worst batch entry and head.
+
+    None where the verdict is not about numbers, or there are none of the right form.
+    """
+    ratio, is_lse = _ratios(tried, verdict), verdict.tensor == "LSE"
+    if ratio is None or ratio.numel() == 0 or ratio.dim() != (3 if is_lse else 4):
+        return None
+    b, h = _worst_plane(ratio[..., None] if is_lse else ratio)
+    plane = ratio[b].T if is_lse else ratio[b, h]
+    return pooled(plane, str(verdict.tensor), b, None if is_lse else h)
+
+
+def pooled(plane: Tensor, tensor: str, batch: int, head: int | None) -> HeatMap:
+    """The map of a plane (rows, columns) of error/budget."""
+    shape = (plane.shape[0], plane.shape[1])
+    cell = (_cell(shape[0]), _cell(shape[1]))
+    largest = max_pool2d(plane[None].double().cpu(), cell, cell, ceil_mode=True)[0].tolist()
+    return HeatMap(tensor, batch, head, shape, cell, tuple(tuple(map(_short, row)) for row in largest))
+
+
+def _ratios(tried: Attempt, verdict: Verdict) -> Tensor | None:
+    """Error/budget of each element of what the verdict compared."""
+    if verdict.tensor not in TENSORS:
+        return None
+    if verdict.check in RELATIONS:
+        return _ratios_of_claim(tried, verdict)
+    is_gradient = verdict.tensor in INPUTS
+    came_back = came(tried.result) if is_gradient else {"O": tried.result.output, "LSE": tried.result.lse}
+    got = came_back.get(verdict.tensor)
+    if got is None:
+        return None
+    truth, budget = (tried.true_gradients, tried.gradient_budget) if is_gradient else (tried.truth, tried.budget)
+    return error_over_budget(got, getattr(truth, verdict.tensor), getattr(budget, verdict.tensor))
+
+
+def _ratios_of_claim(tried: Attempt, verdict: Verdict) -> Tensor | None:
+    """The same of the two calls that a relation compares."""
+    try:
+        claim = broken_claim(tried, verdict.check)
+    except (Refused, Broken):
+        return None
+    if claim is None or claim.tensor != verdict.tensor:
+        return None
+    return error_over_budget(claim.got, claim.wanted.double(), claim.budget)
+
+
+def _worst_plane(ratio: Tensor) -> tuple[int, int]:
+    """Batch entry and head with the largest ratio; among equals (infinite ones, say) that with the most over budget."""
+    peak, spread = ratio.amax((2, 3)), (ratio > 1).sum((2, 3))
+    place = int(torch.where(peak == peak.max(), spread, -1).argmax())
+    return divmod(place, ratio.shape[1])
+
+
+def _cell(size: int) -> int:
+    """The smallest power of 2 that leaves at most MOST_CELLS cells."""
+    cell = 1
+    while -(-size // cell) > MOST_CELLS:
+        cell *= 2
+    return cell
+
+
+def _short(ratio: float) -> float:
+    """Three figures are enough, but what is over budget stays so."""
+    short = float(f"{ratio:.3g}") if math.isfinite(ratio) else math.inf
+    return 1.01 if ratio > 1 >= short else short

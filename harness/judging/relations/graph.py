@@ -1,0 +1,84 @@
+"""A graph that is kept gives its gradients at any time, and any number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from harness.errors import Refused, first_line
+from harness.judging.relations.base import Base, Broken, Claim
+from harness.judging.relations.gradients import budget_of, has_backward, is_deterministic
+from harness.judging.relations.registry import relation
+from harness.judging.verdict import Verdict
+from harness.running.backward import Inputs, differentiate
+from harness.running.call import refusal_in
+from harness.running.memory import GuardedAllocations
+from strategies import Problem
+
+NO_SECOND = ("donated buffer", "retain_graph=False")
+"""What torch.compile says where it has promised itself that there will be no second backward."""
+
+
+@relation(exact="deterministic", when=has_backward, of_gradients=True)
+def backward_twice(base: Base) -> Iterator[Claim]:
+    """Two backward passes over one graph (retain_graph=True) give the same: bit for bit for a deterministic subject."""
+    graph = _Graph.of(base, base.attempt.problem)
+    first, second = graph.gradients(base), graph.gradients(base)
+    yield from _claims(base, first, base.gradients, "With its graph kept")
+    yield from _claims(base, second, first, "In a second backward over the same graph")
+
+
+@relation(exact="deterministic", when=has_backward, of_gradients=True)
+def forward_between(base: Base) -> Iterator[Claim]:
+    """A forward pass on -q between a forward pass and its backward moves no gradient of the first."""
+    problem = base.attempt.problem
+    first = _Graph.of(base, problem)
+    _Graph.of(base, replace(problem, q=-problem.q))
+    yield from _claims(base, first.gradients(base), base.gradients, "With another forward before its backward")
+
+
+def _claims(base: Base, got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: str) -> Iterator[Claim]:
+    for name in wanted.keys() & got.keys():
+        kind = "history_dependent" if "another" in what else "not_repeatable"
+        budget = 2 * budget_of(base.attempt, name)
+        yield Claim(name, got[name], wanted[name], budget, what, kind, is_deterministic(base))
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The outputs of a forward pass, each with its gradient, and the leaves that they hang on."""
+
+    outputs: list[tuple[Tensor, Tensor]]
+    leaves: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, base: Base, problem: Problem) -> _Graph:
+        """Raises Refused and Broken as `Base.again` does."""
+        attempt, inputs = base.attempt, Inputs.of(problem, problem.needs_grad)
+        try:
+            with torch.enable_grad(), GuardedAllocations():
+                outputs = inputs.outputs(inputs.call(attempt.subject, attempt.case), problem)
+        except Exception as error:
+            raise _of(base, error) from error
+        return cls(outputs or [], inputs.leaves)
+
+    def gradients(self, base: Base) -> dict[str, Tensor]:
+        """The gradients of a backward pass that keeps the graph, where they are judged."""
+        try:
+            with GuardedAllocations():
+                found = differentiate(self.outputs, self.leaves, keep_graph=True) if self.outputs else {}
+        except Exception as error:
+            raise _of(base, error) from error
+        place = base.problem.q.device
+        return {name: tensor.to(place, copy=True) for name, tensor in found.items() if tensor is not None}
+
+
+def _of(base: Base, error: Exception) -> Exception:
+    if refusal := refusal_in(error, base.attempt.subject, base.attempt.case):
+        return refusal
+    if any(words in str(error) for words in NO_SECOND):
+        return Refused(first_line(error))
+    return Broken(Verdict("raised", "returns", f"The call raised {first_line(error)}"))

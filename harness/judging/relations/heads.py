@@ -1,0 +1,51 @@
+"""Batch entries and heads do not know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.judging.relations.base import EVERYWHERE, Base, Claim
+from harness.judging.relations.registry import relation
+from harness.running.attempt import Attempt
+
+
+def _is_shared(attempt: Attempt) -> bool:
+    g = attempt.case.geometry
+    return g.B * g.Hk > 1
+
+
+@relation(exact="batch_invariant", when=_is_shared)
+def alone_as_in_batch(base: Base) -> Iterator[Claim]:
+    """One batch entry's queries of one head of K and V, called alone, give what they give beside the others.
+
+    Bit for bit where the order of sums does not hang on the size of the batch (no split of the keys to fill a device).
+    """
+    g, lengths = base.attempt.case.geometry, base.attempt.case.features.seqlens_k
+    for n in base.choices(range(g.B * g.Hk)):
+        b, head = divmod(n, g.Hk)
+        entry, one = slice(b, b + 1), slice(head, head + 1)
+        group = slice(head * g.group, (head + 1) * g.group)
+        dO, dLSE = base.problem.dO, base.problem.dLSE
+        alone = base.again(
+            q=base.problem.q[entry, group],
+            k=base.problem.k[entry, one],
+            v=base.problem.v[entry, one],
+            dO=None if dO is None else dO[entry, group],
+            dLSE=None if dLSE is None else dLSE[entry, group],
+            seqlens_k=None if lengths is None else lengths[entry],
+        )
+        rows, keys = (entry, group, slice(None)), (entry, one, slice(None))
+        what = f"Batch entry {b}, KV head {head} called alone"
+        yield from base.same(alone, what, here=rows, keys_here=keys, keys_there=EVERYWHERE)
+
+
+@relation(exact="gqa_invariant", when=lambda attempt: attempt.case.geometry.group > 1)
+def repeated_kv(base: Base) -> Iterator[Claim]:
+    """Heads of K and V repeated for each query head give what they give where a group shares them.
+
+    Bit for bit where a query head's sums do not hang on how many heads share its keys.
+    """
+    group = base.attempt.case.geometry.group
+    k, v = (t.repeat_interleave(group, dim=1) for t in (base.problem.k, base.problem.v))
+    what = f"With each head of K and V repeated {group} times"
+    yield from base.same(base.again(k=k, v=v), what, gradients=("dQ",))

@@ -1,0 +1,76 @@
+"""What a query does not see does not matter to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.judging.relations.base import Base, Claim
+from harness.judging.relations.registry import relation
+from harness.running.attempt import Attempt
+
+FILLS = ("nan", "inf", "huge", "negated")
+
+
+def _hides(attempt: Attempt) -> bool:
+    g, asked = attempt.case.geometry, attempt.case.features
+    return g.Nq > 0 and (min(attempt.case.lengths) < g.Nk or (bool(asked.causal) and g.Nk > 1))
+
+
+@relation(exact="mask_invariant", when=lambda attempt: bool(attempt.case.features.causal) and _hides(attempt))
+def causal_prefix(base: Base) -> Iterator[Claim]:
+    """Rows up to i do not change when the keys that none of them sees are negated, in K and in V.
+
+    Bit for bit where a hidden key has weight 0 and no part in the row's maximum.
+    """
+    Nq = base.problem.q.shape[2]
+    for i in base.choices(range(Nq)):
+        hidden = ~visible(base)[:, : i + 1].any(dim=1)
+        if hidden.any():
+            k, v = (_filled(t, hidden, -t) for t in (base.problem.k, base.problem.v))
+            rows = (slice(None), slice(None), slice(0, i + 1))
+            what = f"With other keys where rows to {i} see none"
+            yield from base.same(base.again(k=k, v=v), what, here=rows, there=rows)
+
+
+@relation(exact="mask_invariant", when=_hides)
+def noninterference(base: Base) -> Iterator[Claim]:
+    """Keys that no query of their batch entry sees hold NaN, inf, the largest number or other numbers: all the same.
+
+    Past the lengths anything may stand, for every subject. A key that the diagonal alone hides is replaced by what
+    is not finite only for a subject that declares mask_invariant: others may multiply it by a weight of 0.
+    """
+    seen = visible(base).any(dim=1)
+    past_end = torch.arange(seen.shape[-1], device=seen.device) >= _lengths(base)
+    harmless = ~seen if "mask_invariant" in base.attempt.subject.exact else past_end
+    for fill in base.choices(FILLS):
+        hidden = ~seen if fill == "negated" else harmless
+        if hidden.any():
+            k, v = (_filled(t, hidden, _fill(fill, t)) for t in (base.problem.k, base.problem.v))
+            yield from base.same(base.again(k=k, v=v), f"With hidden keys {fill}")
+
+
+def visible(base: Base) -> Tensor:
+    """Which queries see which keys, (B, Nq, Nk): the same for all heads."""
+    (B, _, Nq, _), Nk = base.problem.q.shape, base.problem.k.shape[2]
+    seen = base.problem.visible()
+    if seen is None:
+        return torch.ones(B, Nq, Nk, dtype=torch.bool, device=base.problem.q.device)
+    return seen.expand(B, 1, Nq, Nk)[:, 0]
+
+
+def _lengths(base: Base) -> Tensor:
+    return torch.tensor(base.attempt.case.lengths, device=base.problem.q.device)[:, None]
+
+
+def _fill(name: str, tensor: Tensor) -> Tensor:
+    if name == "negated":
+        return -tensor
+    number = {"nan": float("nan"), "inf": float("inf"), "huge": torch.finfo(tensor.dtype).max}[name]
+    return torch.full_like(tensor, number)
+
+
+def _filled(tensor: Tensor, where: Tensor, fill: Tensor) -> Tensor:
+    return torch.where(where[:, None, :, None], fill, tensor)

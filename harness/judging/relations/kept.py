@@ -1,0 +1,26 @@
+"""What a call returned stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from harness.judging.relations.base import Base, Claim
+from harness.judging.relations.registry import ALWAYS, relation
+from harness.running.attempt import came
+
+WHAT = "After a second call with other values, the output of the first changed"
+
+
+@relation(exact=ALWAYS)
+def first_output_kept(base: Base) -> Iterator[Claim]:
+    """A call with -q and -v leaves what the first call returned, and its gradients, alone: they are the caller's."""
+    base.again(q=base.mapped("q", torch.neg), v=base.mapped("v", torch.neg))
+    first = base.attempt.result
+    yield Claim("O", first.output, base.O, base.budget.O, WHAT, kind="output_aliased")
+    if first.lse is not None and base.LSE is not None:
+        yield Claim("LSE", first.lse, base.LSE, base.budget.LSE, WHAT, kind="output_aliased")
+    for name, before in base.gradients.items():
+        budget = getattr(base.attempt.gradient_budget, name)
+        yield Claim(name, came(first)[name], before, budget, WHAT, kind="output_aliased")

@@ -1,0 +1,64 @@
+"""Parts of the keys, merged by their LSE, equal one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.judging.relations.base import Again, Base, Claim
+from harness.judging.relations.registry import relation
+from harness.running.attempt import Attempt
+
+
+def _can_be_split(attempt: Attempt) -> bool:
+    g, asked = attempt.case.geometry, attempt.case.features
+    return "return_lse" in attempt.subject.keywords and asked.causal != "lower_right" and g.Nk > 0 and g.Nq > 0
+
+
+@relation(exact=None, price=4, when=_can_be_split)
+def split_and_merged(base: Base) -> Iterator[Claim]:
+    """The keys before and after a cut, each called alone, merge by LSE = log Σ exp LSE_i, O = Σ exp(LSE_i - LSE) O_i.
+
+    Parts are unequal, and empty where the cut is at 0 or past a length. Under an upper-left mask the rows from the
+    cut on see all of the first part, and the second one upper-left again. The merge is done in float64, so what is
+    allowed is what the errors of the parts' O and LSE make of it, and the base's own budget.
+    """
+    Nk, is_causal = base.attempt.case.geometry.Nk, bool(base.attempt.case.features.causal)
+    for cut in base.choices(sorted({0, 1, Nk // 3, Nk // 2, Nk - 1})):
+        rows = (slice(None), slice(None), slice(cut if is_causal else 0, None))
+        if base.O[rows].numel() == 0:
+            continue
+        parts = _part(base, rows, slice(0, cut), causal=False), _part(base, rows, slice(cut, Nk), causal=is_causal)
+        yield from _merged(base, rows, parts, f"Keys split at {cut} and merged")
+
+
+def _part(base: Base, rows: tuple[slice, ...], keys: slice, causal: bool) -> Again:
+    lengths = base.attempt.case.features.seqlens_k
+    size = keys.stop - keys.start
+    cut = None if lengths is None else tuple(min(max(n - keys.start, 0), size) for n in lengths)
+    k, v = base.problem.k[:, :, keys], base.problem.v[:, :, keys]
+    return base.again(q=base.problem.q[rows], k=k, v=v, causal=causal, seqlens_k=cut, return_lse=True)
+
+
+def _merged(base: Base, rows: tuple[slice, ...], parts: tuple[Again, Again], what: str) -> Iterator[Claim]:
+    lses = [_lse(part) for part in parts]
+    LSE = torch.logaddexp(*lses)
+    shares = [(lse - LSE).exp().masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1) for lse in lses]
+    drift = torch.maximum(parts[0].budget.LSE, parts[1].budget.LSE)
+    misweighed = (2 * drift).expm1().unsqueeze(-1)
+    O, allowed = torch.zeros_like(base.budget.O[rows]), base.budget.O[rows]
+    for share, part in zip(shares, parts, strict=True):
+        found, budget = part.O.double(), part.budget.O
+        O = O + share * found
+        allowed = allowed + share * (budget + misweighed * (found.abs() + budget))
+    # 0 times a budget of inf: nothing is promised there.
+    yield Claim("O", O, base.O[rows], allowed.nan_to_num(torch.inf, torch.inf), what)
+    if base.LSE is not None:
+        yield Claim("LSE", LSE, base.LSE[rows], base.budget.LSE[rows] + drift, what)
+
+
+def _lse(part: Again) -> Tensor:
+    assert part.LSE is not None
+    return part.LSE.double()

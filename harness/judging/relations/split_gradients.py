@@ -1,0 +1,115 @@
+"""Gradients pass through the merge of split keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.judging.relations.base import Again, Base, Claim
+from harness.judging.relations.gradients import added_up, budget_of, has_backward
+from harness.judging.relations.registry import relation
+from harness.running.attempt import Attempt
+from oracles import Truth, float64
+from oracles.budget.scores import by_query_head
+from oracles.truth.products import over_group, weighted
+from strategies import Problem
+
+
+def _can_be_split(attempt: Attempt) -> bool:
+    g, asked = attempt.case.geometry, attempt.case.features
+    has_lse = "return_lse" in attempt.subject.keywords and asked.causal != "lower_right"
+    return has_backward(attempt) and has_lse and g.Nk > 1 and len(attempt.case.needs_grad) == 3
+
+
+@relation(exact=None, price=4, when=_can_be_split, of_gradients=True)
+def merged_gradients(base: Base) -> Iterator[Claim]:
+    """Two parts of the keys, each given what the merge hands down, make the gradients of the whole.
+
+    With w = exp(LSE_part - LSE), dO_part = w·dO and dLSE_part = w·(dO·(O_part - O) + dLSE); dQ is the sum of the
+    parts', dK and dV are theirs side by side. Allowed are the budgets of all, and what the rounding of dO_part and
+    dLSE_part, which is known, makes of it.
+    """
+    Nk = base.attempt.case.geometry.Nk
+    for cut in base.choices(sorted({1, Nk // 3, Nk // 2, Nk - 1} - {0})):
+        parts = [_Part.of(base, keys) for keys in (slice(0, cut), slice(cut, Nk))]
+        calls = [part.call(base) for part in parts]
+        yield from _added(base, parts, calls, f"Keys split at {cut}, and gradients passed through the merge")
+
+
+def _added(base: Base, parts: list[_Part], calls: list[Again], what: str) -> Iterator[Claim]:
+    drifts = [part.drift() for part in parts]
+    names = [name for name in base.gradients if all(name in call.gradients for call in calls)]
+    for name in names:
+        got = [call.gradients[name].double() for call in calls]
+        allowed = [budget_of(call, name) + drift[name] for call, drift in zip(calls, drifts, strict=True)]
+        if name == "dQ":
+            first = base.problem.q.shape[2]
+            whole, budget = (sum(_padded(x, first) for x in each) for each in (got, allowed))
+        else:
+            whole, budget = torch.cat(got, dim=2), torch.cat(allowed, dim=2)
+        assert isinstance(whole, Tensor)
+        total = (budget + budget_of(base.attempt, name)).nan_to_num(torch.inf, torch.inf)
+        yield added_up(base, name, whole, total, what)
+
+
+def _padded(x: Tensor, Nq: int) -> Tensor:
+    """Rows of 0 before, for those that the part does not have."""
+    return torch.nn.functional.pad(x, (0, 0, Nq - x.shape[2], 0))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some of the keys, the rows from the first on that see them, and what the merge hands down to them.
+
+    off_dO, off_dLSE: by how much dO and dLSE are rounded, in float64.
+    """
+
+    problem: Problem
+    truth: Truth
+    dO: Tensor
+    dLSE: Tensor
+    off_dO: Tensor
+    off_dLSE: Tensor
+
+    @classmethod
+    def of(cls, base: Base, keys: slice) -> _Part:
+        """Under an upper-left mask a part sees its rows upper-left again, from the row of its first key on."""
+        problem, whole, lengths = base.problem, base.attempt.truth, base.problem.seqlens_k
+        assert problem.dO is not None
+        rows = slice(keys.start if problem.causal else 0, None)
+        cut = None if lengths is None else (lengths - keys.start).clamp(0, keys.stop - keys.start)
+        q, k, v = problem.q[:, :, rows], problem.k[:, :, keys], problem.v[:, :, keys]
+        part = Problem(q, k, v, problem.causal, problem.scale, cut)
+        truth = float64(part)
+        share = (truth.LSE - whole.LSE[:, :, rows]).exp().masked_fill(truth.LSE.isinf(), 0.0)
+        dO = problem.dO[:, :, rows].double()
+        through_lse = (dO * (truth.O - whole.O[:, :, rows])).sum(-1)
+        if problem.dLSE is not None:
+            through_lse = through_lse + problem.dLSE[:, :, rows].double()
+        exact_dO, exact_dLSE = share[..., None] * dO, share * through_lse
+        dO_part, dLSE_part = exact_dO.to(q.dtype), exact_dLSE.float()
+        off_dO, off_dLSE = (dO_part.double() - exact_dO).abs(), (dLSE_part.double() - exact_dLSE).abs()
+        return cls(part, truth, dO_part, dLSE_part, off_dO, off_dLSE)
+
+    def call(self, base: Base) -> Again:
+        """The subject on this part alone."""
+        part = self.problem
+        lengths = None if part.seqlens_k is None else tuple(part.seqlens_k.tolist())
+        q, k, v = part.q, part.k, part.v
+        return base.again(q=q, k=k, v=v, dO=self.dO, dLSE=self.dLSE, seqlens_k=lengths, return_lse=True)
+
+    def drift(self) -> dict[str, Tensor]:
+        """How far the roundings of dO and dLSE move the gradients at most."""
+        truth, scale, Hk = self.truth, abs(self.problem.scale), self.problem.k.shape[1]
+        P = truth.W / truth.divisor
+        dP = self.off_dO @ by_query_head(truth, truth.v.abs()).mT
+        delta = (self.off_dO * truth.O.abs()).sum(-1, keepdim=True)
+        dS = P * (dP + delta + self.off_dLSE[..., None])
+        return {
+            "dQ": scale * weighted(dS, truth.k.abs()),
+            "dK": over_group(scale * dS.mT @ truth.q.abs(), Hk),
+            "dV": over_group(P.mT @ self.off_dO, Hk),
+        }

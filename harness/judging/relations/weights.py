@@ -1,0 +1,78 @@
+"""The weights of a row are positive and sum to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from harness.judging.relations.base import Base, Claim
+from harness.judging.relations.registry import relation
+from harness.running.attempt import Attempt
+from oracles.budget.scores import by_query_head
+
+
+def _has_keys(attempt: Attempt) -> bool:
+    return max(attempt.case.lengths) > 0 and attempt.case.geometry.Nq > 0
+
+
+@relation(exact=None, price=2, when=_has_keys)
+def ones_give_one(base: Base) -> Iterator[Claim]:
+    """V = 1 gives O = 1, and 0 in a row that sees no key, however wrong the scores are.
+
+    Never bit for bit: the sum of the cast weights is rounded otherwise than the row sum. Allowed is the budget of
+    V = 1 itself, in which the errors of the scores have no part.
+    """
+    v = base.problem.v
+    ones = base.again(v=torch.where(v.isfinite(), torch.ones_like(v), v))
+    yield Claim("O", ones.O, ones.truth.O, ones.budget.O, "With V = 1")
+
+
+@relation(exact="unit_weight", when=_has_keys)
+def single_key(base: Base) -> Iterator[Claim]:
+    """A key that is the only one gives its own V.
+
+    Bit for bit where exp(S - max) is exactly 1 and the sum of one weight too: a fused multiply-add of the scale
+    leaves S - max at the rounding error of the max. Allowed otherwise is the budget of a single key.
+    """
+    lengths = base.attempt.case.lengths
+    keys = [(b, j) for b, length in enumerate(lengths) for j in {0, length // 2, length - 1} if length > 0]
+    for b, j in base.choices(keys):
+        entry, key = slice(b, b + 1), slice(j, j + 1)
+        q, k, v = base.problem.q[entry], base.problem.k[entry, :, key], base.problem.v[entry, :, key]
+        other = base.again(q=q, k=k, v=v, causal=False, seqlens_k=None)
+        wanted = v.repeat_interleave(base.problem.group, dim=1).expand(other.O.shape)
+        yield Claim("O", other.O, wanted, other.budget.O, f"With key {j} of batch entry {b} alone")
+
+
+def _is_hopeless(attempt: Attempt) -> bool:
+    """Whether scores may be so wrong that the budget of O spans a good part of the hull of V."""
+    terms = attempt.budget.terms
+    return terms is not None and terms.weights.worst_e is not None
+
+
+@relation(exact=None, when=_is_hopeless)
+def within_hull(base: Base) -> Iterator[Claim]:
+    """O lies between the least and the largest visible V of its column, whatever the weights are.
+
+    It needs no further call. Allowed is the budget without the part that wrong weights take; so it says more than
+    the budget only where scores are large.
+    """
+    terms = base.budget.terms
+    assert terms is not None
+    n = base.attempt.truth.visible_keys.long()
+    bottom, top = (_at_last(base, extreme, n) for extreme in _running_extremes(base.attempt.truth.v))
+    O = base.O.double()
+    yield Claim("O", base.O, O.clamp(bottom, top), base.budget.O - terms.weights.moved, "O leaves the hull of V")
+
+
+def _running_extremes(v: Tensor) -> tuple[Tensor, Tensor]:
+    return v.cummin(dim=2).values, v.cummax(dim=2).values
+
+
+def _at_last(base: Base, extremes: Tensor, n: Tensor) -> Tensor:
+    """The extremes over the first n keys, (B, Hq, Nq, d): the keys that a row sees are always the first ones."""
+    per_head = by_query_head(base.attempt.truth, extremes)
+    place = (n - 1).clamp(min=0).expand(base.O.shape)
+    return per_head.gather(2, place).masked_fill(n == 0, 0.0)

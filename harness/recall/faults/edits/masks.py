@@ -1,0 +1,178 @@
+"""Edits of masks: empty rows, the diagonal, tails of keys and of the head dimension."""
+
+from __future__ import annotations
+
+from harness.recall.faults.registry import LSE, edit
+from harness.recall.faults.witness import case
+
+edit(
+    "A",
+    "empty-row-nan",
+    "https://github.com/pytorch/pytorch/issues/103749",
+    "The guard of the running max is dropped: a row that has seen no key computes -inf - -inf.",
+    [('m_finite = tl.where(m_new == -float("inf"), 0.0, m_new)', "m_finite = m_new + 0.0")],
+    witness=case(2, 1, causal="lower_right"),
+)
+
+edit(
+    "A",
+    "empty-row-zero-sum",
+    "https://github.com/pytorch/pytorch/issues/103749",
+    "A row that saw no key divides 0 by a row sum of 0.",
+    [("l = tl.where(l == 0.0, 1.0, l)", "l = l + 0.0")],
+    witness=case(1, 1, seqlens_k=(0,)),
+)
+
+edit(
+    "A",
+    "empty-row-mean-of-values",
+    None,
+    "Hidden keys score -1e30 and not -inf, so a row that sees none averages V over the tile.",
+    [
+        (
+            'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))',
+            "scores = tl.where(columns[None, :] < row_limit, scores, -1e30)",
+        )
+    ],
+    witness=case(2, 1, causal="lower_right"),
+)
+
+edit(
+    "B",
+    "causal-top-left",
+    "https://github.com/Dao-AILab/flash-attention/issues/282",
+    "A lower-right diagonal is aligned upper-left.",
+    [("first_limit = m0 + 1 + lower_right * (kv_len - Nq)", "first_limit = m0 + 1")],
+    witness=case(1, 2, causal="lower_right"),
+)
+
+edit(
+    "B",
+    "lower-right-of-padded-keys",
+    "https://github.com/Dao-AILab/flash-attention/issues/282",
+    "A lower-right diagonal ends at the padded length Nk, not at seqlens_k.",
+    [("first_limit = m0 + 1 + lower_right * (kv_len - Nq)", "first_limit = m0 + 1 + lower_right * (Nk - Nq)")],
+    witness=case(2, 3, causal="lower_right", seqlens_k=(2,)),
+)
+
+edit(
+    "C",
+    "noncausal-tail-denominator",
+    "https://github.com/flashinfer-ai/flashinfer/issues/3716",
+    "Without a diagonal the padding lanes of the last tile, score 0, enter the row sum.",
+    [("    row_limit = kv_len\n", "    row_limit = (kv_len + BLOCK_N - 1) // BLOCK_N * BLOCK_N\n")],
+    witness=case(1, 1),
+)
+
+edit(
+    "C",
+    "causal-tail-past-length",
+    "https://github.com/flashinfer-ai/flashinfer/issues/3716",
+    "Under a diagonal the end of the keys is not masked: rows past it see padding lanes.",
+    [("row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]", "row_limit = (first_limit + offs_m)[:, None]")],
+    witness=case(2, 1, causal=True),
+)
+
+edit(
+    "W",
+    "cache-padding-nan",
+    "https://github.com/Dao-AILab/flash-attention/issues/1745",
+    "V is loaded without a mask in the last tile: weight 0 times what stands past the end.",
+    [("v = tl.load(v_tile, mask=readable, other=0.0)", "v = tl.load(v_tile, mask=in_d, other=0.0)")],
+    witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
+    slack=True,
+)
+
+edit(
+    "I",
+    "nan-in-masked-key",
+    "https://github.com/pytorch/pytorch/issues/101967",
+    "K is loaded without a mask in the last tile and the mask is added: NaN + -inf is NaN.",
+    [
+        ("k = tl.load(k_tile, mask=readable, other=0.0)", "k = tl.load(k_tile, mask=in_d, other=0.0)"),
+        (
+            'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))',
+            'scores = scores + tl.where(columns[None, :] < row_limit, 0.0, -float("inf"))',
+        ),
+    ],
+    witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
+    slack=True,
+)
+
+edit(
+    "T",
+    "masked-load-no-other",
+    "https://github.com/triton-lang/triton/issues/737",
+    "Masked lanes of V hold anything (here NaN), as without `other`, and weight 0 does not silence them.",
+    [("v = tl.load(v_tile, mask=readable, other=0.0)", 'v = tl.load(v_tile, mask=readable, other=float("nan"))')],
+    witness=case(1, 1),
+)
+
+edit(
+    "D",
+    "hd-not-x16-silent",
+    "https://github.com/flashinfer-ai/flashinfer/issues/4299",
+    "The products of Q and K go in steps of 16 channels: the last d % 16 are left out.",
+    [
+        (
+            "q = tl.load(q_tile_ptr, mask=in_q, other=0.0)",
+            "q = tl.load(q_tile_ptr, mask=in_q & ((offs_d < d // 16 * 16) | (d < 16))[None, :], other=0.0)",
+        )
+    ],
+    witness=case(1, 2, 17),
+)
+
+edit(
+    "D",
+    "padded-channels-of-k",
+    None,
+    "Channels from d to the tile's width of K are read in the last tile: 0 times what stands between the rows.",
+    [
+        (
+            "k = tl.load(k_tile, mask=readable, other=0.0)",
+            "k = tl.load(k_tile, mask=columns[:, None] < visible, other=0.0)",
+        )
+    ],
+    witness=case(1, 1, 3),
+    slack=True,
+)
+
+edit(
+    "D",
+    "scale-from-padded-d",
+    "https://github.com/tile-ai/tilelang-ascend/issues/1669",
+    "The default scale is that of the padded head dimension.",
+    [("return d**-0.5", "return max(16, 1 << (d - 1).bit_length()) ** -0.5")],
+    file="arguments.py",
+    witness=case(1, 2, 17),
+)
+
+edit(
+    "A",
+    "empty-row-lse-finite",
+    None,
+    "The guard of the running max is kept for LSE: a row that saw no key has LSE = 0.",
+    [
+        (
+            "lse = (m + tl.math.log2(l)) * 0.6931471805599453",
+            'lse = (tl.where(m == -float("inf"), 0.0, m) + tl.math.log2(l)) * 0.6931471805599453',
+        )
+    ],
+    witness=case(1, 1, seqlens_k=(0,), return_lse=True),
+    expects=LSE,
+)
+
+edit(
+    "C",
+    "lengths-not-clipped-by-tile",
+    None,
+    "With seqlens_k the last tile is masked at the padded length: keys past the end in the same tile are seen.",
+    [
+        ("    row_limit = kv_len\n", "    row_limit = Nk\n"),
+        (
+            "row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]",
+            "row_limit = tl.minimum(first_limit + offs_m, Nk)[:, None]",
+        ),
+    ],
+    witness=case(1, 2, seqlens_k=(1,)),
+)

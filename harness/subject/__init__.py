@@ -1,0 +1,1 @@
+"""The attention function under test: how it is found, imported and what it declares."""

@@ -1,0 +1,55 @@
+"""The subjects that ship: their names, the package that each needs, and whether it is installed here.
+
+A subject's file names its package in a constant `REQUIRES`, which is read without running the file: to list what
+could run here must not import a dozen packages.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+
+from harness.errors import CannotRun
+
+_FOLDER = Path(__file__).parent / "adapters"
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the subjects that ship: the modules of `harness.subject.adapters`, each with a function `attention`."""
+    modules = pkgutil.iter_modules([str(_FOLDER)])
+    return tuple(module.name for module in modules if not module.name.startswith("_"))
+
+
+def requirement(name: str) -> str | None:
+    """The package, as pip knows it, that a subject needs beside what Flashattest itself installs."""
+    for statement in ast.parse((_FOLDER / f"{name}.py").read_text()).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "REQUIRES":
+            return str(ast.literal_eval(statement.value))
+    return None
+
+
+def installed(package: str) -> str | None:
+    """The version of a package that is installed here, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def module_of(name: str) -> ModuleType:
+    """Import the module of a subject that ships. Raises CannotRun, in one sentence, where it cannot be imported."""
+    try:
+        return importlib.import_module(f"harness.subject.adapters.{name}")
+    except Exception as error:
+        package, reason = requirement(name), f"{type(error).__name__}: {str(error).strip().rstrip('.')}"
+        if package is not None and isinstance(error, ImportError) and installed(package) is None:
+            told = f"The subject {name!r} needs {package}, which is not installed: pip install {package}."
+        elif package is not None:
+            told = f"The subject {name!r} needs {package}, which is installed but cannot be imported ({reason})."
+        else:
+            told = f"The subject {name!r} cannot be imported: {reason}."
+        raise CannotRun(told) from error

@@ -1,9 +1,0 @@
-"""aule-attention: its public function, by whatever backend it picks (Triton, Vulkan or NumPy)."""
-
-from aule import flash_attention
-
-from harness.subjects._aule import attention_by
-
-REQUIRES = "aule-attention"
-
-attention = attention_by(flash_attention)

@@ -1,7 +1,0 @@
-"""torch's `scaled_dot_product_attention` by the cuDNN backend, on CUDA."""
-
-from torch.nn.attention import SDPBackend
-
-from harness.subjects._sdpa import attention_by
-
-attention = attention_by(SDPBackend.CUDNN_ATTENTION)

@@ -1,0 +1,214 @@
+"""The error budget: how far from the truth each element of a right answer may be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+
+import torch
+from torch import Tensor
+
+from oracles.budget.arithmetic import FLUSHED, Arithmetic
+from oracles.budget.scores import LEAST_SCALE, Perturbed, by_query_head, dot_error, perturbed, score_errors
+from oracles.truth.float64 import Truth
+from oracles.truth.products import weighted
+from strategies import Problem
+
+FP32_MAX = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Allowed error of each element, in float64: O (B, Hq, Nq, d) and LSE (B, Hq, Nq), each the sum of its parts.
+
+    0 in a row that sees no key. inf where fp32 itself may overflow: nothing is promised there, not even a number.
+    """
+
+    O: Tensor
+    LSE: Tensor
+    terms: Terms | None = field(default=None, repr=False)
+
+    def is_for(self, dtype: torch.dtype) -> bool:
+        """Whether it speaks of a kernel that computes from, casts P to and stores in one dtype, this one."""
+        return self.terms is None or self.terms.rounding == Arithmetic.of(dtype)
+
+    def parts_O(self, index: tuple[int, ...]) -> dict[str, float]:
+        """What the budget of one element of O is made of, by name."""
+        return {} if self.terms is None else _floats(self.terms.parts_O(), self.O.shape, index)
+
+    def parts_LSE(self, index: tuple[int, ...]) -> dict[str, float]:
+        """What the budget of one element of LSE is made of, by name."""
+        return {} if self.terms is None else _floats(self.terms.parts_LSE(), self.LSE.shape, index)
+
+
+def _floats(parts: dict[str, Tensor], shape: torch.Size, index: tuple[int, ...]) -> dict[str, float]:
+    return {name: part.expand(shape)[index].item() for name, part in parts.items()}
+
+
+def _sum(parts: dict[str, Tensor]) -> Tensor:
+    return reduce(torch.add, parts.values())
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """inf where fp32 may overflow, else 0: O (B, Hq, Nq, d), LSE (B, Hq, Nq, 1)."""
+
+    O: Tensor
+    LSE: Tensor
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the parts of a budget are made of, each broadcasts to (B, Hq, Nq, d).
+
+    weights: what the scores' errors do. size: |O|. cast: the casts of P. underflow: what is flushed to 0.
+    size_lse: |LSE|. log_l: log of the row sum. steps: g(n) + 4. has_keys: 1, or 0 in a row that sees no key.
+    """
+
+    rounding: Arithmetic
+    weights: Perturbed
+    size: Tensor
+    cast: Tensor
+    underflow: Tensor
+    size_lse: Tensor
+    log_l: Tensor
+    steps: Tensor
+    has_keys: Tensor
+    overflow: Overflow | None
+
+    def parts_O(self) -> dict[str, Tensor]:
+        """The parts of O by name."""
+        r, weights = self.rounding, self.weights
+        parts = {
+            "scores": weights.moved,
+            "accumulation": self.steps * (r.u_dot * weights.magnitude + r.u * (self.size + weights.moved)),
+            "normalisation": self.shift * self.size,
+            "cast of P": self.cast,
+            "underflow": self.underflow,
+        }
+        stored = self.size + _sum(parts)
+        parts["store of O"] = r.u_io * stored + r.tiny_io * self.has_keys
+        return parts if self.overflow is None else parts | {"fp32 overflow": self.overflow.O}
+
+    def total_O(self) -> Tensor:
+        """The sum of `parts_O`, in half as many operations."""
+        r, weights = self.rounding, self.weights
+        in_l = self.steps * r.u
+        total = self.size * (in_l + self.shift)
+        total.addcmul_(weights.moved, 1 + in_l).addcmul_(weights.magnitude, self.steps * r.u_dot)
+        total.add_(self.cast).add_(self.underflow).mul_(1 + r.u_io)
+        total.add_(self.size, alpha=r.u_io).add_(self.has_keys, alpha=r.tiny_io)
+        return total if self.overflow is None else total.add_(self.overflow.O)
+
+    def parts_LSE(self) -> dict[str, Tensor]:
+        """The parts of LSE by name."""
+        u = self.rounding.u
+        parts = {
+            "scores": self.weights.drift,
+            "row sum": (self.steps + 4) * self.has_keys * u,
+            "logarithm": self.shift * 2,
+        }
+        if self.overflow is not None:
+            parts["fp32 overflow"] = self.overflow.LSE
+        return {name: part.squeeze(-1) for name, part in parts.items()}
+
+    @cached_property
+    def shift(self) -> Tensor:
+        """Relative error of a weight that is taken as exp(S - LSE)."""
+        return (self.size_lse + self.log_l).mul_(2 * self.rounding.u)
+
+
+def forward_budget(
+    problem: Problem,
+    truth: Truth,
+    p_dtype: torch.dtype | None = None,
+    independent: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Budget:
+    """How far O and LSE of a right forward pass may be from the truth.
+
+    p_dtype: what P is cast to before P V; None means dtype. dtype: what the answer is computed from and stored
+    in; None means the inputs' own. independent: the values are drawn independently and continuously, so that
+    roundings err at random: 7.5 sigma bounds the sum of P's casts, 2√n unit roundoffs a sum of n terms (Higham
+    and Mary 2019, https://doi.org/10.1137/18M1226312, with a probability far beyond any campaign). Never say so
+    of structured values: equal terms round the same way and their errors add up, which takes n/4 in a chain of
+    equal terms and n/2 where small ones are added to a large one.
+
+    Keys that a row does not see do not count, as adding an exact 0 rounds nothing: n is the number of those that
+    it sees. g(n) = 2√n or, where not independent, n/2 if that is more; n - 1 at most. P = W / l. The parts:
+
+    - scores: S_j is off by e_j = (min(d - 1, 2√d) + 4)·u_dot·|scale|·Σ|q||k| + 4u|S_j| + u_exp, exp included
+      (the terms along d are never equal, as every value family draws them one by one), so a weight
+      is off by a factor exp(±e_j). With E = expm1(e), Ē = Σ P E, and O' made of w_j = P_j·exp(±e_j),
+      O' - O = Σ w_j (v_j - O) / Σ w_j gives |O' - O| <= (1 + Ē)·Σ P E |v - O|, as Σ w >= Σ P / (1 + E), which
+      is at least 1 / (1 + Ē) (Jensen). Σ P E |v - O| is at most Σ P E |v| + Ē |O|, and (Cauchy-Schwarz) at most
+      √(Σ P E²)·√(Σ P v² - O²), which is 0 where a row sees one key or equal values. However wrong its weights,
+      O' is a mean of visible values, so no farther from O than the farthest of them.
+    - accumulation: (g(n) + 4)·(u_dot·Σ P'|v| + u·(|O| + scores)): the sum P'V, and the row sum l. P' are the
+      kernel's own weights; Σ P'|v| <= (1 + Ē)·Σ P (1 + E) |v|.
+    - normalisation: 2u·(|LSE| + log l)·|O|: split keys and two passes weigh with exp(S - LSE), LSE being rounded.
+    - cast of P: u_p·Σ P'|v|.
+    - underflow: n·tiny_p·max|v| / l + (n + 2)·2^-126, of weights and products that are flushed to 0.
+    - store of O: u_io·(|O| + all of the above) + tiny_io.
+    - LSE: log(1 + Ē) of the scores, (g(n) + 8)·u of the row sum and a coarse log2, 4u·(|LSE| + log l).
+    """
+    if truth.S.numel() == 0:
+        return Budget(torch.zeros_like(truth.O), torch.zeros_like(truth.LSE))
+    rounding = Arithmetic.of(dtype or problem.q.dtype, p_dtype)
+    terms = _terms(problem, truth, rounding, independent)
+    return Budget(terms.total_O(), _sum(terms.parts_LSE()), terms)
+
+
+def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bool) -> Terms:
+    weights = perturbed(truth, score_errors(problem, truth, rounding))
+    cast = weights.magnitude * rounding.u_p
+    if independent and rounding.u_p and weights.worst_e is None:
+        cast = torch.minimum(cast, _random_casts(truth, weights, rounding))
+    n, l = truth.visible_keys, truth.divisor
+    has_keys = n.clamp(max=1.0)
+    largest_v = by_query_head(truth, truth.v.abs().amax(dim=2, keepdim=True))
+    log_l = l.log()
+    return Terms(
+        rounding=rounding,
+        weights=weights,
+        size=truth.O.abs(),
+        cast=cast,
+        underflow=torch.addcmul((n + 2 * has_keys) * FLUSHED, n / l, largest_v, value=rounding.tiny_p),
+        size_lse=(truth.m + log_l).abs_() * has_keys,
+        log_l=log_l,
+        steps=sum_roundings(n, independent) + 4,
+        has_keys=has_keys,
+        overflow=_overflow(problem, truth, weights, largest_v, rounding),
+    )
+
+
+def sum_roundings(n: Tensor, independent: bool) -> Tensor:
+    """g(n): the unit roundoffs that a sum of n terms takes."""
+    at_random = 2 * n.sqrt()
+    most = at_random if independent else torch.maximum(at_random, n / 2)
+    return torch.minimum(most, n - 1).clamp_(min=0.0)
+
+
+def _random_casts(truth: Truth, weights: Perturbed, rounding: Arithmetic) -> Tensor:
+    """7.5 sigma of the sum of casts that err uniformly within ±u_p·P'; P' is at most P·exp(2·max e)."""
+    sigma = rounding.u_p / math.sqrt(3) * math.exp(2 * weights.largest_e)
+    root = weighted(truth.W.square(), truth.v.square()).sqrt_()
+    return root.mul_(truth.divisor.reciprocal() * (7.5 * sigma))
+
+
+def _overflow(
+    problem: Problem, truth: Truth, weights: Perturbed, largest_v: Tensor, rounding: Arithmetic
+) -> Overflow | None:
+    """Where a score, or a sum over v, may pass the range of fp32; None where nothing may."""
+    Nk = truth.S.shape[-1]
+    may_sums = Nk * torch.finfo(problem.v.dtype).max > FP32_MAX / 2 and Nk * largest_v.amax().item() > FP32_MAX / 2
+    if rounding.u < 2.0**-24 or (weights.worst_e is None and not may_sums):
+        return None
+    in_scores = torch.zeros_like(truth.l)
+    if weights.worst_e is not None:
+        scale = max(abs(problem.scale), LEAST_SCALE)
+        largest_score = weights.worst_e / dot_error(problem, rounding) * max(1.0, 1.0 / scale)
+        in_scores.masked_fill_(largest_score > FP32_MAX / 2, math.inf)
+    in_sums = torch.zeros_like(truth.O).masked_fill_(truth.l * weights.magnitude > FP32_MAX / 2, math.inf)
+    return Overflow(in_scores + in_sums, in_scores)

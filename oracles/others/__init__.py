@@ -1,0 +1,1 @@
+"""Independent oracles: what the truth is checked by."""

@@ -1,0 +1,134 @@
+"""torch's scaled_dot_product_attention, one oracle for each backend."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from oracles.others.autograd import differentiated
+from oracles.registry import Answer, oracle
+from strategies import Problem
+
+NO_KERNEL = ("No available kernel", "No viable backend", "No valid execution plans")
+"""What torch says where a backend cannot take a problem."""
+
+
+def _needs_cuda(problem: Problem) -> str | None:
+    return None if problem.q.device.type == "cuda" else "runs on CUDA only"
+
+
+@oracle()
+def sdpa_math(problem: Problem) -> Answer:
+    """torch SDPA, math backend."""
+    return _sdpa(problem, SDPBackend.MATH)
+
+
+@oracle()
+def sdpa_flash(problem: Problem) -> Answer:
+    """torch SDPA, flash backend: a tiled kernel of its own on the CPU, FlashAttention-2 on CUDA.
+
+    The CPU's backward pass sums dV over blocks in the inputs' dtype: in fp16 and bf16 up to twice as far off as a
+    right one may be. So it is no oracle of that dV.
+    """
+    answer = _sdpa(problem, SDPBackend.FLASH_ATTENTION)
+    is_lazy = problem.q.device.type == "cpu" and problem.q.dtype != torch.float32
+    return replace(answer, dV=None) if is_lazy else answer
+
+
+@oracle(why_not=_needs_cuda)
+def sdpa_efficient(problem: Problem) -> Answer:
+    """torch SDPA, memory-efficient backend.
+
+    Its dK in fp16 is up to 72 times as far off as a right one may be (torch 2.11 on an H100), so it gives none there.
+    """
+    answer = _sdpa(problem, SDPBackend.EFFICIENT_ATTENTION)
+    return replace(answer, dK=None) if problem.q.dtype == torch.float16 else answer
+
+
+@oracle(why_not=_needs_cuda)
+def sdpa_cudnn(problem: Problem) -> Answer:
+    """torch SDPA, cuDNN backend."""
+    return _sdpa(problem, SDPBackend.CUDNN_ATTENTION)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Queries of one batch entry over the keys that SDPA may read for them; shift is that of a causal mask."""
+
+    rows: slice
+    keys: slice
+    shift: int | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return bool(self.rows.stop <= self.rows.start or self.keys.stop <= self.keys.start)
+
+    @property
+    def is_square(self) -> bool:
+        rows, keys = self.rows.stop - self.rows.start, self.keys.stop - self.keys.start
+        return bool(self.shift == 0 and rows == keys)
+
+
+def _pieces(problem: Problem, length: int) -> Iterator[_Piece]:
+    """Cut a batch entry so that no piece holds an empty row and a causal one is square wherever it can be."""
+    Nq = problem.q.shape[2]
+    if problem.causal == "lower_right":
+        first = max(0, Nq - length)
+        yield _Piece(slice(first, Nq), slice(0, length), shift=length - (Nq - first))
+    elif problem.causal:
+        square = min(Nq, length)
+        yield _Piece(slice(0, square), slice(0, square), shift=0)
+        yield _Piece(slice(square, Nq), slice(0, length))
+    else:
+        yield _Piece(slice(0, Nq), slice(0, length))
+
+
+def _sdpa(problem: Problem, backend: SDPBackend) -> Answer:
+    """Answer with gradients by autograd. Raises NotImplementedError where the backend has no kernel for a piece."""
+    with sdpa_kernel(backend), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return differentiated(problem, _forward)
+
+
+def _forward(problem: Problem) -> Answer:
+    """O piece by piece, so that neither padding nor empty rows are left to the backend."""
+    q, k, v = (t.clone(memory_format=torch.contiguous_format) for t in (problem.q, problem.k, problem.v))
+    q, scale = _with_positive_scale(q, problem.scale)
+    k, v = (tensor.repeat_interleave(problem.group, dim=1) for tensor in (k, v))
+    O = torch.zeros_like(q)
+    lengths = [k.shape[2]] * k.shape[0] if problem.seqlens_k is None else problem.seqlens_k.tolist()
+    for b, length in enumerate(lengths):
+        for piece in _pieces(problem, length):
+            if not piece.is_empty:
+                at = (slice(b, b + 1), slice(None))
+                rows, keys = (*at, piece.rows), (*at, piece.keys)
+                O[rows] = _piece(q[rows], k[keys], v[keys], piece, scale)
+    return Answer(O)
+
+
+def _with_positive_scale(q: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Move the scale's sign, or its being 0, into q: exact.
+
+    torch 2.13's flash kernel on the CPU scales after it has masked, so -inf becomes inf, or NaN at scale 0.
+    """
+    if scale > 0:
+        return q, scale
+    return (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
+
+
+def _piece(q: Tensor, k: Tensor, v: Tensor, piece: _Piece, scale: float) -> Tensor:
+    mask = None
+    if piece.shift is not None and not piece.is_square:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(piece.shift)
+    try:
+        return scaled_dot_product_attention(q, k, v, mask, is_causal=piece.is_square, scale=scale)
+    except RuntimeError as error:
+        if any(text in str(error) for text in NO_KERNEL):
+            raise NotImplementedError("This backend has no kernel for the problem.") from error
+        raise

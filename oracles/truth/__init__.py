@@ -1,0 +1,1 @@
+"""The right answer in float64, with its gradients."""

@@ -1,0 +1,85 @@
+"""The gradients of the truth, by formula in float64, and what their budget needs of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from oracles.budget.scores import by_query_head, visible
+from oracles.truth.float64 import Truth
+from oracles.truth.products import gathered, over_group, scores, weighted
+from strategies import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """Gradients of <dO, O> + <dLSE, LSE> in float64, with what they were made of.
+
+    dQ (B, Hq, Nq, d), dK and dV (B, Hk, Nk, d); dK_heads and dV_heads (B, Hq, Nk, d) before the sum over the group.
+    q, k and dO (B, Hq, Nq, d): what stood in the sums, with 0 for NaN and inf; dLSE broadcasts to (B, Hq, Nq, 1).
+    P, dP, dS (B, Hq, Nq, Nk): 0 where hidden. delta (B, Hq, Nq, 1): row sum of P∘dP.
+    """
+
+    dQ: Tensor
+    dK: Tensor
+    dV: Tensor
+    dK_heads: Tensor
+    dV_heads: Tensor
+    q: Tensor
+    k: Tensor
+    dO: Tensor
+    dLSE: Tensor
+    P: Tensor
+    dP: Tensor
+    delta: Tensor
+    dS: Tensor
+
+
+def gradients64(problem: Problem, truth: Truth) -> Gradients:
+    """The gradients that dO and dLSE give: dV = Pᵀ dO, dS = P∘(dP - δ + dLSE), dQ = scale·dS K, dK = scale·dSᵀ Q.
+
+    A hidden pair gives nothing, whatever stands there: a row that sees no key has dQ = 0 though its LSE is -inf, and
+    a key that no query sees has dK = dV = 0. A NaN or inf that is seen makes NaN of all that it reaches.
+    Raises ValueError where the problem has no dO.
+    """
+    dO, dLSE = _given(problem)
+    q, k, finite_dO = (_finite(tensor) for tensor in (truth.q, truth.k, dO))
+    P = visible(truth.W / truth.divisor, truth)
+    dP = visible(_spoil(scores(finite_dO, truth.v), dO, problem, truth), truth)
+    delta = (P * dP).sum(-1, keepdim=True)
+    dS = visible(P * (dP - delta + dLSE), truth)
+    dQ = weighted(dS, k).mul_(problem.scale)
+    dK_heads, dV_heads = gathered(dS, q).mul_(problem.scale), gathered(P, finite_dO)
+    if finite_dO is not dO:
+        seen = visible(torch.ones_like(P), truth)
+        dV_heads.masked_fill_(gathered(seen, (~dO.isfinite()).double()) > 0, math.nan)
+    dK, dV = (over_group(heads, k.shape[1]) for heads in (dK_heads, dV_heads))
+    of = {"dQ": dQ, "dK": dK, "dV": dV, "dK_heads": dK_heads, "dV_heads": dV_heads}
+    return Gradients(**of, q=q, k=k, dO=finite_dO, dLSE=dLSE, P=P, dP=dP, delta=delta, dS=dS)
+
+
+def _given(problem: Problem) -> tuple[Tensor, Tensor]:
+    """dO (B, Hq, Nq, d) and dLSE (B, Hq, Nq, 1) in float64; a dLSE of 0 where none comes."""
+    if problem.dO is None:
+        raise ValueError("A problem without dO has no gradients; take a case of operation 'forward_backward'.")
+    dO = problem.dO.to(torch.float64, memory_format=torch.contiguous_format)
+    if problem.dLSE is None:
+        return dO, dO.new_zeros(1, 1, 1, 1)
+    return dO, problem.dLSE.to(torch.float64).unsqueeze(-1)
+
+
+def _finite(tensor: Tensor) -> Tensor:
+    """The tensor with 0 for NaN and inf; itself where there are none (fp32 numbers never sum to inf in float64)."""
+    return tensor if math.isfinite(tensor.sum().item()) else tensor.nan_to_num(0.0, 0.0, 0.0)
+
+
+def _spoil(dP: Tensor, dO: Tensor, problem: Problem, truth: Truth) -> Tensor:
+    """dP with NaN for each pair of a row of q or dO and a key or value that are not all finite."""
+    if all(tensor.isfinite().all() for tensor in (truth.q, dO, problem.k, problem.v)):
+        return dP
+    rows = truth.q.isfinite().all(-1, keepdim=True) & dO.isfinite().all(-1, keepdim=True)
+    keys = problem.k.isfinite().all(-1) & problem.v.isfinite().all(-1)
+    return dP.masked_fill(~(rows & by_query_head(truth, keys).unsqueeze(-2)), math.nan)

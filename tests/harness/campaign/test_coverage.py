@@ -1,0 +1,62 @@
+"""Cases are counted under the classes that they fall into, and what was never hit is told."""
+
+import pytest
+
+from harness.campaign.coverage import AXES, Coverage, rescales
+from harness.subject.subject import describe
+from oracles import float64
+from strategies import AttentionCase, Features, Geometry, TensorSpec, build
+from tests.harness import toys
+
+
+def classes(axis, geometry, truth=False, q="normal", k="normal", **features):
+    case = AttentionCase(geometry, features=Features(**features), q=TensorSpec(q), k=TensorSpec(k))
+    covered = Coverage()
+    covered.add(case, rescales(float64(build(case))) if truth else None)
+    return set(covered.hits[axis])
+
+
+@pytest.mark.parametrize(
+    ("geometry", "features", "wanted"),
+    [
+        (Geometry(Nq=2, Nk=2), {}, {"none"}),
+        (Geometry(Nq=2, Nk=3), {"seqlens_k": (2,)}, {"length"}),
+        (Geometry(Nq=2, Nk=2), {"seqlens_k": (0,)}, {"no key"}),
+        (Geometry(Nq=3, Nk=3), {"causal": True}, {"none", "diagonal"}),
+        (Geometry(Nq=2, Nk=3), {"causal": True}, {"diagonal"}),
+        (Geometry(Nq=4, Nk=2), {"causal": "lower_right"}, {"none", "diagonal", "no key"}),
+        (Geometry(Nq=3, Nk=3), {"causal": True, "seqlens_k": (2,)}, {"length", "diagonal and length"}),
+        (Geometry(B=2, Nq=1, Nk=2), {"seqlens_k": (2, 1)}, {"none", "length"}),
+        (Geometry(Nq=0, Nk=2), {}, set()),
+    ],
+)
+def test_masked_rows(geometry, features, wanted):
+    assert classes("masked rows", geometry, **features) == wanted
+
+
+@pytest.mark.parametrize(
+    ("Nk", "k", "wanted"),
+    [
+        (16, "rising", "one tile"),
+        (64, "rising", "in every tile"),
+        (64, "falling", "none"),
+        (160, "normal", "in some tiles"),
+    ],
+)
+def test_rescales_of_the_running_max(Nk, k, wanted):
+    assert classes("rescales", Geometry(Nk=Nk, d=16), truth=True, q="positive", k=k) == {wanted}
+
+
+def test_integers_are_classed_as_triton_specialises_them():
+    assert classes("specialised", Geometry(Nq=1, Nk=32, d=5)) == {"Nq 1", "Nk 16·n", "d other", "Hq 1"}
+
+
+def test_key_tiles():
+    assert classes("key tiles", Geometry(B=2, Nk=200), seqlens_k=(0, 130)) == {"0", "3 to 8"}
+
+
+def test_nothing_is_missed_that_cannot_be_asked_for():
+    missed = Coverage().missed(describe(toys.plain))
+    assert "masked rows" in missed
+    assert missed["masked rows"] == ["none"]
+    assert {axis.name for axis in AXES} >= set(missed)

@@ -10,7 +10,6 @@ for _module in walk_packages(__path__, f"{__name__}."):
     import_module(_module.name)
 
 from oracles.budget.backward import GradientBudget, gradient_budget  # noqa: E402
-from oracles.budget.backward import GradientBudget, gradient_budget  # noqa: E402
 from oracles.budget.forward import Budget, forward_budget  # noqa: E402
 from oracles.compare import Comparison, compare, error_over_budget  # noqa: E402
 from oracles.judgement import Judgement  # noqa: E402

@@ -76,7 +76,7 @@ class Judgement:
         return {name: compare(got, self.wanted(name), self.budget(name)) for name, got in answer.items()}
 
     def of_dtype(self, dtype: torch.dtype) -> Judgement:
-        """The judgement of answers that are computed from, cast to and stored in one dtype; this one where it is theirs."""
+        """The judgement of answers computed from, cast to and stored in one dtype; this one where it is for them."""
         if self.forward_budget.is_for(dtype):
             return self
         return Judgement(self.problem, dtype=dtype, truth_of=self)

@@ -14,9 +14,9 @@ from typing import Any
 from strategies.features import FEATURES, VARIATIONS, Role
 from strategies.features.seqlens_k import PAST_END
 from strategies.geometry import Geometry
-from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
-from strategies.spec import Spec, require, require_int
-from strategies.values import FAMILIES
+from strategies.layouts import LAYOUTS
+from strategies.spec import Spec, require, require_known
+from strategies.tensor_spec import TensorSpec
 
 DTYPES = ("fp32", "fp16", "bf16")
 OPERATIONS = ("forward", "forward_backward")
@@ -32,7 +32,6 @@ NEEDS: tuple[tuple[str, ...], ...] = (
 )
 """What `needs_grad` is drawn from: q, k and v, or some of them in their order. A feature's tensor may follow."""
 
-MAX_SEED = (1 << 32) - 1
 MAX_HISTORY = 8
 
 
@@ -117,20 +116,6 @@ def _features(values: dict[str, Any]) -> Features:
 
 
 @dataclass(frozen=True, repr=False)
-class TensorSpec(Spec):
-    """How one tensor is made: its value family, the seed of its values, and how it lies in memory."""
-
-    values: str = "normal"
-    seed: int = 0
-    layout: str = "contiguous"
-
-    def __post_init__(self) -> None:
-        require_known("value family", self.values, FAMILIES)
-        require_known("layout", self.layout, GRADIENT_LAYOUTS)
-        require_int("seed", self.seed, 0, MAX_SEED)
-
-
-@dataclass(frozen=True, repr=False)
 class AttentionCase(Spec):
     """One attention problem: sizes, dtype, features, one spec a tensor, and the calls that come before it.
 
@@ -211,9 +196,3 @@ class AttentionCase(Spec):
     def work(self) -> int:
         """Scores of the whole problem, B·Hq·Nq·Nk."""
         return self.geometry.B * self.geometry.Hq * self.geometry.Nq * self.geometry.Nk
-
-
-def require_known(what: str, name: object, known: object) -> None:
-    """Raise ValueError unless the name is one of those known."""
-    names = list(known)  # type: ignore[call-overload]
-    require(isinstance(name, str) and name in names, f"{what} must be one of {', '.join(names)}, not {name!r}.")

@@ -16,21 +16,18 @@ from hypothesis import strategies as st
 
 from strategies.case import (
     DTYPES,
-    MAX_SEED,
     NEEDS,
     OPERATIONS,
     AttentionCase,
     Features,
-    TensorSpec,
-    require_known,
 )
 from strategies.drawing import Draw, any_of, one_in
 from strategies.features import FEATURES, VARIATIONS, Value
-from strategies.features.causal import KINDS
 from strategies.features.seqlens_k import PAST_END
 from strategies.geometry import Geometry
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
-from strategies.spec import require
+from strategies.spec import require, require_known
+from strategies.tensor_spec import MAX_SEED, TensorSpec
 from strategies.values import FAMILIES
 
 TILES = (16, 32, 64, 128)
@@ -131,8 +128,7 @@ def attention_cases(
 
 def _asked(features: Mapping[str, Any]) -> dict[str, Any]:
     """What may be asked of each feature that is drawn, by its name; common ones are drawn unless they are left out."""
-    common: dict[str, Any] = {name: True for name, each in FEATURES.items() if each.is_common} | {"causal": KINDS}
-    named = common | dict(features)
+    named = {name: each.anything for name, each in FEATURES.items() if each.is_common} | dict(features)
     narrowed = {name: FEATURES[name].narrow(named[name]) for name in FEATURES if name in named}
     return {name: asked for name, asked in narrowed.items() if asked}
 

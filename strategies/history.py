@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from strategies.case import INPUTS, AttentionCase, TensorSpec
+from strategies.case import INPUTS, AttentionCase
 from strategies.features import VARIATIONS
+from strategies.tensor_spec import TensorSpec
 
 Variation = Callable[[AttentionCase], AttentionCase]
 

@@ -85,3 +85,9 @@ def require_int(name: str, value: object, low: int, high: int) -> None:
     """Raise ValueError unless the value is a whole number (no bool) from low to high."""
     is_int = isinstance(value, int) and not isinstance(value, bool)
     require(is_int and low <= value <= high, f"{name} must be a whole number from {low} to {high}, not {value!r}.")  # type: ignore[operator]
+
+
+def require_known(what: str, name: object, known: object) -> None:
+    """Raise ValueError unless the name is one of those known."""
+    names = list(known)  # type: ignore[call-overload]
+    require(isinstance(name, str) and name in names, f"{what} must be one of {', '.join(names)}, not {name!r}.")

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strategies.case import AttentionCase, Features, TensorSpec
+from strategies.case import AttentionCase, Features
 from strategies.features import FEATURES, Role
 from strategies.geometry import Geometry
 from strategies.layouts import GRADIENT_LAYOUTS, Placement, Shape
+from strategies.tensor_spec import TensorSpec
 from strategies.values import FAMILIES, Stream
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -108,7 +109,6 @@ def brought_by(features: Features, geometry: Geometry) -> dict[str, Tensor]:
 
 def _of_role(name: str, role: Role, geometry: Geometry) -> Tensor:
     shape = role.shape(geometry)
-    assert isinstance(role.spec, TensorSpec)
     B, H, N, d = (*(1,) * (4 - len(shape)), *shape)
     tensor = _values(role.spec, name, (B, H, N, d), TORCH_DTYPES[role.dtype])
     return _place(tensor, GRADIENT_LAYOUTS[role.spec.layout]((B, H, N, d)))[(0,) * (4 - len(shape))]

@@ -203,7 +203,9 @@ def _slope_error(problem: Problem, truth: Truth, rounding: Arithmetic) -> Tensor
     steepest = slope_error = torch.zeros((), dtype=torch.float64)
     for n, ((link, given), S, e) in enumerate(zip(links(problem), truth.stages, errors, strict=False)):
         own, largest = link.slope_error(given, S, e, at, rounding), link.steepest(given, S, e, at)
-        slope_error, steepest = (own, largest) if n == 0 else (slope_error * largest + steepest * own, steepest * largest)
+        slope_error, steepest = (
+            (own, largest) if n == 0 else (slope_error * largest + steepest * own, steepest * largest)
+        )
     return slope_error
 
 
@@ -273,7 +275,9 @@ def _sums(problem: Problem, truth: Truth, g: Gradients, pairs: PairErrors, kerne
     return {
         "dQ": _sum_over_keys(g, dS, cast_dS, pairs, scale, kernel),
         "dK": Sum(g["dK"], g.heads["dK"], q, scale, for_dK, of_dK, {}, queries, lost, r, largest, is_transposed=True),
-        "dV": Sum(g["dV"], g.heads["dV"], dO, 1.0, for_dV, of_dV, {}, queries, pairs.lost_P, r, largest, is_transposed=True),
+        "dV": Sum(
+            g["dV"], g.heads["dV"], dO, 1.0, for_dV, of_dV, {}, queries, pairs.lost_P, r, largest, is_transposed=True
+        ),
     }
 
 
@@ -288,7 +292,9 @@ def _sum_over_keys(g: Gradients, dS: Parts, cast: Roundings, pairs: PairErrors, 
     shared = {"delta": weighted(P, g.k).abs_() * (pairs.delta.all * scale)}
     rows, lost = g.k.abs(), pairs.lost_dS
     largest = kernel.stored.max
-    return Sum(g["dQ"], g["dQ"], rows, scale, errors, {"cast": cast}, shared, keys, lost, r, largest, is_transposed=False)
+    return Sum(
+        g["dQ"], g["dQ"], rows, scale, errors, {"cast": cast}, shared, keys, lost, r, largest, is_transposed=False
+    )
 
 
 def _terms(most: Tensor, cast: Roundings, errors: Parts) -> Tensor:

@@ -164,7 +164,9 @@ def pairs_of(problem: Problem) -> Pairs:
     Nq, Nk, device = problem.q.shape[2], problem.k.shape[2], problem.q.device
     lengths = problem.seqlens_k
     n = torch.full((1,), Nk, device=device) if lengths is None else lengths
-    return Pairs(torch.arange(Nq, device=device)[:, None], torch.arange(Nk, device=device), n[:, None, None, None], Nq, Nk)
+    return Pairs(
+        torch.arange(Nq, device=device)[:, None], torch.arange(Nk, device=device), n[:, None, None, None], Nq, Nk
+    )
 
 
 def visible(problem: Problem) -> Tensor | None:

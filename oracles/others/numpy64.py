@@ -10,6 +10,7 @@ from oracles.features import Array, Row, links, visible_keys
 from oracles.registry import Answer, oracle
 from strategies import Problem
 
+
 @oracle()
 def numpy64(problem: Problem) -> Answer:
     """The definition row by row in NumPy float64, over the keys that the row sees and no others."""

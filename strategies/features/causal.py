@@ -10,9 +10,9 @@ from strategies.features.registry import Axis, Declared, Feature, Variations, fe
 from strategies.geometry import Geometry
 from strategies.spec import require
 
-Kind = Literal[False, True, "lower_right"]
-KINDS: tuple[Kind, ...] = (False, True, "lower_right")
-ALIGNMENTS: Mapping[str, Kind] = {"upper_left": True, "lower_right": "lower_right"}
+CausalKind = Literal[False, True, "lower_right"]
+KINDS: tuple[CausalKind, ...] = (False, True, "lower_right")
+ALIGNMENTS: Mapping[str, CausalKind] = {"upper_left": True, "lower_right": "lower_right"}
 """The kinds by the alignment that a subject declares; names as in `torch.nn.attention.bias`."""
 
 
@@ -23,22 +23,27 @@ class Causal(Feature):
     name = "causal"
     default = False
     is_common = True
+    anything = KINDS
     variations: ClassVar[Variations] = {"other_causal": lambda causal, geometry: not causal}
 
-    def taken_by(self, subject: Declared) -> tuple[Kind, ...]:
+    def taken_by(self, subject: Declared) -> tuple[CausalKind, ...]:
         """The kinds of the alignments that the subject declares."""
         kinds = [kind for alignment, kind in ALIGNMENTS.items() if alignment in subject.alignments]
         return (False, *kinds) if self.name in subject.keywords else (False,)
 
-    def narrow(self, asked: Any) -> tuple[Kind, ...]:
+    def narrow(self, asked: Any) -> tuple[CausalKind, ...]:
         """A single kind, or a collection of them."""
         kinds = (asked,) if isinstance(asked, bool | str) else tuple(asked)
         return tuple(kind for kind in KINDS if kind in kinds)
 
-    def draw(self, draw: Draw, asked: tuple[Kind, ...], geometry: Geometry | None) -> Kind:
+    def draw(self, draw: Draw, asked: tuple[CausalKind, ...], geometry: Geometry | None) -> CausalKind:
         """Draw one of the kinds."""
-        kind: Kind = draw(any_of(asked, "causal"))
+        kind: CausalKind = draw(any_of(asked, "causal"))
         return kind
+
+    def box(self, asked: tuple[CausalKind, ...], geometry: Geometry) -> tuple[CausalKind, ...]:
+        """All kinds."""
+        return asked
 
     def check_form(self, value: object) -> None:
         """Raise ValueError unless it is one of the kinds."""
@@ -55,7 +60,7 @@ class Causal(Feature):
         return (Axis("causal", _possible, lambda case: [_class_of(case.features.causal)], has_histogram=True),)
 
 
-def _class_of(causal: Kind) -> str:
+def _class_of(causal: CausalKind) -> str:
     return {"False": "no", "True": "upper-left"}.get(str(causal), "lower-right")
 
 

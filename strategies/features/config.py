@@ -16,6 +16,7 @@ class Config(Feature):
 
     name = "config"
     is_common = True
+    anything = ()
 
     def taken_by(self, subject: Declared) -> tuple[str, ...]:
         """The names that the subject declares."""

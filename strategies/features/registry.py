@@ -15,7 +15,8 @@ from torch import Tensor
 
 from strategies.drawing import Draw
 from strategies.geometry import Geometry
-from strategies.spec import Spec, require
+from strategies.spec import require
+from strategies.tensor_spec import TensorSpec
 
 Value = Any
 """A feature's value: plain, hashable and what `repr` and JSON can carry (a number, a string, a tuple, a Spec)."""
@@ -66,7 +67,7 @@ class Role:
     """
 
     axes: tuple[str, ...]
-    spec: Spec
+    spec: TensorSpec
     dtype: str = "fp32"
     wants_grad: bool = False
 
@@ -85,7 +86,8 @@ class Feature:
     default: the value that asks for nothing; the keyword is then left out of the call. kind: the type of a value that
     is a Spec, which JSON must be read into. needs_geometry: its value is
     drawn after the sizes, which it is handed. is_common: drawn in most cases, by weights of its own; other features
-    are drawn a few at a time. variations: calls that may come before a case, by name, each a change of the value.
+    are drawn a few at a time. variations: calls that may come before a case, by name, each a change of the value. anything: what is asked,
+    as `draw` takes it, where nothing narrows it.
     """
 
     name: ClassVar[str]
@@ -94,6 +96,7 @@ class Feature:
     needs_geometry: ClassVar[bool] = False
     is_common: ClassVar[bool] = False
     variations: ClassVar[Variations] = {}
+    anything: ClassVar[Any] = True
 
     def taken_by(self, subject: Declared) -> Any:
         """What may be asked of a subject, as `draw` takes it; anything false leaves the feature out."""
@@ -107,6 +110,10 @@ class Feature:
     def draw(self, draw: Draw, asked: Any, geometry: Geometry | None) -> Value:
         """Draw a value. geometry: None unless `needs_geometry`."""
         raise NotImplementedError(f"The feature {self.name!r} does not say how its value is drawn.")
+
+    def box(self, asked: Any, geometry: Geometry) -> Iterable[Value]:
+        """The values that an exhaustive test of small problems, of one batch entry, goes through."""
+        return (self.default,)
 
     def check(self, value: Value, geometry: Geometry) -> None:
         """Raise ValueError unless the value, which is not the default, is legal in a problem of these sizes."""

@@ -22,6 +22,10 @@ class ReturnLSE(Feature):
         """Draw one or the other."""
         return bool(draw(any_of((False, True), "return_lse")))
 
+    def box(self, asked: Any, geometry: Geometry) -> tuple[bool]:
+        """Always, since LSE shows what O may hide."""
+        return (True,)
+
     def check_form(self, value: object) -> None:
         """Raise ValueError unless it is a bool."""
         require(isinstance(value, bool), f"return_lse must be a bool, not {value!r}.")

@@ -41,6 +41,10 @@ class SeqlensK(Feature):
         sixteenths = [draw(any_of(tuple(range(len(ends) + 16)), b)) for b in range(geometry.B)]
         return tuple(ends[n] if n < len(ends) else Nk * (n - len(ends)) // 16 for n in sixteenths)
 
+    def box(self, asked: Any, geometry: Geometry) -> Iterable[Lengths | None]:
+        """None, and every length."""
+        return (None, *((n,) for n in range(geometry.Nk + 1)))
+
     def check(self, value: Any, geometry: Geometry) -> None:
         """Raise ValueError unless each batch entry has a length of 0 to Nk."""
         require(isinstance(value, tuple), f"seqlens_k must be a tuple or None, not {value!r}.")

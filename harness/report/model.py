@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.campaign.distribution import Distribution
 from harness.corpus.entries import Worst
 from harness.judging.verdict import Verdict
 from harness.report.again import Picture
 from strategies import AttentionCase
 
 Counts = Mapping[str, Mapping[str, int]]
-Spread = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""Cases by axis and class."""
+
+Spread = Mapping[str, Counts]
+"""Cases by axis, class and bin of error/budget (`harness.campaign.distribution`)."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A failure as the page shows it. pictures: of the "smallest", "worst" and "larger" case, as far as there are any.
+class ReportedFailure:
+    """A failure as the page shows it.
 
-    met: cases and seconds until it was first met. fails: whether it failed when it was run again for this page.
+    pictures: of the "smallest", "worst" and "larger" case, as far as they exist. met: cases and seconds until a
+    campaign met it first; None for a saved failure. fails: whether a saved failure failed when it was run again.
     """
 
     subject: str
@@ -34,12 +40,11 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Account:
+class CampaignNumbers:
     """A campaign's numbers.
 
-    worst: error/budget by dtype, and gradients: that of dQ, dK and dV, where they were asked for. coverage: cases by
-    axis and class. never_hit: classes by axis. spread: cases by axis, class and bin of error/budget
-    (`harness.campaign.distribution`). refusals: why, and how often.
+    worst: error/budget by dtype. gradients: error/budget of dQ, dK and dV, if they were asked for. never_hit: classes
+    by axis. refusals: how often, by reason.
     """
 
     subject: str
@@ -57,25 +62,84 @@ class Account:
     versions: Mapping[str, str]
     gradients: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def covered_axes(self) -> list[tuple[str, dict[str, int], Sequence[str]]]:
+        """Name, cases by class that was hit (most first) and classes never hit, for each axis that has any."""
+        axes = []
+        for axis, classes in self.coverage.items():
+            hits = {name: classes[name] for name in sorted(classes, key=lambda c: -classes[c]) if classes[name]}
+            axes.append((axis, hits, self.never_hit.get(axis, ())))
+        return [axis for axis in axes if axis[1] or axis[2]]
+
 
 @dataclass(frozen=True)
 class Source:
-    """One thing that was named: a campaign (account says how it went) or saved failures.
+    """One thing named on the command line: a campaign or saved failures.
 
-    unread: a sentence for each file among them that is no saved failure.
+    unread: a sentence for each file among saved failures that cannot be read.
     """
 
     name: str
-    failures: tuple[Shown, ...]
-    account: Account | None = None
+    failures: tuple[ReportedFailure, ...]
+    campaign: CampaignNumbers | None = None
     unread: tuple[str, ...] = ()
 
     @property
-    def open(self) -> tuple[Shown, ...]:
-        """The failures that are not known to be mended; those that were seen to fail come first."""
-        return tuple(sorted((s for s in self.failures if s.fails is not False), key=lambda shown: shown.fails is None))
+    def title(self) -> str:
+        """Heading of the source."""
+        campaign = self.campaign
+        return f"Campaign: {campaign.subject} on {campaign.device}" if campaign else f"Saved failures in {self.name}"
 
     @property
-    def mended(self) -> tuple[Shown, ...]:
+    def open(self) -> list[ReportedFailure]:
+        """The failures not known to pass; those that were seen to fail come first."""
+        return sorted((f for f in self.failures if f.fails is not False), key=lambda failure: failure.fails is None)
+
+    @property
+    def passing(self) -> list[ReportedFailure]:
         """The saved failures that do not fail here now."""
-        return tuple(shown for shown in self.failures if shown.fails is False)
+        return [failure for failure in self.failures if failure.fails is False]
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """The figures shown first, by name."""
+        return _saved_figures(self) if self.campaign is None else _campaign_figures(self.campaign, len(self.failures))
+
+    @property
+    def spread(self) -> Spread:
+        """The spread of error/budget: of a campaign's cases, or of the saved failures that are about numbers."""
+        if self.campaign is not None:
+            return self.campaign.spread
+        counted = Distribution()
+        for failure in self.failures:
+            if failure.verdict.tensor is not None:
+                counted.add(failure.case, failure.verdict.ratio)
+        return counted.to_json()
+
+
+def _campaign_figures(campaign: CampaignNumbers, failures: int) -> dict[str, str]:
+    figures = {
+        "failures": str(failures),
+        "cases": f"{campaign.cases:,}",
+        "cases/s": f"{campaign.rate:,.1f}",
+        "seconds": f"{campaign.seconds:,.1f}",
+        "refused": f"{campaign.refused:,}",
+        "worst error/budget": f"{max(campaign.worst.values(), default=0.0):.3g}",
+    }
+    if campaign.gradients:
+        figures["worst of gradients"] = f"{max(campaign.gradients.values()):.3g}"
+    return figures
+
+
+def _saved_figures(source: Source) -> dict[str, str]:
+    states = Counter(failure.fails for failure in source.failures)
+    figures = {
+        "saved failures": len(source.failures),
+        "subjects": len({failure.subject for failure in source.failures}),
+        "still fail": states[True],
+        "do not fail here now": states[False],
+        "not run here": states[None],
+    }
+    if source.unread:
+        figures["cannot be read"] = len(source.unread)
+    return {name: str(count) for name, count in figures.items()}

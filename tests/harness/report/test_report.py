@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 
 import pytest
@@ -13,15 +14,14 @@ from harness.corpus.entries import Worst
 from harness.judging.heat import HeatMap
 from harness.judging.verdict import Verdict
 from harness.report.again import Picture
-from harness.report.markup import breakable
-from harness.report.model import Shown, Source
-from harness.report.page import page
-from harness.report.style import STYLE
+from harness.report.model import ReportedFailure, Source
+from harness.report.page import breakable, page
 from strategies import AttentionCase, Features, Geometry
 from tests.harness.entries import FAULTY_TOY, TOY, entry_for
 
+STYLE = (files("harness.report") / "templates" / "style.css").read_text()
 DECLARES = "attention.__flashattest__ = {'gqa': False}\n"
-EVIL = "<script>alert('x')</script>\"&"
+EVIL = "<script>alert('x')</script>\"&{{ 7 * 7 }}"
 CASE = AttentionCase(Geometry(Nq=4, Nk=4, d=2), features=Features(causal=True))
 WRONG = Verdict("wrong_values", "values", "O[0, 0, 1, 0] is 1 and should be 0.", 8.0, "O", (0, 0, 1, 0))
 MAP = HeatMap("O", 0, 0, (4, 2), (2, 1), ((0.5, 8.0), (0.1, float("inf"))))
@@ -38,7 +38,7 @@ def project(tmp_path, monkeypatch):
 def shown(**others):
     pictures = {"smallest": Picture(MAP, CASE)}
     given = {"subject": "bad.py:f", "device": "cpu", "case": CASE, "verdict": WRONG, "worst": Worst(9.0, CASE)}
-    return Shown(**(given | {"pictures": pictures, "file": "regressions/a b.json"} | others))
+    return ReportedFailure(**(given | {"pictures": pictures, "file": "regressions/a b.json"} | others))
 
 
 def html_of(*failures, **others):
@@ -103,6 +103,16 @@ def test_no_text_becomes_html(failure):
     html = html_of(failure, unread=(EVIL,))
     assert "<script" not in html
     assert "<script>alert(" in text_of(html)
+
+
+def test_no_text_leaves_its_attribute():
+    case = CASE.replace(features=Features(config="' onload='x' \" onload=\"x\""))
+    names = []
+    reader = HTMLParser()
+    reader.handle_starttag = lambda _, attributes: names.extend(name for name, _ in attributes)
+    reader.feed(html_of(shown(case=case, pictures={"smallest": Picture(MAP, case)})))
+    assert "data-case" in names
+    assert "onload" not in names
 
 
 def test_names_in_a_campaigns_json_are_text_too(project):
@@ -219,7 +229,7 @@ def test_a_campaign_of_an_earlier_version_says_nothing_of_gradients(project):
 def test_a_clean_campaign_says_so():
     fuzz("toy.py:attention", "20")
     told = text_of(report("out.json")[1])
-    assert "There is none." in told
+    assert "There are none." in told
     assert "0 failures." in told
 
 

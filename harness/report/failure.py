@@ -7,7 +7,7 @@ import shlex
 from harness.judging.heat import HeatMap
 from harness.judging.story import Fact, facts
 from harness.report.again import NOTHING_TO_DRAW, Picture
-from harness.report.model import ReportedFailure
+from harness.report.model import ReportedFailure, versions
 from strategies import AttentionCase
 
 TITLES = {"worst": "The worst case", "larger": "The smallest case made larger", "smallest": "The smallest case"}
@@ -51,6 +51,5 @@ def lines(failure: ReportedFailure) -> list[Fact]:
     if failure.file is not None:
         known += [("saved", failure.file), ("again", f"flashattest replay {shlex.quote(failure.file)}")]
     if failure.versions:
-        versions = ", ".join(f"{name} {version}" for name, version in failure.versions.items())
-        known.append(("found", f"on {failure.device} with {versions}"))
+        known.append(("found", f"on {failure.device} with {versions(failure.versions)}"))
     return known

@@ -35,10 +35,7 @@ def side(cells: int) -> int:
 
 def step(side: int) -> int:
     """Cells between two labels: a power of 2, as the edges of tiles are."""
-    cells = 1
-    while cells * side < LABEL_SPACE:
-        cells *= 2
-    return cells
+    return 1 << (-(-LABEL_SPACE // side) - 1).bit_length()
 
 
 def paths(found: HeatMap) -> list[tuple[int, str]]:

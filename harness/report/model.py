@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,7 +43,7 @@ class CampaignNumbers:
     """A campaign's numbers.
 
     worst: error/budget by dtype. gradients: error/budget of dQ, dK and dV, if they were asked for. never_hit: classes
-    by axis. refusals: how often, by reason.
+    by axis. distribution: of error/budget. refusals: how often, by reason.
     """
 
     subject: str
@@ -53,23 +52,14 @@ class CampaignNumbers:
     cases: int
     refused: int
     seconds: float
-    rate: float
+    cases_per_second: float
     worst: Mapping[str, float]
     coverage: Counts
     never_hit: Mapping[str, Sequence[str]]
-    spread: Spread
+    distribution: Spread
     refusals: Mapping[str, int]
     versions: Mapping[str, str]
     gradients: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def covered_axes(self) -> list[tuple[str, dict[str, int], Sequence[str]]]:
-        """Name, cases by class that was hit (most first) and classes never hit, for each axis that has any."""
-        axes = []
-        for axis, classes in self.coverage.items():
-            hits = {name: classes[name] for name in sorted(classes, key=lambda c: -classes[c]) if classes[name]}
-            axes.append((axis, hits, self.never_hit.get(axis, ())))
-        return [axis for axis in axes if axis[1] or axis[2]]
 
 
 @dataclass(frozen=True)
@@ -101,15 +91,10 @@ class Source:
         return [failure for failure in self.failures if failure.fails is False]
 
     @property
-    def figures(self) -> dict[str, str]:
-        """The figures shown first, by name."""
-        return _saved_figures(self) if self.campaign is None else _campaign_figures(self.campaign, len(self.failures))
-
-    @property
     def spread(self) -> Spread:
         """The spread of error/budget: of a campaign's cases, or of the saved failures that are about numbers."""
         if self.campaign is not None:
-            return self.campaign.spread
+            return self.campaign.distribution
         counted = Distribution()
         for failure in self.failures:
             if failure.verdict.tensor is not None:
@@ -117,29 +102,6 @@ class Source:
         return counted.to_json()
 
 
-def _campaign_figures(campaign: CampaignNumbers, failures: int) -> dict[str, str]:
-    figures = {
-        "failures": str(failures),
-        "cases": f"{campaign.cases:,}",
-        "cases/s": f"{campaign.rate:,.1f}",
-        "seconds": f"{campaign.seconds:,.1f}",
-        "refused": f"{campaign.refused:,}",
-        "worst error/budget": f"{max(campaign.worst.values(), default=0.0):.3g}",
-    }
-    if campaign.gradients:
-        figures["worst of gradients"] = f"{max(campaign.gradients.values()):.3g}"
-    return figures
-
-
-def _saved_figures(source: Source) -> dict[str, str]:
-    states = Counter(failure.fails for failure in source.failures)
-    figures = {
-        "saved failures": len(source.failures),
-        "subjects": len({failure.subject for failure in source.failures}),
-        "still fail": states[True],
-        "do not fail here now": states[False],
-        "not run here": states[None],
-    }
-    if source.unread:
-        figures["cannot be read"] = len(source.unread)
-    return {name: str(count) for name, count in figures.items()}
+def versions(by_name: Mapping[str, str]) -> str:
+    """Versions in a line."""
+    return ", ".join(f"{name} {version}" for name, version in by_name.items())

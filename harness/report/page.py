@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.report import failure, heat_map, histogram
-from harness.report.model import Source
+from harness.report.model import Source, versions
 
 _BREAKS = re.compile(r"(?<=[(/_])(?=\w)|(?<=\.)(?=[A-Za-z_])")
 
@@ -34,9 +34,9 @@ def breakable(text: str) -> Markup:
     return Markup("<wbr>").join(escape(part) for part in _BREAKS.split(text))
 
 
-def versions(by_name: Mapping[str, str]) -> str:
-    """Versions in a line."""
-    return ", ".join(f"{name} {version}" for name, version in by_name.items())
+def hits(classes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The classes that were hit with their cases, most first."""
+    return sorted(((name, cases) for name, cases in classes.items() if cases), key=lambda pair: -pair[1])
 
 
 def _environment() -> Environment:
@@ -48,7 +48,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     functions = (
-        *(breakable, versions),
+        *(breakable, hits, versions),
         *(failure.figures, failure.lines, failure.summary, failure.why_no_figure),
         *(heat_map.column_name, heat_map.paths, heat_map.row_name, heat_map.side, heat_map.step, heat_map.words),
         *(histogram.bars, histogram.bins_in_use, histogram.is_over, histogram.largest_bin, histogram.limit),

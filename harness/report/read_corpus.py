@@ -1,4 +1,4 @@
-"""Saved failures, run again for their pictures: the corpus keeps what failed, and not where in a tensor."""
+"""Read saved failures and run them again: the corpus keeps what failed, but not where in a tensor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.report.model import ReportedFailure, Source
 
 
 def of_entries(name: str, paths: Iterable[Path], strictly: bool = False) -> Source:
-    """Read saved failures. A file that is none becomes a sentence; strictly: raises CorruptEntry."""
+    """Read saved failures. A file that is not one becomes a sentence, or raises CorruptEntry if `strictly`."""
     entries: dict[Path, Entry] = {}
     unread = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""Which source a name on the command line stands for."""
+"""Read what a name on the command line means: a campaign or saved failures."""
 
 from __future__ import annotations
 

@@ -226,6 +226,15 @@ def test_a_campaign_of_an_earlier_version_says_nothing_of_gradients(project):
     assert "worst of gradients" not in text_of(report("old.json")[1])
 
 
+def test_a_campaign_whose_cases_were_all_refused_has_a_page(project):
+    nothing = {"worst": {}, "gradients": {"worst": {}}, "distribution": {}, "coverage": {}, "cases": 0}
+    data = fuzz("toy.py:attention", "5") | nothing | {"refused": 5, "refusals": {EVIL: 5}}
+    (project / "out.json").write_text(json.dumps(data))
+    text = text_of(report("out.json")[1])
+    assert "Why 5 cases were refused" in text
+    assert f"5 times: {EVIL}" in text
+
+
 def test_a_clean_campaign_says_so():
     fuzz("toy.py:attention", "20")
     text = text_of(report("out.json")[1])

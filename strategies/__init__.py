@@ -1,7 +1,8 @@
 """Cases: what they are, how they become tensors, and the Hypothesis strategies that draw them."""
 
-from strategies.case import AttentionCase, Features, Geometry, TensorSpec
+from strategies.case import AttentionCase, Features, TensorSpec
 from strategies.draw import attention_cases
+from strategies.geometry import Geometry
 from strategies.history import calls_before
 from strategies.tensors import Problem, build, checksum
 

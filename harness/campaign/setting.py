@@ -15,8 +15,8 @@ from harness.workers import Apart, Limits
 class Setting:
     """What the parts of a campaign have in common.
 
-    name: the subject's. refuses: as in `Subject`. limits: of each worker. place: where the subject is found, if not
-    under its name. operation: what is asked of it, ANY or one of OPERATIONS.
+    name: the subject's. refuses: as in `Subject`. limits: of each worker. place: the name under which the subject is
+    loaded, where that is another. operation: what is asked of it, ANY or one of OPERATIONS.
     """
 
     name: str
@@ -27,9 +27,10 @@ class Setting:
     operation: str = ANY
 
     def maker(self) -> Callable[[], Subject]:
-        """What makes the subject in a worker.
+        """Return what makes the subject in a worker.
 
-        On the CPU it is loaded once, here; a module may wake CUDA, which no fork survives, so there it is not.
+        On the CPU it is loaded once, here. A module may initialise CUDA, which no fork survives, so there each worker
+        loads it.
         """
         if self.device == "cuda":
             return self._load
@@ -40,7 +41,7 @@ class Setting:
         return replace(load(self.place or self.name, self.refuses), name=self.name)
 
     def apart(self, make: Callable[[], Subject]) -> Apart:
-        """An examiner. Raises CannotRun where there is no subject, or it does not run on the device."""
+        """Return an examiner. Raises CannotRun where the subject cannot be made or does not run on the device."""
         apart = Apart(make, self.device, self.limits)
         subject = apart.subject
         if self.device not in subject.devices:
@@ -50,7 +51,7 @@ class Setting:
         return apart
 
     def card(self, make: Callable[[], Subject]) -> Subject:
-        """What the subject says of itself."""
+        """Return what the subject declares, without its function."""
         apart = self.apart(make)
         apart.close()
         return apart.subject

@@ -15,10 +15,10 @@ from harness.cli.sanitizer import TOOLS, run_under
 from harness.errors import CannotRun
 
 OPERATIONS = ("any", "forward", "forward_backward")
-"""As in `harness.subject.loading`, which takes a second to import."""
+"""The values of `Subject.operation`, whose import takes a second."""
 
 STOPPED = 130
-"""The exit code of what was broken off, as a shell gives it after Ctrl-C."""
+"""Exit code after Ctrl-C, as a shell gives it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,20 +103,19 @@ def _fuzz(asked: argparse.Namespace, console: Console) -> int:
 
 
 def _replay(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.github import tell_replays
+    from harness.cli.github import report_replays
     from harness.corpus import entries
     from harness.corpus.replay import replay
 
     paths = entries.find(asked.corpus, asked.entries)
-    told = [replay(path, asked.subject, asked.device) for path in paths]
-    for each in told:
+    replays = [replay(path, asked.subject, asked.device) for path in paths]
+    for each in replays:
         console.print(each.line(), markup=False, soft_wrap=True)
-    tell_replays(told)
-    if len(asked.entries) == 1 == len(told):
-        console.print(told[0].story(), markup=False, soft_wrap=True)
-    if any(each.status == "FAILED" for each in told):
-        return 1
-    return 2 if any(each.status == "ERROR" for each in told) else 0
+    report_replays(replays)
+    if len(asked.entries) == 1 == len(replays):
+        console.print(replays[0].story(), markup=False, soft_wrap=True)
+    statuses = {each.status for each in replays}
+    return 1 if "FAILED" in statuses else 2 if "ERROR" in statuses else 0
 
 
 def _recall(asked: argparse.Namespace, console: Console) -> int:

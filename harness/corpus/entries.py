@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.corpus.mark import Mark
 from harness.errors import CannotRun
@@ -28,10 +28,7 @@ from harness.running.devices import DEVICES
 from strategies import AttentionCase, TensorSpec, build, checksum
 from strategies.spec import require
 
-if TYPE_CHECKING:
-    from harness.campaign.campaign import Finding
-
-FORMAT = 1
+ENTRY_FORMAT = 1
 MARKER = "flashattest"
 """The first key of every file; its value is the format."""
 
@@ -112,7 +109,7 @@ class Entry:
         """Return plain JSON values, in the order in which a person wants to read them."""
         worst = self.worst and {"ratio": finite_or_text(self.worst.ratio), "case": self.worst.case.to_json()}
         return {
-            MARKER: FORMAT,
+            MARKER: ENTRY_FORMAT,
             "subject": self.subject,
             "device": self.device,
             "repr": repr(self.case),
@@ -129,18 +126,12 @@ class Entry:
         """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
         found = an_object("A saved failure", data).get(MARKER)
         require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
-        if found != FORMAT:
-            raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
+        if found != ENTRY_FORMAT:
+            raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {ENTRY_FORMAT}.")
         return cls(**fields("A saved failure", data, _ENTRY, optional={"worst", "mark"}, dropped={MARKER, "repr"}))
 
 
-def entry_of(finding: Finding, subject: str, device: str) -> Entry:
-    """Return the entry that keeps a campaign's finding. Raises CannotRun where its case is too large to keep."""
-    worst = Worst(finding.worst_ratio, finding.worst)
-    return entry(finding.shrunk, finding.verdict, subject, device, worst)
-
-
-def entry(case: AttentionCase, verdict: Verdict, subject: str, device: str, worst: Worst | None = None) -> Entry:
+def make_entry(case: AttentionCase, verdict: Verdict, subject: str, device: str, worst: Worst | None = None) -> Entry:
     """Return the entry that keeps a failure as it is. Raises CannotRun where its case is too large to keep."""
     try:
         return Entry(subject, device, case, verdict, checksum(build(case)), versions(), worst)
@@ -161,7 +152,7 @@ def slug(subject: str) -> str:
     return ".".join(words)[:100] or "subject"
 
 
-def place(entry: Entry, corpus: Path) -> Path:
+def path_of(entry: Entry, corpus: Path) -> Path:
     """Return the file of an entry in a corpus."""
     return corpus / slug(entry.subject) / f"{entry.id}.json"
 
@@ -172,7 +163,7 @@ def save(entry: Entry, corpus: Path) -> Path:
     A file of the same fault is left as it is, with what may be marked in it, and so is one of a later version; a torn
     one is replaced. Raises CannotRun where nothing can be written.
     """
-    path = place(entry, corpus)
+    path = path_of(entry, corpus)
     if not _is_worth_keeping(path):
         _write(entry, path)
     return path

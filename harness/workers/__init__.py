@@ -1,4 +1,4 @@
-"""Processes that run a subject's cases, so that whatever a case does to its process costs that case alone."""
+"""Processes that run a subject's cases, so that damage to a process costs one case alone."""
 
 from harness.workers.apart import Apart
 from harness.workers.here import Here

@@ -76,7 +76,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def jobs_of(pid: int) -> list[int]:
-    """The children of a campaign that have children themselves: a job has a zygote."""
+    """The children of a campaign that have children themselves: a job has a fork server."""
     return [child for child in descendants(pid) if parent(child) == pid and descendants(child)]
 
 

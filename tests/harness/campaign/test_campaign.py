@@ -101,11 +101,11 @@ def test_ctrl_c_loses_nothing():
 
 
 def test_ctrl_c_at_two_places_of_a_round_is_one_ctrl_c():
-    def interrupt(account):
-        if account.is_shrinking:
-            raise KeyboardInterrupt if account.tally.cases % 2 else KeyboardInterrupt()
+    def interrupt(campaign):
+        if campaign.is_shrinking:
+            raise KeyboardInterrupt if campaign.tally.cases % 2 else KeyboardInterrupt()
 
-    found = Campaign(describe(toys.ignores_causal), "cpu", 0, seconds=None, cases=60, watch=interrupt).run().findings
+    found = Campaign(describe(toys.ignores_causal), "cpu", 0, seconds=None, cases=60).run(interrupt).findings
     assert ("wrong_values", "values") in found
 
 

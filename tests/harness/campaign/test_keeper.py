@@ -3,12 +3,13 @@
 import errno
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.campaign.campaign import Finding
-from harness.campaign.keeper import Corpus
+from harness.campaign.finding import Finding
+from harness.campaign.keeper import CorpusKeeper
 from harness.cli.main import main
 from harness.corpus import entries
 from harness.judging.verdict import Verdict
@@ -22,45 +23,55 @@ FINDING = Finding(VERDICT, SHRUNK, DRAWN, DRAWN, 5.0, 3, 0.1)
 
 
 @pytest.fixture
-def kept(tmp_path):
-    return Corpus(tmp_path, "some", "cpu")
+def keeper(tmp_path):
+    return CorpusKeeper(tmp_path, "some", "cpu")
 
 
 def cases(folder):
     return [entries.load(path).case for path in folder.rglob("*.json")]
 
 
-def test_a_failure_stands_as_drawn_until_it_is_shrunk(tmp_path, kept):
-    kept.met(FAULT, DRAWN, VERDICT)
+def test_a_failure_stands_as_drawn_until_it_is_shrunk(tmp_path, keeper):
+    keeper.save_met(FAULT, DRAWN, VERDICT)
     assert cases(tmp_path) == [DRAWN]
-    kept.settled(FAULT, FINDING)
+    keeper.save_settled(FAULT, FINDING)
     assert cases(tmp_path) == [SHRUNK]
 
 
-def test_what_another_finding_tells_of_goes(tmp_path, kept):
-    kept.met(FAULT, DRAWN, VERDICT)
-    kept.settled(FAULT, None)
+def test_what_another_finding_tells_of_goes(tmp_path, keeper):
+    keeper.save_met(FAULT, DRAWN, VERDICT)
+    keeper.save_settled(FAULT, None)
     assert cases(tmp_path) == []
 
 
-def test_what_was_there_before_stays(tmp_path, kept):
-    entries.save(entries.entry(DRAWN, VERDICT, "some", "cpu"), tmp_path)
-    kept.met(FAULT, DRAWN, VERDICT)
-    kept.settled(FAULT, FINDING)
+def test_what_was_there_before_stays(tmp_path, keeper):
+    entries.save(entries.make_entry(DRAWN, VERDICT, "some", "cpu"), tmp_path)
+    keeper.save_met(FAULT, DRAWN, VERDICT)
+    keeper.save_settled(FAULT, FINDING)
     assert set(cases(tmp_path)) == {DRAWN, SHRUNK}
 
 
-def test_a_case_that_is_drawn_as_small_as_can_be_stays(tmp_path, kept):
-    kept.met(FAULT, SHRUNK, VERDICT)
-    kept.settled(FAULT, FINDING)
+def test_a_case_that_is_drawn_as_small_as_can_be_stays(tmp_path, keeper):
+    keeper.save_met(FAULT, SHRUNK, VERDICT)
+    keeper.save_settled(FAULT, FINDING)
     assert cases(tmp_path) == [SHRUNK]
 
 
-def test_a_finding_of_another_process_is_located_and_one_that_is_gone_is_saved_again(tmp_path, kept):
-    (path,) = kept.located({FAULT: FINDING}).values()
-    path.unlink()
-    assert kept.located({FAULT: FINDING}) == {FAULT: path}
-    assert path.exists()
+def test_a_settled_finding_is_saved_once(keeper, monkeypatch):
+    path = keeper.save_settled(FAULT, FINDING)
+    monkeypatch.setattr(entries, "write_whole", full)
+    findings = {FAULT: replace(FINDING, file=path)}
+    keeper.save_missing(findings)
+    assert findings[FAULT].file == path
+    assert keeper.problems == []
+
+
+@pytest.mark.parametrize("file", [None, Path("gone.json")])
+def test_a_finding_without_a_file_is_saved_at_the_end(tmp_path, keeper, file):
+    findings = {FAULT: replace(FINDING, file=file)}
+    keeper.save_missing(findings)
+    assert findings[FAULT].file.is_relative_to(tmp_path)
+    assert cases(tmp_path) == [SHRUNK]
 
 
 def full(*ignored):
@@ -68,24 +79,26 @@ def full(*ignored):
 
 
 def test_a_full_disk_is_said_once_and_the_drawn_case_stays_where_the_shrunk_one_finds_no_room(
-    tmp_path, kept, monkeypatch
+    tmp_path, keeper, monkeypatch
 ):
-    kept.met(FAULT, DRAWN, VERDICT)
-    monkeypatch.setattr(corpus, "write_whole", full)
-    kept.settled(FAULT, FINDING)
-    assert kept.located({FAULT: FINDING}) == {}
+    keeper.save_met(FAULT, DRAWN, VERDICT)
+    monkeypatch.setattr(entries, "write_whole", full)
+    assert keeper.save_settled(FAULT, FINDING) is None
+    findings = {FAULT: FINDING}
+    keeper.save_missing(findings)
+    assert findings == {FAULT: FINDING}
     assert cases(tmp_path) == [DRAWN]
-    (problem,) = kept.problems
+    (problem,) = keeper.problems
     assert "No space left on device" in problem
 
 
-def test_a_corpus_that_turns_read_only_costs_nothing_else(tmp_path, kept, monkeypatch):
+def test_a_corpus_that_turns_read_only_costs_nothing_else(tmp_path, keeper, monkeypatch):
     def refused(path, **more):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    kept.met(FAULT, DRAWN, VERDICT)
+    keeper.save_met(FAULT, DRAWN, VERDICT)
     monkeypatch.setattr(Path, "unlink", refused)
-    kept.settled(FAULT, None)
+    keeper.save_settled(FAULT, None)
     assert cases(tmp_path) == [DRAWN]
 
 

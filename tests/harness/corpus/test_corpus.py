@@ -516,7 +516,7 @@ def test_no_number_is_past_float64(folder, where, word):
 
 
 @given(
-    version=st.integers().filter(lambda version: version != entries.FORMAT),
+    version=st.integers().filter(lambda version: version != entries.ENTRY_FORMAT),
     more=st.dictionaries(st.text(), st.integers() | st.text()),
 )
 def test_every_other_version_is_refused_by_its_number(folder, version, more):

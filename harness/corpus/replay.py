@@ -19,7 +19,7 @@ from harness.judging.verdict import Verdict
 from harness.running.devices import choose, prepare
 from harness.subject.declaration import Subject
 from harness.subject.loading import load as load_subject
-from harness.subject.loading import located
+from harness.subject.loading import locate
 from harness.workers import Apart, Here
 from strategies import build, checksum
 
@@ -100,7 +100,7 @@ def replay(saved: Path | str | Entry, subject_name: str | None = None, device: s
 
 
 def _find(name: str, path: Path | None, device: str) -> Subject:
-    subject = load_subject(located(name, path))
+    subject = load_subject(locate(name, path))
     if device not in subject.devices:
         raise _Elsewhere(f"{name} runs on {' and '.join(subject.devices)}, not on {device}.")
     return subject

@@ -13,7 +13,7 @@ from harness.judging.examine import Examined, Question
 from harness.judging.heat import HeatMap
 from harness.report.larger import larger
 from harness.running.devices import choose, prepare
-from harness.subject.loading import load, located
+from harness.subject.loading import load, locate
 from harness.workers import Apart
 from strategies import AttentionCase, build, checksum
 
@@ -68,7 +68,7 @@ class _Workers:
     def of(self, asked: Asked) -> Apart:
         """A worker for the subject, on the device where it failed or, failing that, the one there is."""
         device = _device(asked.device)
-        subject = (located(asked.subject, asked.file), asked.refuses, device)
+        subject = (locate(asked.subject, asked.file), asked.refuses, device)
         if self._apart is None or self._subject != subject:
             self.close()
             prepare(device)

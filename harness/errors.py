@@ -13,14 +13,14 @@ class Refused(Exception):
     """The subject does not support the case: counted and shown, never a failure."""
 
 
-class Broken(Exception):
+class HarnessError(Exception):
     """The harness itself broke in another process; the message is what `with_traceback` returned there."""
 
 
 def first_line(error: Exception) -> str:
     """Return the type of an exception and the first line of its message."""
     line = (str(error).splitlines() or [""])[0]
-    return line if isinstance(error, Broken) else f"{type(error).__name__}: {line}"
+    return line if isinstance(error, HarnessError) else f"{type(error).__name__}: {line}"
 
 
 def with_traceback(error: Exception) -> str:

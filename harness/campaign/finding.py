@@ -1,4 +1,4 @@
-"""What a campaign finds: faults, told apart by their keys, and the finding that reports each."""
+"""What a campaign finds: faults, identified by their keys, and the finding that reports each."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def fault_key(verdict: Verdict) -> FaultKey:
 class Finding:
     """A fault that a campaign found: the smallest case, the worst one, and when it was first met.
 
-    rate: the share of reruns of the smallest case that failed; less than 1 makes it not_repeatable. file: where the
-    corpus keeps it; None where it is not saved.
+    rate: the share of reruns of the smallest case that failed; less than 1 makes it not_repeatable. file: in the
+    corpus; None where it is not saved.
     """
 
     verdict: Verdict

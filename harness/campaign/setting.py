@@ -1,4 +1,4 @@
-"""What each part of a campaign starts with: its subject, made in a worker."""
+"""What the parts of a campaign have in common, and how each makes its subject in a worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.workers import Apart, Limits
 
 @dataclass(frozen=True)
 class Setting:
-    """What the parts of a campaign have in common.
+    """How a campaign finds and runs its subject.
 
     name: the subject's. refuses: as in `Subject`. limits: of each worker. place: the name under which the subject is
     loaded, where that is another. operation: what is asked of it, ANY or one of OPERATIONS.

@@ -108,7 +108,7 @@ def _with_history(
 
 def _fails_in_new_process(case: AttentionCase, check: str, examiner: Examiner) -> bool:
     """Whether a check fails in a new process, or the process ends; True where no new process can be had."""
-    examined = examiner.afresh(Question.again(case, check))
+    examined = examiner.examine_fresh(Question.again(case, check))
     return examined is None or any(each.check == check or each.kind in PROCESS_ENDS for each in examined.verdicts)
 
 

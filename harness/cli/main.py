@@ -1,4 +1,4 @@
-"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, said in a line."""
+"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, for the reason printed."""
 
 from __future__ import annotations
 

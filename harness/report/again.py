@@ -144,7 +144,7 @@ def _as_it_is(asked: Asked, case: AttentionCase, apart: Apart) -> Picture:
 def _examined(question: Question, asked: Asked, apart: Apart) -> Examined:
     """In a new process, which is cheap on a CPU alone; what comes and goes may do so from call to call in one."""
     is_cheap = _device(asked.device) == "cpu" and asked.kind != UNSTEADY
-    return (apart.afresh(question) if is_cheap else None) or apart.examine(question)
+    return (apart.examine_fresh(question) if is_cheap else None) or apart.examine(question)
 
 
 def _drawn(asked: Asked, case: AttentionCase, examined: Examined) -> Picture:

@@ -43,7 +43,7 @@ class Apart:
             self._worker.stop()
         return examined
 
-    def afresh(self, question: Question) -> Examined | None:
+    def examine_fresh(self, question: Question) -> Examined | None:
         """Run a case in a new worker."""
         with self._stopping_on_interrupt():
             worker = self._pool.start()

@@ -23,7 +23,7 @@ class Here:
         """Run a case."""
         return examine(self._subject, question, self._device)
 
-    def afresh(self, question: Question) -> Examined | None:
+    def examine_fresh(self, question: Question) -> Examined | None:
         """Run a case in a new process, on the subject as it was when this was made; None where none can run it."""
         if self._pool is None:
             return None

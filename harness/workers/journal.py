@@ -35,10 +35,10 @@ class Journaled:
         self._note(question.case)
         return self._examiner.examine(question)
 
-    def afresh(self, question: Question) -> Examined | None:
+    def examine_fresh(self, question: Question) -> Examined | None:
         """Do the same in a new process."""
         self._note(question.case)
-        return self._examiner.afresh(question)
+        return self._examiner.examine_fresh(question)
 
     def close(self) -> None:
         """Close the examiner and remove the note: all cases have been run."""

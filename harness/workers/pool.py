@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
-from harness.errors import Broken, CannotRun
+from harness.errors import CannotRun, HarnessError
 from harness.judging.examine import Examined, Question
 from harness.judging.verdict import Verdict
 from harness.subject.declaration import Subject
@@ -140,7 +140,7 @@ class Worker:
             raise CannotRun(value)
         if kind == "broken":
             self.stop()
-            raise Broken(value)
+            raise HarnessError(value)
         if kind == "device_lost":
             self.stop()
             raise WorkerDied(self._verdict("crashed", f"The call left the device unusable: {value}"))

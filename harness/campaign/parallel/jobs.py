@@ -14,7 +14,7 @@ from harness.campaign.campaign import Campaign, Watch, unwatched
 from harness.campaign.finding import FaultKey, Finding, fault_key
 from harness.campaign.known import is_known, relations_last
 from harness.campaign.tally import Tally
-from harness.errors import Broken, CannotRun, with_traceback
+from harness.errors import CannotRun, HarnessError, with_traceback
 from harness.subject.declaration import Subject
 
 SECONDS_BETWEEN_REPORTS = 0.5
@@ -187,7 +187,7 @@ class Jobs:
         if kind == "cannot":
             raise CannotRun(value)
         if kind == "broken":
-            raise Broken(value)
+            raise HarnessError(value)
         job.state = value
         self.subject = value.subject or self.subject
         if kind == "over":

@@ -166,7 +166,7 @@ def _carry_out(order: Order, channel: PipeChannel) -> None:
 
 
 def _prepare(order: Order) -> None:
-    """Wake the device, and write what came with the order where it is looked for."""
+    """Initialise the device, and write the files of the order to the current folder."""
     torch.set_num_threads(1)
     prepare(choose(order.setting.device))
     for name, content in order.files.items():

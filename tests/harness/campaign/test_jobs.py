@@ -12,7 +12,7 @@ from harness.campaign.finding import Finding
 from harness.campaign.parallel.jobs import Jobs, State
 from harness.campaign.tally import Tally
 from harness.corpus import entries
-from harness.errors import Broken, CannotRun
+from harness.errors import CannotRun, HarnessError
 from harness.judging.verdict import Verdict
 from harness.subject.declaration import describe
 from strategies import AttentionCase
@@ -233,7 +233,7 @@ def test_a_job_given_up_does_not_end_the_others():
 
 
 def test_what_stops_a_part_stops_all():
-    for message, error in ((("cannot", "No such subject."), CannotRun), (("broken", "KeyError: 1"), Broken)):
+    for message, error in ((("cannot", "No such subject."), CannotRun), (("broken", "KeyError: 1"), HarnessError)):
         backend = Scripted([message], [("state", ran(1))])
         with pytest.raises(error, match=message[1]):
             jobs(backend, jobs=2).run()

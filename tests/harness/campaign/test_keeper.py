@@ -1,4 +1,4 @@
-"""A campaign's failures are in the corpus from the moment they are met, and a corpus that cannot be written is said."""
+"""A campaign's failures are in the corpus from the moment they are met; a corpus that cannot be written is reported."""
 
 import errno
 import os
@@ -31,14 +31,14 @@ def cases(folder):
     return [entries.load(path).case for path in folder.rglob("*.json")]
 
 
-def test_a_failure_stands_as_drawn_until_it_is_shrunk(tmp_path, keeper):
+def test_a_failure_is_saved_as_drawn_until_it_is_shrunk(tmp_path, keeper):
     keeper.save_met(FAULT, DRAWN, VERDICT)
     assert cases(tmp_path) == [DRAWN]
     keeper.save_settled(FAULT, FINDING)
     assert cases(tmp_path) == [SHRUNK]
 
 
-def test_what_another_finding_tells_of_goes(tmp_path, keeper):
+def test_what_another_finding_reports_is_removed(tmp_path, keeper):
     keeper.save_met(FAULT, DRAWN, VERDICT)
     keeper.save_settled(FAULT, None)
     assert cases(tmp_path) == []
@@ -78,7 +78,7 @@ def full(*ignored):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_said_once_and_the_drawn_case_stays_where_the_shrunk_one_finds_no_room(
+def test_a_full_disk_is_reported_once_and_the_drawn_case_stays_where_the_shrunk_one_finds_no_room(
     tmp_path, keeper, monkeypatch
 ):
     keeper.save_met(FAULT, DRAWN, VERDICT)
@@ -124,7 +124,7 @@ def test_a_campaign_goes_on_without_its_corpus_and_says_so(capsys, jobs):
 
 
 def no_file_can_grow():
-    """As on a full disk; what is printed goes where there is always room."""
+    """Make every file write fail, as on a full disk; prints go to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for printed in (1, 2):
         os.dup2(nowhere, printed)

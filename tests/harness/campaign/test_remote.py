@@ -91,10 +91,10 @@ def test_a_part_ends_with_the_connection_even_while_a_case_hangs(launched):
 # --- what travels
 
 
-def test_a_file_travels_with_the_files_beside_it_and_a_module_stays(tmp_path, monkeypatch):
+def test_a_file_travels_with_the_other_files_of_its_folder_and_a_module_stays(tmp_path, monkeypatch):
     (tmp_path / "some.py").write_text("1")
-    (tmp_path / "beside.py").write_text("2")
-    assert files_of(f"{tmp_path}/some.py:f") == {"some.py": b"1", "beside.py": b"2"}
+    (tmp_path / "other.py").write_text("2")
+    assert files_of(f"{tmp_path}/some.py:f") == {"some.py": b"1", "other.py": b"2"}
     monkeypatch.setattr(remote, "MOST_BYTES", 1)
     assert files_of(f"{tmp_path}/some.py:f") == {"some.py": b"1"}
     assert files_of("package.module:f") == files_of("sdpa") == {}

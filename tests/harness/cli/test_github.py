@@ -1,4 +1,4 @@
-"""In a GitHub workflow failures become annotations and a summary; anywhere else nothing is said."""
+"""In a GitHub workflow failures become annotations and a summary; anywhere else nothing is printed."""
 
 import dataclasses
 import os
@@ -91,9 +91,9 @@ def test_summaries_are_appended(workflow):
     ).read_text() == "before\n### ✅ Replayed 0 saved failures, 0 of them not fixed\n\n\n\n"
 
 
-@pytest.mark.parametrize("said", [None, "false", ""])
-def test_elsewhere_nothing_is_said(capsys, workflow, monkeypatch, said):
-    monkeypatch.delenv("GITHUB_ACTIONS") if said is None else monkeypatch.setenv("GITHUB_ACTIONS", said)
+@pytest.mark.parametrize("value", [None, "false", ""])
+def test_elsewhere_nothing_is_printed(capsys, workflow, monkeypatch, value):
+    monkeypatch.delenv("GITHUB_ACTIONS") if value is None else monkeypatch.setenv("GITHUB_ACTIONS", value)
     entries.save(entry_for("bad.py:attention"), workflow / "regressions")
     assert main(["replay", "--device", "cpu"]) == 1
     assert commands(capsys) == []
@@ -108,7 +108,7 @@ def test_a_summary_that_cannot_be_written_fails_nothing(capsys, workflow, monkey
     assert main(["replay", "--device", "cpu"]) == 0
 
 
-def test_a_stranger_writes_no_command_and_no_markdown(capsys, workflow):
+def test_untrusted_text_writes_no_command_and_no_markdown(capsys, workflow):
     sentence = "100% | `a`\n::stop-commands::x\r\x1b[2J"
     (workflow / "a,b.py").write_text(TOY)
     entry = entry_for("a,b.py:attention", checksum="0" * 64)

@@ -56,7 +56,7 @@ def text_of(entry):
     return json.dumps(entry.to_json())
 
 
-# --- what stands in a file
+# --- what is in a file
 
 
 def test_an_entry_comes_back_from_its_file(tmp_path):
@@ -327,7 +327,7 @@ def test_find_says_what_matches_nothing(tmp_path, selector):
         find(tmp_path, [selector])
 
 
-# --- files from strangers
+# --- untrusted files
 
 
 def without(name):
@@ -467,7 +467,7 @@ def load_bytes(folder, content):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("strangers")
+    return tmp_path_factory.mktemp("untrusted")
 
 
 @given(content=st.binary())

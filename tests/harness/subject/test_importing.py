@@ -1,4 +1,4 @@
-"""A stranger's package wins over another of its name, installed or loaded; what is at work here stays in its place."""
+"""A user's package wins over another of its name, installed or loaded; our running packages stay loaded."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ for name in sys.argv[1:]:
         print(load(name).function(1, 2, 3))
     except Exception as error:
         print(f"{type(error).__name__}: {error}")
-import harness.judging.judge, strategies.draw  # what is at work can still be imported
+import harness.judging.judge, strategies.draw  # our running packages can still be imported
 """
 MINE = "def attention(q, k, v):\n    return __name__\n"
 

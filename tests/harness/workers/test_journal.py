@@ -18,7 +18,7 @@ class Silent:
     def examine(self, question):
         return Examined()
 
-    def afresh(self, question):
+    def examine_fresh(self, question):
         return None
 
     def close(self):
@@ -52,7 +52,7 @@ def test_the_last_case_is_taken_once(tmp_path):
 
 
 def test_a_case_that_was_run_in_a_new_process_is_taken(tmp_path, journaled):
-    journaled.afresh(Question(FIRST))
+    journaled.examine_fresh(Question(FIRST))
     journaled._file.close()
     assert taken(tmp_path) == [FIRST]
 

@@ -110,7 +110,7 @@ def test_a_worker_keeps_what_a_subject_remembers_and_a_fresh_one_does_not():
     examiner = Apart(lambda: describe(first_call_wrong), "cpu")
     wrong = [bool(examiner.examine(Question(EASY)).verdicts) for _ in range(3)]
     assert (wrong, calls) == ([True, False, False], [])
-    assert examiner.afresh(Question(EASY)).verdicts
+    assert examiner.examine_fresh(Question(EASY)).verdicts
     examiner.close()
 
 
@@ -124,7 +124,7 @@ def interrupt(*message):
     signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("how", [Apart.examine, Apart.afresh])
+@pytest.mark.parametrize("how", [Apart.examine, Apart.examine_fresh])
 @pytest.mark.parametrize("where", ["pool.Worker._handle", "forkserver.ForkServer._receive_number"])
 def test_after_ctrl_c_no_question_gets_the_answer_to_another(apart, monkeypatch, how, where):
     examiner = apart(lambda: os._exit(3) if "ForkServer" in where else time.sleep(1))
@@ -165,9 +165,9 @@ def test_a_fork_that_torch_runs_no_backward_in_is_no_failure():
     with closing(Apart(lambda: subject, "cpu")) as examiner, pytest.raises(CannotRun, match="command of its own"):
         examiner.examine(Question(EASY))
     with closing(Here(subject, "cpu")) as examiner:
-        assert examiner.afresh(Question(EASY)) is None
+        assert examiner.examine_fresh(Question(EASY)) is None
     with closing(Here(describe(toys.right), "cpu")) as examiner:
-        assert examiner.afresh(Question(EASY)).verdicts == ()
+        assert examiner.examine_fresh(Question(EASY)).verdicts == ()
 
 
 def test_a_crash_in_a_relations_call_is_blamed_on_the_relation():

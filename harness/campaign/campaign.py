@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings, target
 from hypothesis.database import DirectoryBasedExampleDatabase, ExampleDatabase
@@ -22,6 +22,7 @@ from hypothesis.errors import Flaky
 
 from harness.campaign.differentiable import with_differentiability
 from harness.campaign.finding import FaultKey, Finding, fault_key
+from harness.campaign.keeper import CorpusKeeper
 from harness.campaign.known import forward_of, is_implied, is_known, relations_last
 from harness.campaign.settle import Shrinking, settle
 from harness.campaign.tally import Tally
@@ -38,43 +39,11 @@ ROUNDS_TO_AIM = 4
 """One round in four climbs toward a larger error/budget: that finds imprecise results, and misses rare faults."""
 
 Watch = Callable[[Any], None]
-"""Called after every case with the campaign, a `CampaignLike`. Raising KeyboardInterrupt ends it, as Ctrl-C does."""
+"""Called after every case with the `Campaign` or `Jobs`. Raising KeyboardInterrupt ends it, as Ctrl-C does."""
 
 
-def unwatched(campaign: CampaignLike) -> None:
+def unwatched(campaign: object) -> None:
     """Watch nothing."""
-
-
-class CampaignLike(Protocol):
-    """What one campaign, or several together, report at any moment."""
-
-    subject: Subject
-    device: str
-    seed: int
-    seconds: float | None
-    findings: dict[FaultKey, Finding]
-
-    @property
-    def tally(self) -> Tally:
-        """Counts."""
-
-    @property
-    def failing(self) -> int:
-        """Faults met so far, those still being shrunk among them."""
-
-    @property
-    def is_shrinking(self) -> bool:
-        """Whether faults are being shrunk, and no cases are counted."""
-
-
-class Keeper(Protocol):
-    """Saves what a campaign finds, as it finds it."""
-
-    def save_met(self, fault: FaultKey, case: AttentionCase, verdict: Verdict) -> None:
-        """Save a fault that is met for the first time; it is being shrunk."""
-
-    def save_settled(self, fault: FaultKey, finding: Finding | None) -> Path | None:
-        """Save what it was shrunk to, and return its file; None: another finding reports the fault."""
 
 
 @dataclass
@@ -109,7 +78,7 @@ class Campaign:
     database: ExampleDatabase | None = None
     before: Iterable[AttentionCase] = ()
     examiner: Examiner | None = None
-    keeper: Keeper | None = None
+    keeper: CorpusKeeper | None = None
     probes: bool = False
     tally: Tally = field(default_factory=Tally)
     findings: dict[FaultKey, Finding] = field(default_factory=dict)

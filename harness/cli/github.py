@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.campaign.campaign import CampaignLike
+from harness.campaign.parallel.jobs import AnyCampaign
 from harness.corpus.replay import Replayed
 from harness.judging.story import headline, printable
 
 
-def report_campaign(campaign: CampaignLike) -> None:
+def report_campaign(campaign: AnyCampaign) -> None:
     """Annotate what a campaign found, and add its outcome to the step's summary."""
     if not _is_workflow():
         return

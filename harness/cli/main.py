@@ -1,10 +1,11 @@
-"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, for the reason printed."""
+"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, and says why."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("entries", nargs="*", help="an id or a path (default: the whole corpus)", metavar="ID|PATH")
     replay.add_argument("--subject", help="run them on this subject, not on their own", metavar="NAME")
 
-    recall = _command(commands, "recall", _recall, "plant every known fault and say which are found")
+    recall = _command(commands, "recall", _run_of("recall"), "plant every known fault and say which are found")
     recall.add_argument("--time", type=float, default=60.0, help="seconds for each fault (default 60)", metavar="S")
     recall.add_argument("--faults", nargs="+", default=[], help="these alone (default: all)", metavar="ID")
     recall.add_argument("--operation", choices=OPERATIONS, default=OPERATIONS[0], help="its faults alone (default any)")
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
 
     corpus_command.add(commands)
-    report = _command(commands, "report", _report, "write a page of what campaigns found, with pictures of where")
+    report = _command(
+        commands, "report", _run_of("report"), "write a page of what campaigns found, with pictures of where"
+    )
     report.add_argument("sources", nargs="*", help="campaign JSON, saved failures (default: corpus)", metavar="SOURCE")
     report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
 
@@ -118,16 +121,9 @@ def _replay(asked: argparse.Namespace, console: Console) -> int:
     return 1 if "FAILED" in statuses else 2 if "ERROR" in statuses else 0
 
 
-def _recall(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.recall import run
-
-    return run(asked, console)
-
-
-def _report(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.report import run
-
-    return run(asked, console)
+def _run_of(module: str) -> Callable[..., int]:
+    """The `run` of a module of this folder, imported when it is called: torch takes a second."""
+    return lambda asked, console: int(import_module(f"harness.cli.{module}").run(asked, console))
 
 
 def _doctor(asked: argparse.Namespace, console: Console) -> int:

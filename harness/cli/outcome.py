@@ -9,21 +9,21 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from harness.campaign.campaign import CampaignLike
 from harness.campaign.finding import Finding
+from harness.campaign.parallel.jobs import AnyCampaign
 from harness.corpus.bug_report import commands
 from harness.judging.story import story
 from harness.report.campaign_json import to_json
 
 
-def print_outcome(console: Console, campaign: CampaignLike) -> None:
+def print_outcome(console: Console, campaign: AnyCampaign) -> None:
     """Print every failure as a bug report, then the summary."""
     for finding in campaign.findings.values():
         _print_finding(console, campaign, finding)
     _print_summary(console, campaign)
 
 
-def _print_finding(console: Console, campaign: CampaignLike, finding: Finding) -> None:
+def _print_finding(console: Console, campaign: AnyCampaign, finding: Finding) -> None:
     console.print()
     console.print(Text(story(campaign.subject.name, finding.shrunk, finding.verdict)), soft_wrap=True)
     console.print(Text(f"  worst    {finding.worst_ratio:.3g} x the budget: {finding.worst!r}"), soft_wrap=True)
@@ -33,7 +33,7 @@ def _print_finding(console: Console, campaign: CampaignLike, finding: Finding) -
         console.print(Text(commands(finding.file)), soft_wrap=True)
 
 
-def _print_summary(console: Console, campaign: CampaignLike) -> None:
+def _print_summary(console: Console, campaign: AnyCampaign) -> None:
     tally = campaign.tally
     refused = sum(tally.refused.values())
     console.print()
@@ -55,7 +55,7 @@ def _print_summary(console: Console, campaign: CampaignLike) -> None:
     console.print(Text(f"{count} failure{'' if count == 1 else 's'}", style=style))
 
 
-def _gradients(campaign: CampaignLike) -> str:
+def _gradients(campaign: AnyCampaign) -> str:
     """Whether the subject has gradients, how that is known, and how many cases asked for them."""
     subject, count = campaign.subject, campaign.tally.backwards
     if subject.operation == "forward":
@@ -65,12 +65,12 @@ def _gradients(campaign: CampaignLike) -> str:
     return f"yes ({subject.differentiable_by}), of {count} case{'' if count == 1 else 's'}"
 
 
-def _coverage(campaign: CampaignLike) -> Text:
+def _coverage(campaign: AnyCampaign) -> Text:
     shares = campaign.tally.coverage.shares(campaign.subject)
     return Text("  covered: " + ", ".join(f"{axis} {hit}/{possible}" for axis, (hit, possible) in shares.items()))
 
 
-def write_json(path: Path, campaign: CampaignLike) -> bool:
+def write_json(path: Path, campaign: AnyCampaign) -> bool:
     """Write the outcome to a file. Where that fails, print one sentence on stderr and return False."""
     outcome = json.dumps(to_json(campaign), indent=2) + "\n"
     try:

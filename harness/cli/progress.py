@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from harness.campaign.campaign import CampaignLike, Watch
+from harness.campaign.campaign import Watch
+from harness.campaign.parallel.jobs import AnyCampaign
 
 PIPE_SECONDS = 10.0
 LIVE_SECONDS = 0.1
@@ -32,14 +33,14 @@ class _Every:
     def __init__(self, seconds: float, show: Callable[[Text], None]) -> None:
         self._seconds, self._show, self._next = seconds, show, time.monotonic() + seconds
 
-    def __call__(self, campaign: CampaignLike) -> None:
+    def __call__(self, campaign: AnyCampaign) -> None:
         now = time.monotonic()
         if now >= self._next:
             self._next = now + self._seconds
             self._show(Text(_line(campaign)))
 
 
-def _line(campaign: CampaignLike) -> str:
+def _line(campaign: AnyCampaign) -> str:
     tally = campaign.tally
     limit = "" if campaign.seconds is None else f" of {campaign.seconds:.0f} s"
     failing = campaign.failing

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.campaign.campaign import CampaignLike
 from harness.campaign.finding import FaultKey, Finding
+from harness.campaign.parallel.jobs import AnyCampaign
 from harness.campaign.tally import Closest
 from harness.corpus.entries import verdict_to_json, versions
 from harness.judging.verdict import finite_or_text
@@ -21,7 +21,7 @@ Pictures = Mapping[str, Picture]
 """Of a failure's "smallest" and "worst" case and of the smallest made "larger"."""
 
 
-def to_json(campaign: CampaignLike) -> dict[str, Any]:
+def to_json(campaign: AnyCampaign) -> dict[str, Any]:
     """Return what `--json` holds. Each finding with wrong numbers is run a few times more, for its heat maps."""
     tally, drawn = campaign.tally, draw(campaign)
     return {
@@ -88,7 +88,7 @@ def _larger(drawn: Picture | None) -> dict[str, Any] | None:
     return {"case": drawn.case.to_json(), "map": drawn.map.to_json()}
 
 
-def draw(campaign: CampaignLike) -> dict[FaultKey, dict[str, Picture]]:
+def draw(campaign: AnyCampaign) -> dict[FaultKey, dict[str, Picture]]:
     """Run each finding with wrong numbers a few times more, in a worker, to see where in the tensor they are."""
     asked = {
         (fault, name): question
@@ -102,7 +102,7 @@ def draw(campaign: CampaignLike) -> dict[FaultKey, dict[str, Picture]]:
     return drawn
 
 
-def _all_asked(campaign: CampaignLike, finding: Finding) -> dict[str, Asked]:
+def _all_asked(campaign: AnyCampaign, finding: Finding) -> dict[str, Asked]:
     subject, verdict = campaign.subject, finding.verdict
     smallest = Asked(subject.name, campaign.device, finding.shrunk, verdict.kind, verdict.check, subject.refuses)
     return {

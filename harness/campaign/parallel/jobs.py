@@ -225,6 +225,10 @@ class Jobs:
             raise CannotRun(f"Each job was killed before it ran a case: is there memory for {self.jobs} at a time?")
 
 
+AnyCampaign = Campaign | Jobs
+"""What prints, writes and watches campaigns takes either."""
+
+
 def merge_findings(found: Iterable[dict[FaultKey, Finding]]) -> dict[FaultKey, Finding]:
     """Return the findings of several campaigns as one would report them: each fault once, relations last."""
     merged: dict[FaultKey, Finding] = {}

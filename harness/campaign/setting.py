@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from harness.errors import CannotRun
 from harness.subject.declaration import ANY, Subject
 from harness.subject.loading import load
-from harness.workers import Apart, Limits
+from harness.workers import Apart, WorkerLimits
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Setting:
     name: str
     refuses: str | None
     device: str
-    limits: Limits
+    limits: WorkerLimits
     place: str | None = None
     operation: str = ANY
 

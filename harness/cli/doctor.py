@@ -13,8 +13,8 @@ from harness.subject.shipped import installed, requirement, shipped
 PACKAGES = ("flashattest", "torch", "triton", "numpy", "hypothesis", "pytest", "pytest-xdist")
 
 
-def examine() -> dict[str, str]:
-    """Facts by name: versions, the device, and whether Triton kernels are compiled or interpreted."""
+def collect_facts() -> dict[str, str]:
+    """Return facts by name: versions, the device, and whether Triton kernels are compiled or interpreted."""
     facts = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     device = choose()
     prepare(device)

@@ -22,7 +22,7 @@ from harness.cli.outcome import print_outcome, write_json
 from harness.cli.progress import progress
 from harness.running.devices import choose, prepare
 from harness.subject.loading import DEFAULT
-from harness.workers import Limits
+from harness.workers import WorkerLimits
 from harness.workers.journal import Journaled, take_left_behind
 
 DATABASE = ".flashattest/campaigns"
@@ -52,7 +52,7 @@ def _here(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Campaign |
     device = choose(asked.device)
     prepare(device)
     jobs = asked.jobs or 1
-    setting = Setting(name, asked.refuses, device, Limits.of_one_among(jobs), operation=asked.operation)
+    setting = Setting(name, asked.refuses, device, WorkerLimits.of_one_among(jobs), operation=asked.operation)
     keeper = CorpusKeeper(asked.corpus, name, device)
     make = setting.maker()
 
@@ -88,7 +88,7 @@ def _on_cluster(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Jobs
         device = asked.device or cluster.device
         prepare("cpu")
         jobs = asked.jobs or cluster.slots(device)
-        limits = Limits.of_one_among(min(jobs, cluster.slots_of_a_node(device)))
+        limits = WorkerLimits.of_one_among(min(jobs, cluster.slots_of_a_node(device)))
         setting = Setting(name, asked.refuses, device, limits, operation=asked.operation)
         keeper = CorpusKeeper(asked.corpus, name, device)
         backend = cluster.backend(setting, keeper, database_folder(DATABASE, name, device))

@@ -127,8 +127,8 @@ def _run_of(module: str) -> Callable[..., int]:
 
 
 def _doctor(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.doctor import examine
+    from harness.cli.doctor import collect_facts
 
-    for name, fact in examine().items():
+    for name, fact in collect_facts().items():
         console.print(f"{name:12} {fact}", markup=False, soft_wrap=True)
     return 0

@@ -19,8 +19,7 @@ from harness.recall.baselines import BASELINES
 from harness.recall.faults import CONTROLS, FAULTS
 from harness.recall.hunt import Hunt, Limits, hunt
 from harness.running.devices import prepare
-from harness.workers import Apart
-from harness.workers import Limits as WorkerLimits
+from harness.workers import Apart, WorkerLimits
 from harness.workers.forkserver import ForkServer
 
 IN_A_WORKER = WorkerLimits(seconds=5.0)

@@ -2,6 +2,6 @@
 
 from harness.workers.apart import Apart
 from harness.workers.here import Here
-from harness.workers.limits import Limits
+from harness.workers.limits import WorkerLimits
 
-__all__ = ["Apart", "Here", "Limits"]
+__all__ = ["Apart", "Here", "WorkerLimits"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from harness.judging.examine import Examined, Question
 from harness.subject.declaration import Subject
-from harness.workers.limits import Limits
+from harness.workers.limits import WorkerLimits
 from harness.workers.pool import Worker, WorkerPool
 from harness.workers.worker import Make
 
@@ -23,9 +23,9 @@ MUCH_SLOWER = 10.0
 class Apart:
     """Examines cases in one worker, which keeps the subject's state between calls, until it has to be replaced."""
 
-    def __init__(self, make: Make, device: str, limits: Limits | None = None) -> None:
+    def __init__(self, make: Make, device: str, limits: WorkerLimits | None = None) -> None:
         """Start the first worker. Raises CannotRun where the subject cannot be made in it."""
-        self._pool = WorkerPool(make, device, limits or Limits())
+        self._pool = WorkerPool(make, device, limits or WorkerLimits())
         self._limits = self._pool.limits
         self._slowest = 0.0
         self._has_hung = False

@@ -8,7 +8,7 @@ from contextlib import suppress
 from harness.errors import CannotRun
 from harness.judging.examine import Examined, Question, examine
 from harness.subject.declaration import Subject
-from harness.workers.limits import Limits
+from harness.workers.limits import WorkerLimits
 from harness.workers.pool import WorkerPool
 
 
@@ -17,7 +17,7 @@ class Here:
 
     def __init__(self, subject: Subject, device: str) -> None:
         self._subject, self._device = subject, device
-        self._pool = WorkerPool(lambda: subject, device, Limits(seconds=60.0)) if can_fork(device) else None
+        self._pool = WorkerPool(lambda: subject, device, WorkerLimits(seconds=60.0)) if can_fork(device) else None
 
     def examine(self, question: Question) -> Examined:
         """Run a case."""

@@ -14,7 +14,7 @@ SHARE_OF_WORKERS = 0.8
 
 
 @dataclass(frozen=True)
-class Limits:
+class WorkerLimits:
     """Limits of one worker.
 
     seconds: for a case, relations and truth included. compiling: for each compilation, and for the first case, in
@@ -27,7 +27,7 @@ class Limits:
     share: float | None = None
 
     @classmethod
-    def of_one_among(cls, jobs: int) -> Limits:
+    def of_one_among(cls, jobs: int) -> WorkerLimits:
         """Return the limits of each of several workers that share a machine."""
         return cls(share=SHARE_OF_WORKERS / jobs)
 

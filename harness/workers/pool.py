@@ -16,7 +16,7 @@ from harness.judging.examine import Examined, Question
 from harness.judging.verdict import Verdict
 from harness.subject.declaration import Subject
 from harness.workers.forkserver import Child, ForkServer, ForkServerLost
-from harness.workers.limits import Limits
+from harness.workers.limits import WorkerLimits
 from harness.workers.worker import Make, serve
 
 CHECK = "survives"
@@ -45,7 +45,7 @@ class WorkerPool:
     The fork server starts here and now: on CUDA, this process must not have initialised the device.
     """
 
-    def __init__(self, make: Make, device: str, limits: Limits) -> None:
+    def __init__(self, make: Make, device: str, limits: WorkerLimits) -> None:
         self._make, self._device, self.limits = make, device, limits
         self._output = open_appending()
         self._server = self._start_server()
@@ -77,7 +77,7 @@ class WorkerPool:
 class Worker:
     """A process that answers questions. subject: its subject, without the function. is_gone: whether it has ended."""
 
-    def __init__(self, server: ForkServer, child: Child, output: IO[bytes], limits: Limits) -> None:
+    def __init__(self, server: ForkServer, child: Child, output: IO[bytes], limits: WorkerLimits) -> None:
         self._server, self._child, self._output, self._limits = server, child, output, limits
         self._printed = _size(output)
         self._at: str | None = None

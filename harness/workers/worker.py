@@ -17,7 +17,7 @@ from harness.errors import CannotRun, first_line, with_traceback
 from harness.judging.examine import Examined, Question, examine
 from harness.running.devices import prepare
 from harness.subject.declaration import Subject
-from harness.workers.limits import Limits
+from harness.workers.limits import WorkerLimits
 
 Message = tuple[Literal["ready", "at", "compiling", "compiled", "examined", "device_lost", "cannot", "broken"], Any]
 """From a worker, with a value.
@@ -30,7 +30,7 @@ there is no subject, or why it cannot be asked here. broken: how the harness its
 Make = Callable[[], Subject]
 
 
-def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Limits, output: int) -> None:
+def serve(connection: Connection[Any, Any], make: Make, device: str, limits: WorkerLimits, output: int) -> None:
     """Make the subject, report it, and answer until the other end is closed. output: where prints go."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _print_to(output)

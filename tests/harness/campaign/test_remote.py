@@ -10,7 +10,7 @@ from harness.campaign.parallel.forks import STOP
 from harness.campaign.parallel.jobs import Part
 from harness.campaign.parallel.remote import Order, files_of, launch, pack, unpack
 from harness.campaign.setting import Setting
-from harness.workers import Limits
+from harness.workers import WorkerLimits
 from tests.harness.processes import SUBJECTS, is_alive, until
 
 FAULTY, HANGS = "some.py:faulty", "some.py:hangs"
@@ -22,7 +22,7 @@ def launched(tmp_path):
     processes = []
 
     def start(subject, cases=None, examples=None, seconds=None):
-        setting = Setting(f"far/away/{subject}", None, "cpu", Limits(), place=subject)
+        setting = Setting(f"far/away/{subject}", None, "cpu", WorkerLimits(), place=subject)
         part = None if cases is None else Part(0, 1, seconds, cases)
         process, connection = launch(Order(setting, part, {"some.py": SUBJECTS.encode()}, examples or {}), tmp_path)
         processes.append(process)
@@ -123,5 +123,5 @@ def test_where_no_example_can_be_written_none_is(tmp_path):
 
 
 def test_an_order_can_be_sent():
-    order = Order(Setting("sdpa", "regex", "cpu", Limits()), Part(0, 1, None, 2), {}, {})
+    order = Order(Setting("sdpa", "regex", "cpu", WorkerLimits()), Part(0, 1, None, 2), {}, {})
     assert pickle.loads(pickle.dumps(order)) == order

@@ -25,7 +25,7 @@ from harness.running.attempt import attempt
 from harness.running.call import call
 from harness.subject.declaration import ANY, describe
 from harness.subject.loading import load
-from harness.workers import Apart, Here, Limits
+from harness.workers import Apart, Here, WorkerLimits
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from strategies import case as cases
 from tests.harness import toys
@@ -189,7 +189,7 @@ def attention(q, k, v):
 
 def test_a_small_call_that_ends_its_process_is_survived(tmp_path):
     (tmp_path / "ends.py").write_text(ENDS)
-    setting = Setting(f"{tmp_path}/ends.py:attention", None, "cpu", Limits())
+    setting = Setting(f"{tmp_path}/ends.py:attention", None, "cpu", WorkerLimits())
     apart = setting.apart(setting.maker())
     subject = with_differentiability(apart.subject, apart)
     assert subject.differentiable is False

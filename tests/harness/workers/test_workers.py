@@ -15,7 +15,7 @@ from harness.errors import CannotRun
 from harness.judging.examine import Question
 from harness.subject.declaration import describe
 from harness.subject.loading import load
-from harness.workers import Apart, Here, Limits
+from harness.workers import Apart, Here, WorkerLimits
 from harness.workers.pool import open_appending
 from strategies import AttentionCase, Geometry
 from tests.harness import toys
@@ -34,7 +34,7 @@ def apart():
                 fall()
             return toys.right(q, k, v)
 
-        made.append(Apart(lambda: describe(falls), "cpu", Limits(**limits)))
+        made.append(Apart(lambda: describe(falls), "cpu", WorkerLimits(**limits)))
         return made[-1]
 
     yield make

@@ -208,7 +208,7 @@ class Campaign:
 
     def _count(self, case: AttentionCase, examined: Examined) -> None:
         if not self.is_shrinking:
-            self.tally.add(case, examined.compared, examined.rescales)
+            self.tally.add(case, examined.compared, examined.seen)
             if examined.compared and self._round.is_aiming:
                 _aim(max(found.ratio for found in examined.compared.values()))
 

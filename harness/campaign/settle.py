@@ -9,7 +9,7 @@ from harness.campaign.shorten import shorten
 from harness.judging.examine import Examiner, Question
 from harness.judging.verdict import Verdict
 from strategies import AttentionCase
-from strategies.case import VARIATIONS
+from strategies.features import VARIATIONS
 
 RERUNS = 5
 PROCESS_ENDS = ("crashed", "timed_out")

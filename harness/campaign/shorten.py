@@ -22,10 +22,8 @@ def shorten(case: AttentionCase, fails: Callable[[AttentionCase], bool]) -> Atte
 
 def shorter_cases(case: AttentionCase) -> Iterator[AttentionCase]:
     """Yield the case with fewer keys or queries, at the edges of tiles, the shortest first."""
-    g, lengths = case.geometry, case.features.seqlens_k
     for n in EDGES:
-        if n < g.Nk:
-            cut = None if lengths is None else tuple(min(length, n) for length in lengths)
-            yield case.replace(geometry=g.replace(Nk=n), features=case.features.replace(seqlens_k=cut))
-        if n < g.Nq:
-            yield case.replace(geometry=g.replace(Nq=n))
+        if n < case.geometry.Nk:
+            yield case.resized(Nk=n)
+        if n < case.geometry.Nq:
+            yield case.resized(Nq=n)

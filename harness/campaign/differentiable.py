@@ -12,10 +12,10 @@ from harness.subject.declaration import Subject
 from strategies import AttentionCase, Features, Geometry
 from strategies.features import FEATURES
 
-LENGTH = 64
+PROBE_LENGTH = 64
 """Rows and keys of the call: a whole tile, the least that some subjects take."""
 
-HEAD_DIM = 64
+PROBE_HEAD_DIM = 64
 FOUND = "found"
 
 
@@ -52,7 +52,7 @@ def _probe(subject: Subject, examiner: Examiner) -> Subject:
 
 def _small_calls(subject: Subject) -> Iterator[AttentionCase]:
     """Square calls of one head, of which any subject takes one: of each mask, dtype, and d near to 64 or 128."""
-    nearest = sorted(subject.head_dims, key=lambda d: (abs(d - HEAD_DIM), d))[:1]
-    dims = [*nearest, *(d for d in (2 * HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
+    nearest = sorted(subject.head_dims, key=lambda d: (abs(d - PROBE_HEAD_DIM), d))[:1]
+    dims = [*nearest, *(d for d in (2 * PROBE_HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
     for causal, d, dtype in itertools.product(FEATURES["causal"].taken_by(subject), dims, subject.dtypes):
-        yield AttentionCase(Geometry(Nq=LENGTH, Nk=LENGTH, d=d), dtype=dtype, features=Features(causal))
+        yield AttentionCase(Geometry(Nq=PROBE_LENGTH, Nk=PROBE_LENGTH, d=d), dtype=dtype, features=Features(causal))

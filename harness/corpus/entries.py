@@ -34,7 +34,7 @@ MARKER = "flashattest"
 
 ID_DIGITS = 12
 MAX_BYTES = 1 << 20
-MAX_SIZE = 1 << 26
+MAX_SAVED_SIZE = 1 << 26
 """Most scores of a saved case, and most elements of each of its tensors: 512 MiB in float64, far more than a campaign
 draws. A case holds no tensor, so a larger one is refused before anything of its size is allocated."""
 
@@ -87,7 +87,9 @@ class Entry:
         require(re.fullmatch("[0-9a-f]{64}", self.checksum) is not None, "checksum must be 64 hexadecimal digits.")
         for case in (self.case, *([self.worst.case] if self.worst else [])):
             size = max(case.work, math.prod(case.geometry.q_shape), math.prod(case.geometry.k_shape))
-            require(size <= MAX_SIZE, f"A saved case has at most {MAX_SIZE} scores and elements, not {size}.")
+            require(
+                size <= MAX_SAVED_SIZE, f"A saved case has at most {MAX_SAVED_SIZE} scores and elements, not {size}."
+            )
 
     @property
     def kind(self) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.judging.examine import Examined, Examiner, Question
 from strategies import AttentionCase
 
-FOLDER = Path(".flashattest/running")
+NOTES_FOLDER = Path(".flashattest/running")
 
 
 class Journaled:
@@ -23,7 +23,7 @@ class Journaled:
     Where nothing can be written, as on a full disk, cases run without notes.
     """
 
-    def __init__(self, examiner: Examiner, subject: str, device: str, folder: Path = FOLDER) -> None:
+    def __init__(self, examiner: Examiner, subject: str, device: str, folder: Path = NOTES_FOLDER) -> None:
         self._examiner, self._about = examiner, {"subject": subject, "device": device}
         self._path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.json"
         self._file: FileIO | None = None
@@ -64,7 +64,7 @@ def _locked(path: Path) -> FileIO:
     return file
 
 
-def take_left_behind(subject: str, device: str, folder: Path = FOLDER) -> Iterator[AttentionCase]:
+def take_left_behind(subject: str, device: str, folder: Path = NOTES_FOLDER) -> Iterator[AttentionCase]:
     """Yield the cases that were running when campaigns on a subject were killed.
 
     Each note is consumed by the first reader, when it takes the case.

@@ -19,7 +19,9 @@ from harness.running.devices import prepare
 from harness.subject.declaration import Subject
 from harness.workers.limits import WorkerLimits
 
-Message = tuple[Literal["ready", "at", "compiling", "compiled", "examined", "device_lost", "cannot", "broken"], Any]
+WorkerMessage = tuple[
+    Literal["ready", "at", "compiling", "compiled", "examined", "device_lost", "cannot", "broken"], Any
+]
 """From a worker, with a value.
 
 ready: the Subject, without its function. at: the relation that calls the subject next. compiling, compiled: None,
@@ -72,7 +74,7 @@ def _answer(connection: Connection[Any, Any], subject: Subject, question: Questi
         connection.send(("at", relation))
 
     try:
-        message: Message = ("examined", examine(subject, question, device, at))
+        message: WorkerMessage = ("examined", examine(subject, question, device, at))
     except CannotRun as error:
         message = ("cannot", str(error))
     except Exception as error:

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.campaign.keeper import CorpusKeeper
 from harness.campaign.parallel.forks import STOP
-from harness.campaign.parallel.jobs import Message, Part, State
+from harness.campaign.parallel.jobs import Part, PartMessage, State
 from harness.campaign.parallel.remote import Envelope, Order, files_of, launch, pack, unpack
 from harness.campaign.setting import Setting
 from harness.errors import CannotRun
@@ -166,7 +166,7 @@ class ClusterTasks:
         self._tasks.append(ClusterTask(self._submitted, reference, due, self._keeper.for_another_part()))
         return self._tasks[-1]
 
-    def receive(self, seconds: float) -> Iterator[tuple[ClusterTask, Message | None]]:
+    def receive(self, seconds: float) -> Iterator[tuple[ClusterTask, PartMessage | None]]:
         """Yield what is posted within some seconds. A task that no node had room for is over when its time is up."""
         tasks = list(self._tasks)
         # In this order: a task's last message is posted before the task ends.
@@ -183,11 +183,11 @@ class ClusterTasks:
             elif not task.has_posted and task.due is not None and time.monotonic() > task.due:
                 yield from self._end_unstarted(task)
 
-    def _end_unstarted(self, task: ClusterTask) -> Iterator[tuple[ClusterTask, Message]]:
+    def _end_unstarted(self, task: ClusterTask) -> Iterator[tuple[ClusterTask, PartMessage]]:
         if not self._ask(self._mailbox.has_started.remote(task.key)):
             yield task, ("over", State())
 
-    def _open(self, task: ClusterTask, envelope: Envelope) -> Message | None:
+    def _open(self, task: ClusterTask, envelope: Envelope) -> PartMessage | None:
         """Save what a part has found and the examples that failed in it; return its message."""
         task.has_posted = True
         if envelope.examples:

@@ -12,7 +12,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
-from harness.campaign.parallel.jobs import MakeCampaign, Message, Part, run_part
+from harness.campaign.parallel.jobs import MakeCampaign, Part, PartMessage, run_part
 
 STOP = "stop"
 
@@ -44,7 +44,7 @@ class Forks:
         self._forks.append(Fork(pid, ours))
         return self._forks[-1]
 
-    def receive(self, seconds: float) -> Iterator[tuple[Fork, Message | None]]:
+    def receive(self, seconds: float) -> Iterator[tuple[Fork, PartMessage | None]]:
         """Yield one message of each fork that sends any within some seconds."""
         ready = wait([fork.connection for fork in self._forks], timeout=seconds)
         for fork in [fork for fork in self._forks if fork.connection in ready]:

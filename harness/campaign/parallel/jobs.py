@@ -60,14 +60,14 @@ class State:
         return not self.tally.cases and not self.tally.refused
 
 
-Message = tuple[Literal["state", "over", "cannot", "broken"], Any]
+PartMessage = tuple[Literal["state", "over", "cannot", "broken"], Any]
 """From a part. state, over: its State. cannot: why it could not run. broken: how the harness itself broke."""
 
 
 class Channel(Protocol):
     """A part's connection to the process that started it."""
 
-    def send(self, message: Message) -> None:
+    def send(self, message: PartMessage) -> None:
         """Send a message."""
 
     def is_stopped(self) -> bool:
@@ -80,7 +80,7 @@ class Backend(Protocol):
     def start(self, part: Part) -> Any:
         """Start a part with `run_part`; return its handle."""
 
-    def receive(self, seconds: float) -> Iterable[tuple[Any, Message | None]]:
+    def receive(self, seconds: float) -> Iterable[tuple[Any, PartMessage | None]]:
         """Yield the messages of the next seconds with their handles; None: the part ended without a last message."""
 
     def stop(self, handle: Any) -> None:
@@ -179,7 +179,7 @@ class Jobs:
             if job is not None:
                 self._handle(job, message)
 
-    def _handle(self, job: Job, message: Message | None) -> None:
+    def _handle(self, job: Job, message: PartMessage | None) -> None:
         if message is None:
             self._replace(job)
             return

@@ -20,7 +20,7 @@ import torch
 
 from harness.campaign.campaign import Campaign, shared_database
 from harness.campaign.parallel.forks import PipeChannel
-from harness.campaign.parallel.jobs import Message, Part, State, run_part
+from harness.campaign.parallel.jobs import Part, PartMessage, State, run_part
 from harness.campaign.setting import Setting
 from harness.errors import CannotRun
 from harness.running.devices import choose, prepare
@@ -52,12 +52,12 @@ class Envelope:
     subject declares, where that was asked.
     """
 
-    message: Message | None = None
+    message: PartMessage | None = None
     seconds: float = 0.0
     examples: Files | None = None
     card: Subject | None = None
 
-    def open(self) -> Message | None:
+    def open(self) -> PartMessage | None:
         """Return the message with times of this machine's clock."""
         if self.message is None or not isinstance(self.message[1], State):
             return self.message
@@ -121,7 +121,7 @@ class _EnvelopeChannel:
     def __init__(self, channel: PipeChannel, examples: Files) -> None:
         self._channel, self._known = channel, dict(examples)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: PartMessage) -> None:
         examples = pack(EXAMPLES)
         has_changed, self._known = examples != self._known, examples
         seconds = message[1].tally.seconds if isinstance(message[1], State) else 0.0

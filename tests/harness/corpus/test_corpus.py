@@ -530,4 +530,4 @@ def test_no_case_of_a_file_is_larger_than_the_bound(folder, B, H, N, d):
     geometry = {"B": B, "Hq": H, "Nq": N, "Nk": N, "d": d}
     entry = load_bytes(folder, json.dumps(changed(case={"geometry": geometry})).encode())
     largest = max(B * H * N * N, B * H * N * d, B * N * d)
-    assert (entry is not None) == (largest <= entries.MAX_SIZE)
+    assert (entry is not None) == (largest <= entries.MAX_SAVED_SIZE)

@@ -148,13 +148,13 @@ def outcome():
 
 
 @pytest.mark.parametrize("address", ["here", "localhost:port", "nowhere.invalid:6379"])
-def test_a_cluster_that_cannot_be_reached_is_said(capsys, address):
+def test_a_cluster_that_cannot_be_reached_is_reported(capsys, address):
     pytest.importorskip("ray")
     assert fuzz(address) == 2
     assert address in capsys.readouterr().err
 
 
-def test_where_nothing_answers_it_is_said(capsys):
+def test_an_address_where_nothing_answers_is_reported(capsys):
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -163,7 +163,7 @@ def test_where_nothing_answers_it_is_said(capsys):
     assert f"No Ray cluster answers at {address}" in capsys.readouterr().err
 
 
-def test_a_subject_that_the_nodes_do_not_find_is_said(cluster, capsys):
+def test_a_subject_that_the_nodes_do_not_find_is_reported(cluster, capsys):
     assert fuzz(cluster.address, subject="nowhere:attention") == 2
     assert "'nowhere' cannot be imported" in capsys.readouterr().err
 

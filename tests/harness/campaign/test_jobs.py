@@ -74,10 +74,10 @@ def test_a_killed_job_is_replaced_and_what_it_met_is_kept():
 def test_ctrl_c_ends_the_campaign_and_loses_nothing(jobs):
     campaign = fuzz("faulty", "--jobs", jobs, "--time", "100")
     assert until(saved)
-    hung_on_it = campaign.kill(signal.SIGINT)
+    below = campaign.kill(signal.SIGINT)
     assert campaign.wait() == 1
     assert len(outcome()["failures"]) == 1
-    assert all_end(hung_on_it)
+    assert all_end(below)
     assert notes() == []
 
 
@@ -92,13 +92,13 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes():
 def test_a_second_ctrl_c_ends_it_at_once():
     campaign = fuzz("hangs", "--jobs", "2", "--time", "100")
     assert until(notes)
-    hung_on_it = campaign.kill(signal.SIGINT)
+    below = campaign.kill(signal.SIGINT)
     time.sleep(0.7)
     campaign.kill(signal.SIGINT)
     began = time.monotonic()
     assert campaign.wait() == 0
     assert time.monotonic() - began < 10
-    assert all_end(hung_on_it)
+    assert all_end(below)
 
 
 # --- kill -9 of the whole campaign
@@ -110,9 +110,9 @@ def test_nothing_is_left_running_and_nothing_torn(jobs):
         campaign = fuzz("faulty", "--jobs", jobs, "--time", "100")
         assert until(notes)
         wait()
-        hung_on_it = campaign.kill()
+        below = campaign.kill()
         assert campaign.wait() == -signal.SIGKILL
-        assert all_end(hung_on_it)
+        assert all_end(below)
     assert saved()
     assert [entries.load(path).kind for path in saved()] == ["wrong_values"] * len(saved())
 
@@ -120,10 +120,10 @@ def test_nothing_is_left_running_and_nothing_torn(jobs):
 def test_a_worker_that_hangs_ends_with_its_campaign():
     campaign = fuzz("hangs", "--jobs", "2", "--time", "100")
     assert until(lambda: len(notes()) == 2)
-    hung_on_it = campaign.kill()
+    below = campaign.kill()
     assert campaign.wait() == -signal.SIGKILL
-    assert len(hung_on_it) >= 6
-    assert all_end(hung_on_it)
+    assert len(below) >= 6
+    assert all_end(below)
 
 
 def test_the_next_campaign_begins_with_the_case_that_was_running():
@@ -138,7 +138,7 @@ def test_the_next_campaign_begins_with_the_case_that_was_running():
     assert notes() == []
 
 
-def test_the_next_campaign_goes_on_from_what_was_shrunk():
+def test_the_next_campaign_continues_from_what_was_shrunk():
     campaign = fuzz("faulty", "--time", "100")
     assert until(lambda: saved() and Path(".flashattest/campaigns").exists())
     time.sleep(1)

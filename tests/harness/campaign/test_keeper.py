@@ -114,7 +114,7 @@ FAULTY = ("fuzz", "--subject", "some.py:faulty", "--device", "cpu", "--cases", "
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_campaign_goes_on_without_its_corpus_and_says_so(capsys, jobs):
+def test_a_campaign_continues_without_its_corpus_and_reports_it(capsys, jobs):
     Path("file").touch()
     assert main([*FAULTY, "--corpus", "file/corpus", "--jobs", jobs]) == 1
     printed = capsys.readouterr()
@@ -132,6 +132,6 @@ def no_file_can_grow():
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_campaign_goes_on_where_no_file_can_be_written():
+def test_a_campaign_continues_where_no_file_can_be_written():
     assert Running(*FAULTY, first=no_file_can_grow).wait() == 1
     assert entries.find(Path("regressions")) == []

@@ -62,7 +62,7 @@ def test_examples_that_came_with_the_order_are_tried_first(launched, tmp_path):
     assert finding.cases_to_first <= 1
 
 
-def test_the_card_is_told_under_the_subjects_own_name(launched):
+def test_the_card_is_sent_under_the_subjects_own_name(launched):
     (received,) = receive_all(launched(FAULTY)[1])
     assert received.card.name == "far/away/some.py:faulty"
 
@@ -73,7 +73,7 @@ def test_what_cannot_run_is_received(launched):
         assert received[-1].message == ("cannot", "some.py has no function 'nothing'.")
 
 
-def test_a_part_ends_when_it_is_told_to(launched):
+def test_a_part_ends_when_it_is_asked_to(launched):
     _, connection = launched("some.py:slow", cases=10**6)
     connection.recv()
     connection.send(STOP)

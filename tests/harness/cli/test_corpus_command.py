@@ -58,7 +58,7 @@ def test_list_of_nothing_is_nothing(capsys, tmp_path):
     assert run(capsys, "list", "--corpus", str(tmp_path / "none")) == (0, [])
 
 
-def test_list_goes_on_after_a_file_that_cannot_be_read(capsys, project):
+def test_list_continues_after_a_file_that_cannot_be_read(capsys, project):
     (project / FAILED_FILE).write_text("{")
     assert main(["corpus", "list"]) == 2
     printed = capsys.readouterr()

@@ -50,7 +50,7 @@ def test_a_failure_annotates_the_subjects_file(capsys, workflow):
     assert line.endswith(f"%0Aflashattest replay {saved}")
 
 
-def test_a_failure_stands_in_the_summary(capsys, workflow):
+def test_a_failure_is_in_the_summary(capsys, workflow):
     fuzz("bad.py:attention")
     title, _, columns, _, row, *_ = (workflow / "summary.md").read_text().splitlines()
     assert re.fullmatch(
@@ -66,7 +66,7 @@ def test_a_right_subject_has_a_summary_alone(capsys, workflow):
     assert (workflow / "summary.md").read_text().startswith("### ✅ Fuzzed `toy.py:attention` on cpu: 60 cases")
 
 
-def test_replays_are_told_by_their_status(capsys, workflow):
+def test_replays_are_annotated_by_their_status(capsys, workflow):
     known = dataclasses.replace(entry_for("bad.py:attention", worst=None), mark=Mark("known"))
     for entry in (entry_for("toy.py:attention"), known, entry_for("lost.py:attention")):
         entries.save(entry, workflow / "regressions")
@@ -163,5 +163,5 @@ def test_the_readmes_step_gives_what_the_action_takes():
     assert set(given) <= set(taken)
 
 
-def test_the_action_installs_as_it_is_told():
+def test_the_action_installs_as_its_input_says():
     assert run_step("Install", INSTALL="echo one && echo 'two words'").stdout == "one\ntwo words\n"

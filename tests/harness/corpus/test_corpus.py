@@ -503,7 +503,7 @@ def test_no_depth_breaks_the_loader(folder, where, depth, bracket):
 
 
 @given(where=st.sampled_from([path for path in places(FULL) if path]))
-def test_a_key_that_stands_twice_is_refused(folder, where):
+def test_a_repeated_key_is_refused(folder, where):
     twice = put(FULL, where, "HERE")
     content = json.dumps(twice).replace('"HERE"', '{"twin": 1, "twin": 2}')
     assert load_bytes(folder, content.encode()) is None

@@ -40,7 +40,7 @@ def test_a_missing_package_is_a_sentence(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_package_that_breaks_is_told_from_a_missing_one(monkeypatch):
+def test_a_package_that_breaks_is_distinguished_from_a_missing_one(monkeypatch):
     monkeypatch.setitem(sys.modules, "flashinfer", None)
     monkeypatch.setattr(shipped, "installed", lambda package: "1.0")
     with pytest.raises(CannotRun, match="installed but cannot be imported"):

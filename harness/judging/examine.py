@@ -63,7 +63,7 @@ class Examiner(Protocol):
     def examine(self, question: Question) -> Examined:
         """Run the case and judge it."""
 
-    def afresh(self, question: Question) -> Examined | None:
+    def examine_fresh(self, question: Question) -> Examined | None:
         """The same in a process in which no case was run before; None where that cannot be."""
 
     def close(self) -> None:

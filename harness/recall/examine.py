@@ -19,9 +19,8 @@ from harness.recall.baselines import BASELINES
 from harness.recall.faults import CONTROLS, FAULTS
 from harness.recall.hunt import Hunt, Limits, hunt
 from harness.running.devices import prepare
-from harness.workers import Apart
-from harness.workers import Limits as WorkerLimits
-from harness.workers.forkserver import Zygote
+from harness.workers import Apart, WorkerLimits
+from harness.workers.forkserver import ForkServer
 
 IN_A_WORKER = WorkerLimits(seconds=5.0)
 """What hangs is known sooner here than in a campaign: none of the right functions takes so long."""
@@ -98,15 +97,15 @@ def _timed(task: Task, name: str) -> Fired:
 
 def _fires_apart(fires: Callable[[], bool]) -> bool:
     """What a suite says in a process of its own; one that it does not survive, or that does not end, has failed it."""
-    zygote = Zygote(lambda connection: connection.send(fires()))
-    child = zygote.child()
+    server = ForkServer(lambda connection: connection.send(fires()))
+    child = server.fork()
     try:
         return not child.connection.poll(SUITE_SECONDS) or bool(child.connection.recv())
     except EOFError:
         return True
     finally:
-        zygote.end(child)
-        zygote.close()
+        server.kill(child)
+        server.close()
 
 
 def examine_all(tasks: Sequence[Task], jobs: int, watch: Watch) -> Iterator[Examined]:

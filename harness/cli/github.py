@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.campaign.parallel.jobs import AnyCampaign
 from harness.corpus.replay import Replayed
 from harness.judging.story import headline, printable
+from harness.subject.signature import split_signature
 
 
 def report_campaign(campaign: AnyCampaign) -> None:
@@ -70,7 +71,7 @@ def _property(text: str) -> str:
 
 def _file_of(subject: str, saved: Path | None) -> Path | None:
     """The subject's file where it lies in the current folder, which is the repository's; else that of the failure."""
-    place = subject.rpartition(":")[0]
+    place = split_signature(subject)[0].rpartition(":")[0]
     module = Path(place.replace(".", "/"))
     candidates = [Path(place)] if place.endswith(".py") else [module.with_suffix(".py"), module / "__init__.py"]
     return next((path for path in candidates if place and not path.is_absolute() and path.is_file()), saved)

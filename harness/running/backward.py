@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from harness.subject.declaration import Subject
+from harness.subject.pretend import pretended_cuda
 from strategies import AttentionCase, Problem
 from strategies.case import INPUTS
 from strategies.features import gradient_of
@@ -42,7 +43,9 @@ class Inputs:
     def call(self, subject: Subject, case: AttentionCase) -> Any:
         """What the subject's function returns."""
         q, k, v = (self.tensors[name] for name in INPUTS)
-        return subject.function(q, k, v, **subject.arguments(case.features, self.tensors))
+        arguments = subject.arguments(case.features, self.tensors)
+        with pretended_cuda():
+            return subject.function(q, k, v, **arguments)
 
     def outputs(self, returned: Any, problem: Problem) -> list[tuple[Tensor, Tensor]] | None:
         """The outputs that have a gradient, each with it, O first; None where one has not the form of its gradient.
@@ -75,7 +78,7 @@ def differentiate(
     one. This is what it calls.
     """
     roots, gradients = zip(*outputs, strict=True)
-    with torch.autograd.set_multithreading_enabled(False):
+    with pretended_cuda(), torch.autograd.set_multithreading_enabled(False):
         found = _engine_run_backward(
             roots, gradients, keep_graph, False, tuple(leaves.values()), True, accumulate_grad=False
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import CannotRun, Refused, first_line
+from harness.interpreter.masked_lanes import masked_lanes
 from harness.running.backward import Inputs, NoGradient, differentiate
 from harness.running.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject.declaration import Subject
@@ -28,7 +29,8 @@ class Result:
     mutated, overrun: names of the inputs whose elements, or whose surroundings, changed. overrun_own: the tensors
     that the call made itself and wrote beside, each described. gradients: of the inputs that need one, by name
     ("dQ"), None where none came; None at all where there was no backward. cut_off: O came back without a grad_fn.
-    in_backward: what was raised was raised there.
+    in_backward: what was raised was raised there. lanes_undefined: in the interpreter, a load left masked lanes
+    undefined.
     """
 
     returned: object = None
@@ -39,6 +41,7 @@ class Result:
     gradients: Mapping[str, Tensor | None] | None = None
     cut_off: bool = False
     in_backward: bool = False
+    lanes_undefined: bool = False
 
     @property
     def output(self) -> Tensor:
@@ -64,10 +67,13 @@ class Result:
         return outputs | self.found_gradients
 
 
-def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE) -> Result:
+def call(
+    subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE, zero_lanes: bool = False
+) -> Result:
     """Run the calls of the case's history, then the case, on tensors that `build` made.
 
-    band: the byte that stands beside the tensors that the call makes. Raises Refused where the subject refuses the
+    band: the byte that stands beside the tensors that the call makes. zero_lanes: in the interpreter, masked lanes of a
+    load hold 0, whatever the subject declares. Raises Refused where the subject refuses the
     case, lacks a keyword that the case asks for, or declares that it has no gradients to ask for.
     """
     if missing := subject.lacks(case.features):
@@ -76,7 +82,7 @@ def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NA
         raise Refused(f"{subject.name} is not differentiable")
     for earlier in calls_before(case):
         call_and_forget(subject, earlier, problem.q.device.type)
-    return _call(subject, case, problem, band)
+    return _call(subject, case, problem, band, zero_lanes)
 
 
 def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
@@ -113,26 +119,32 @@ def is_large(case: AttentionCase) -> bool:
 def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
     """An earlier call, its backward included: it may do what it likes, only what it leaves behind counts."""
     try:
-        _call(subject, case, build(case, device), NAN_BYTE)
+        _call(subject, case, build(case, device))
     except Refused:
         return
 
 
-def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) -> Result:
+def _call(
+    subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE, zero_lanes: bool = False
+) -> Result:
     watched = _watched(problem)
     snapshot, run = Snapshot(watched.values()), _Run(GuardedAllocations(band))
     try:
-        run.all(subject, case, problem)
+        with masked_lanes(hold_zero=zero_lanes or subject.masked_lanes == "zero") as lanes:
+            run.all(subject, case, problem)
     except NoGradient as error:
         raise Refused(str(error)) from error
     except Exception as error:
         if refusal := refusal_in(error, subject, case):
             raise refusal from error
         run.said["raised"] = error
+    finally:
+        subject.end_call()
     names = list(watched)
     own, outside = (tuple(names[i] for i in positions) for positions in snapshot.changes())
     beside = tuple(run.allocations.written_beside())
-    return Result(mutated=own, overrun=outside, overrun_own=beside, **run.said)
+    undefined = lanes.were_read and not lanes.hold_zero
+    return Result(mutated=own, overrun=outside, overrun_own=beside, lanes_undefined=undefined, **run.said)
 
 
 def _watched(problem: Problem) -> dict[str, Tensor]:
@@ -156,6 +168,8 @@ def _raise_if_forked_late(error: Exception) -> None:
 def refusal_in(error: Exception, subject: Subject, case: AttentionCase) -> Refused | None:
     """The refusal that an exception of a call is, or None. Raises CannotRun for one that speaks of this process."""
     _raise_if_forked_late(error)
+    if isinstance(error, CannotRun):
+        raise error
     if subject.is_refusal(error):
         return Refused(first_line(error))
     if is_out_of_memory(error) and is_large(case):

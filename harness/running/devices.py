@@ -8,6 +8,7 @@ import torch
 
 from harness.errors import CannotRun
 from harness.interpreter import mend
+from harness.subject.pretend import asked_arch
 from strategies import AttentionCase
 
 DEVICES = ("cpu", "cuda")
@@ -23,9 +24,15 @@ for any size up to 2^25, the core 2.1 to 2.5 ms for 2^22 and 3.4 to 3.7 ms for 2
 def choose(device: str | None = None) -> str:
     """Return the device asked for, or cuda where there is one, else cpu. Raises CannotRun where cuda is missing.
 
+    Where a CUDA device is pretended, that is cpu.
+
     It is looked for without waking it: a process that has woken CUDA has no children that can use it.
     """
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    if asked_arch() is not None:
+        if device == "cuda":
+            raise CannotRun("--pretend-cuda answers for a GPU on a CPU; run with --device cpu.")
+        return "cpu"
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in DEVICES:

@@ -140,9 +140,11 @@ def _held_in(module: types.ModuleType, names: Iterable[str]) -> Iterator[Any]:
     if not _is_entered(module.__name__):
         return
     for name in names:
-        value = vars(module).get(name)
-        is_below = isinstance(value, types.ModuleType) and value.__name__.startswith(f"{module.__name__}.")
-        yield from _held_in(value, names) if is_below else (value,)
+        value: Any = vars(module).get(name)
+        if isinstance(value, types.ModuleType) and value.__name__.startswith(f"{module.__name__}."):
+            yield from _held_in(value, names)
+        else:
+            yield value
 
 
 def _names(code: types.CodeType) -> Iterator[str]:

@@ -11,22 +11,34 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import triton
 
 from harness.cli.main import main
+from harness.corpus import entries
 from harness.errors import CannotRun
 from harness.judging.attest import attest
 from harness.running.devices import choose
 from harness.subject.loading import load
 from harness.subject.pretend import VARIABLE, pretended_cuda
 from strategies import AttentionCase, Geometry
+from tests.harness.entries import entry_for
 
 NAME = "tests.harness.strangers.cuda_host"
 ASKS = """
 import torch
 torch.cuda.get_device_capability()
 
-def attention(q, k, v):
+def attention(q, k, v, causal=False):
     assert q.is_cuda
     return torch.nn.functional.scaled_dot_product_attention(
-        q.double(), k.double(), v.double(), enable_gqa=True).to(q.dtype)
+        q.double(), k.double(), v.double(), is_causal=causal, enable_gqa=True).to(q.dtype)
+"""
+TEST_ASKS = """
+import torch
+from harness.judging.attest import attest
+from strategies import AttentionCase
+from asks import attention
+
+def test_attention():
+    attest(attention, AttentionCase())
+    assert not torch.cuda.is_available()
 """
 SMALL = Geometry(Nq=3, Nk=18, d=4)
 
@@ -65,6 +77,15 @@ def test_what_is_not_answered_is_named(sm_90):
         attest(load(f"{NAME}:asks_more"), AttentionCase(SMALL))
     with pretended_cuda(), pytest.raises(CannotRun, match=r"driver\.active\.get_benchmarker"):
         triton.runtime.driver.active.get_benchmarker()
+
+
+def test_pytest_pretends_where_test_modules_are_imported_and_failures_replayed(pytester, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")  # what the option sets is taken back
+    pytester.makepyfile(asks=ASKS, test_asks=TEST_ASKS)
+    entries.save(entry_for("asks.py:attention"), pytester.path / "regressions")
+    pytester.runpytest("--pretend-cuda", "sm_80").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess().assert_outcomes(errors=1, failed=1)
+    pytester.runpytest("--pretend-cuda", "hopper").stderr.fnmatch_lines(["*is one of sm_70*"])
 
 
 def test_each_architecture_says_what_it_is(monkeypatch):

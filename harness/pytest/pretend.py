@@ -21,10 +21,11 @@ def start(arch: str | None) -> None:
         raise pytest.UsageError(str(error)) from error
 
 
+Collected = Generator[None, pytest.CollectReport, pytest.CollectReport]
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report(
-    collector: pytest.Collector,
-) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+def pytest_make_collect_report(collector: pytest.Collector) -> Collected:
     """Pretend the device while a test module is imported, and what it imports."""
     if not isinstance(collector, pytest.Module):
         return (yield)

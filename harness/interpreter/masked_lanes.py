@@ -34,14 +34,25 @@ _lanes = MaskedLanes()
 
 
 @contextmanager
-def masked_lanes(hold_zero: bool) -> Iterator[MaskedLanes]:
-    """Set what masked lanes hold for the length of a `with`; `were_read` is known at its end."""
+def watched_lanes(hold_zero: bool) -> Iterator[MaskedLanes]:
+    """Watch masked lanes for the length of a `with`, and set what they hold; `were_read` is known at its end."""
     global _lanes
     before, _lanes = _lanes, MaskedLanes(hold_zero)
     try:
         yield _lanes
     finally:
         _lanes = before
+
+
+@contextmanager
+def zero_lanes(wanted: bool) -> Iterator[None]:
+    """Let masked lanes hold 0 for the length of a `with`, where that is wanted."""
+    lanes = _lanes
+    before, lanes.hold_zero = lanes.hold_zero, lanes.hold_zero or wanted
+    try:
+        yield
+    finally:
+        lanes.hold_zero = before
 
 
 @mend_of("masked lanes undefined", "correctness", ("InterpreterBuilder.create_masked_load", "_get_np_dtype"))
@@ -51,7 +62,8 @@ def masked_lanes_undefined(patches: Patches) -> None:
 
     def create_masked_load(stock: Any) -> Any:
         def load(self: Any, pointers: Any, mask: Any, other: Any, *how: Any, **named: Any) -> Any:
-            if other is None and not mask.data.all():
+            # The mask of a block pointer comes as an array.
+            if other is None and not np.asarray(mask.data).all():
                 _lanes.were_read = True
                 if not _lanes.hold_zero:
                     element = pointers.get_element_ty()

@@ -27,7 +27,10 @@ def judge(
     """
     verdicts = _checked(tried)
     if not verdicts:
-        return list(hold(tried, also, others, at))
+        try:
+            return list(hold(tried, also, others, at))
+        finally:
+            tried.subject.end_call()  # a relation may keep a graph after its last call
     return _after_its_calls(tried, verdicts) if tried.case.history else verdicts
 
 

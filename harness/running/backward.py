@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
+from harness.interpreter.masked_lanes import zero_lanes
 from harness.subject.declaration import Subject
 from harness.subject.pretend import pretended_cuda
 from strategies import AttentionCase, Problem
@@ -44,7 +46,7 @@ class Inputs:
         """What the subject's function returns."""
         q, k, v = (self.tensors[name] for name in INPUTS)
         arguments = subject.arguments(case.features, self.tensors)
-        with pretended_cuda():
+        with _conditions(subject):
             return subject.function(q, k, v, **arguments)
 
     def outputs(self, returned: Any, problem: Problem) -> list[tuple[Tensor, Tensor]] | None:
@@ -68,7 +70,7 @@ class Inputs:
 
 
 def differentiate(
-    outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], keep_graph: bool = False
+    subject: Subject, outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], keep_graph: bool = False
 ) -> dict[str, Tensor | None]:
     """The gradients of the outputs in the leaves, in this thread, where modes that are entered see what it calls.
 
@@ -78,11 +80,18 @@ def differentiate(
     one. This is what it calls.
     """
     roots, gradients = zip(*outputs, strict=True)
-    with pretended_cuda(), torch.autograd.set_multithreading_enabled(False):
+    with _conditions(subject), torch.autograd.set_multithreading_enabled(False):
         found = _engine_run_backward(
             roots, gradients, keep_graph, False, tuple(leaves.values()), True, accumulate_grad=False
         )
     return dict(zip(leaves, found, strict=True))
+
+
+@contextmanager
+def _conditions(subject: Subject) -> Iterator[None]:
+    """What holds while a subject runs: the CUDA device that is pretended, and what it relies on in masked lanes."""
+    with pretended_cuda(), zero_lanes(subject.masked_lanes == "zero"):
+        yield
 
 
 def _is_like(output: object, gradient: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import CannotRun, Refused, first_line
-from harness.interpreter.masked_lanes import masked_lanes
+from harness.interpreter.masked_lanes import watched_lanes
 from harness.running.backward import Inputs, NoGradient, differentiate
 from harness.running.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject.declaration import Subject
@@ -130,7 +130,7 @@ def _call(
     watched = _watched(problem)
     snapshot, run = Snapshot(watched.values()), _Run(GuardedAllocations(band))
     try:
-        with masked_lanes(hold_zero=zero_lanes or subject.masked_lanes == "zero") as lanes:
+        with watched_lanes(hold_zero=zero_lanes) as lanes:
             run.all(subject, case, problem)
     except NoGradient as error:
         raise Refused(str(error)) from error
@@ -143,7 +143,7 @@ def _call(
     names = list(watched)
     own, outside = (tuple(names[i] for i in positions) for positions in snapshot.changes())
     beside = tuple(run.allocations.written_beside())
-    undefined = lanes.were_read and not lanes.hold_zero
+    undefined = lanes.were_read and not zero_lanes and subject.masked_lanes != "zero"
     return Result(mutated=own, overrun=outside, overrun_own=beside, lanes_undefined=undefined, **run.said)
 
 
@@ -192,9 +192,9 @@ class _Run:
         _wait(problem)
         self.said["returned"] = _detached(returned)
         if case.has_gradients:
-            self._backward(returned, inputs, problem)
+            self._backward(subject, returned, inputs, problem)
 
-    def _backward(self, returned: Any, inputs: Inputs, problem: Problem) -> None:
+    def _backward(self, subject: Subject, returned: Any, inputs: Inputs, problem: Problem) -> None:
         """Nothing where what came back has no right form, which is told by itself."""
         outputs = inputs.outputs(returned, problem)
         if outputs is None:
@@ -204,7 +204,7 @@ class _Run:
             return
         self.said["in_backward"] = True
         with self.allocations:
-            self.said["gradients"] = differentiate(outputs, inputs.leaves)
+            self.said["gradients"] = differentiate(subject, outputs, inputs.leaves)
         _wait(problem)
         self.said["in_backward"] = False
 

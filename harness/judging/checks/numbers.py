@@ -42,11 +42,15 @@ def told(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str,
 
 
 def _with_lanes(verdict: Verdict, attempt: Attempt) -> Verdict:
-    """Say where the fault is that a masked lane is used, which only the interpreter can show."""
+    """Say where the fault is that a masked lane is used, which only the interpreter can show.
+
+    A gradient stays a wrong gradient, which says nothing where the forward is wrong for the same reason.
+    """
     if not attempt.is_right_with_zero_lanes:
         return verdict
     why = "It is right where lanes that tl.load masks without `other` hold 0; on a GPU they are undefined."
-    return replace(verdict, sentence=f"{verdict.sentence} {why}")
+    kind = verdict.kind if verdict.kind == "wrong_gradient" else "undefined_lanes"
+    return replace(verdict, kind=kind, sentence=f"{verdict.sentence} {why}")
 
 
 def _verdict(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float]) -> Verdict:

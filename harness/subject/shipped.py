@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -56,7 +57,9 @@ def module_of(name: str) -> ModuleType:
 
 
 def reason(error: BaseException) -> str:
-    """Why an import failed, without a full stop: what was raised or, for a call of `exit`, that it was called."""
+    """Why an import failed, without a full stop: what was raised or, for a call of `exit`, where it was called."""
     if isinstance(error, SystemExit):
-        return f"it calls exit({'' if error.code is None else repr(error.code)})"
+        calls = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+        place = f" in {Path(calls[-1].filename).name}, line {calls[-1].lineno}" if calls else ""
+        return f"it calls exit({'' if error.code is None else repr(error.code)}){place}"
     return f"{type(error).__name__}: {str(error).strip().rstrip('.')}"

@@ -103,4 +103,4 @@ def test_a_subject_that_exits_where_it_is_imported_cannot_be_imported(code, caps
     (elsewhere / "exits.py").write_text(f"import sys\nsys.exit({code})\n")
     for subject in ("exits.py:attention", "exits:attention"):
         assert fuzz(subject) == 2
-        assert f"cannot be imported: it calls exit({code})." in capsys.readouterr().err
+        assert f"cannot be imported: it calls exit({code}) in exits.py, line 2." in capsys.readouterr().err

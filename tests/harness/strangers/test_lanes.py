@@ -19,7 +19,9 @@ TAIL = AttentionCase(Geometry(Nk=17, d=4))
 
 
 def test_a_masked_lane_that_is_used_shows():
-    with pytest.raises(Failure, match=r"undefined_lanes.*It is right where lanes that tl\.load masks without `other` hold 0"):
+    with pytest.raises(
+        Failure, match=r"undefined_lanes.*It is right where lanes that tl\.load masks without `other` hold 0"
+    ):
         attest(lanes.leaves_lanes, TAIL)
 
 

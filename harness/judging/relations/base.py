@@ -21,7 +21,7 @@ from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec
 from strategies.case import INPUTS
 from strategies.features import FEATURES, gradient_of
 from strategies.layouts import LAYOUTS
-from strategies.tensors import GUARD, memory_of, moved
+from strategies.tensors import GUARD, memory_of, move
 
 T = TypeVar("T")
 Place = tuple[slice, ...]
@@ -230,7 +230,7 @@ class Base:
 
         old_tensors, first_tensors = old.tensors, first.tensors
         tensors = {
-            name: first_tensors[name] if tensor is old_tensors.get(name) else moved(tensor, device)
+            name: first_tensors[name] if tensor is old_tensors.get(name) else move(tensor, device)
             for name, tensor in made.tensors.items()
         }
         whole = {name: tensor.to(device) for name, tensor in made.brought.items()}

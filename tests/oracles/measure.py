@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import torch
 
-from oracles import ORACLES, Comparison, Judgement, compared
+from oracles import ORACLES, Comparison, Judgement, compare_answer
 from oracles.vote import TRUTH
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from strategies.case import DTYPES
@@ -47,7 +47,7 @@ def cases(count: int, seed: int) -> Iterator[AttentionCase]:
 
 
 def with_gradients(count: int, seed: int) -> Iterator[AttentionCase]:
-    """The same cases with gradients; one of three that are not plain with one through LSE too."""
+    """Add gradients to the cases, to one in three of those that are not plain through LSE too."""
     draw = random.Random(seed)
     for case in cases(count, seed):
         plain = is_plain(case)
@@ -78,10 +78,10 @@ def measure(case: AttentionCase, device: str, tile: int) -> Iterator[tuple[str, 
     for name, oracle in ORACLES.items():
         if name != TRUTH and oracle.supports(problem):
             with suppress(NotImplementedError):
-                yield name, compared(oracle(problem), judgement)
+                yield name, compare_answer(oracle(problem), judgement)
     forward = flash(problem, tile)
     answer = Backward(tile)(problem, forward) if case.has_gradients else forward
-    yield "emulation", compared(answer, judgement)
+    yield "emulation", compare_answer(answer, judgement)
     if is_plain(case):
         sharper = Judgement(problem, independent=True, truth_of=judgement)
         yield "emulation, independent", sharper.compare(answer.tensors)
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def table(worst: dict[tuple[str, str, str], float], held: dict[tuple[str, str, str], int]) -> str:
-    """Largest error/budget by oracle and tensor, a column for each dtype, with how many cases it is the largest of."""
+    """Format the largest error/budget by oracle and tensor, with the number of cases, a column per dtype."""
     rows = dict.fromkeys((name, tensor) for name, tensor, _ in held)
     lines = []
     for row in sorted(rows, key=lambda row: row[0]):

@@ -1,4 +1,4 @@
-"""The budget is silent on right kernels and fires on those that are lazy or wrong."""
+"""The budget passes right kernels and fails those that are imprecise or wrong."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oracles import Answer, Budget, Comparison, compare, float64, forward_budget
 from oracles.budget.arithmetic import Arithmetic
-from oracles.budget.scores import perturbed
+from oracles.budget.scores import perturb
 from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec, attention_cases, build
 from tests.oracles.emulation import flash, keep_bits
 
@@ -208,7 +208,7 @@ def test_scores_of_any_error_leave_o_in_the_hull_of_the_values():
 def test_wrong_scores_move_o_and_lse_no_farther_than_the_bound(error):
     truth = float64(build(AttentionCase(Geometry(Nq=16, Nk=24, d=16), "fp32", Features(True))))
     e = torch.linspace(error / 2, error, 24).to(truth.S).expand_as(truth.S).masked_fill(truth.hidden, 0.0)
-    bound = perturbed(truth, e.clone())
+    bound = perturb(truth, e.clone())
     S = truth.S.masked_fill(truth.hidden, -math.inf)
     for column in range(16):
         away = (truth.v[..., None, :, column] - truth.O[..., column, None]).sign()

@@ -1,4 +1,4 @@
-"""The budget of gradients is silent on right backward passes and fires on those that are lazy or wrong."""
+"""The budget of gradients passes right backward passes and fails those that are imprecise or wrong."""
 
 import math
 from dataclasses import replace
@@ -40,7 +40,7 @@ def held(problem: Problem, answer: Answer, **kind) -> dict[str, Comparison]:
 
 
 def fires(problem: Problem, backward: Backward, *names: str, by: float = 2.0) -> bool:
-    """Whether these gradients, and none but these, are off by so many budgets, and none where nothing is wrong."""
+    """Whether exactly these gradients are off by this many budgets, and none if nothing is wrong."""
     right, wrong = ratios(problem, Backward(backward.tile)), ratios(problem, backward)
     assert max(right.values()) <= 1
     return all((ratio > by) if name in names else (ratio <= 1) for name, ratio in wrong.items())
@@ -264,7 +264,7 @@ def test_a_budget_says_which_kernel_it_is_for():
 
 @LOW
 def test_fires_on_the_flash_backend_of_torch_on_a_cpu(dtype):
-    """A kernel that many use: it sums dV over blocks of queries in the inputs' dtype, and that alone is told."""
+    """A widely used kernel: it sums dV over blocks of queries in the inputs' dtype, and only that fails."""
     case = SQUARE.replace(geometry=Geometry(2, 4, 4, 263, 8, 64), dtype=dtype, features=Features(scale=0.05))
     problem = build(case.replace(dO=TensorSpec("positive")))
     leaves = {name: getattr(problem, name).detach().requires_grad_() for name in "qkv"}

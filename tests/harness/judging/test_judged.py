@@ -16,7 +16,7 @@ from harness.running.attempt import attempt
 from harness.running.devices import judged_on
 from harness.subject.declaration import EXACT, describe
 from oracles import ORACLES, Answer
-from oracles.registry import described
+from oracles.registry import make_oracle
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
 from strategies.layouts import LAYOUTS
 from strategies.tensors import memory_of
@@ -182,7 +182,7 @@ def test_oracles_vote_where_the_subject_ran(cuda, large, monkeypatch):
         asked.append({part.device.type for part in parts(problem)})
         return Answer(ORACLES["naive_fp32"](problem).O)
 
-    oracle = described(of_the_device, lambda problem: None if problem.q.is_cuda else "runs on CUDA only")
+    oracle = make_oracle(of_the_device, lambda problem: None if problem.q.is_cuda else "runs on CUDA only")
     monkeypatch.setitem(ORACLES, "of_the_device", oracle)
     tried = attempt(describe(toys.ignores_causal), CASE.replace(features=Features(causal=True)), "cuda")
     (verdict,) = judge(tried)

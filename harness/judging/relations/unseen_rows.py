@@ -1,4 +1,4 @@
-"""A query that does not see a key does not matter to that key's gradient."""
+"""Relations: a query that does not see a key does not affect that key's gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.judging.relations.registry import relation
 from harness.judging.relations.sight import has_empty_rows, hides_by_row, visible
 from harness.running.attempt import Attempt
 
-AT_KEYS = ("dK", "dV")
+KEY_GRADIENTS = ("dK", "dV")
 
 
 def _hides_by_row(attempt: Attempt) -> bool:
@@ -23,9 +23,9 @@ def _hides_by_row(attempt: Attempt) -> bool:
 
 @relation(exact="mask_invariant", when=_hides_by_row, of_gradients=True)
 def causal_suffix(base: Base) -> Iterator[Claim]:
-    """dK and dV at a key do not change when q, dO and dLSE are negated in the rows before the first that sees it.
+    """dK and dV at a key do not change if q, dO and dLSE are negated in the rows before the first that sees it.
 
-    Bit for bit for a deterministic subject where a hidden key has weight 0.
+    Bit for bit for a deterministic subject if a hidden key has weight 0.
     """
     Nq = base.problem.q.shape[2]
     for i in base.choices(range(1, Nq)):
@@ -35,7 +35,7 @@ def causal_suffix(base: Base) -> Iterator[Claim]:
             q, dO, dLSE = (_negated(base, name, rows[None]) for name in ("q", "dO", "dLSE"))
             other = base.again(q=q, dO=dO, dLSE=dLSE)
             what = f"With other queries, and another dO, before row {i}"
-            for claim in same_gradients(base, other, what, AT_KEYS):
+            for claim in same_gradients(base, other, what, KEY_GRADIENTS):
                 yield _at(claim, unseen)
 
 
@@ -45,7 +45,7 @@ def _leaves_rows_empty(attempt: Attempt) -> bool:
 
 @relation(exact="mask_invariant", when=_leaves_rows_empty, of_gradients=True)
 def dO_of_empty_rows(base: Base) -> Iterator[Claim]:
-    """No gradient changes when dO and dLSE are negated in rows that see no key."""
+    """No gradient changes if dO and dLSE are negated in rows that see no key."""
     is_empty = ~visible(base).any(dim=2)
     if is_empty.any():
         dO, dLSE = (_negated(base, name, is_empty) for name in ("dO", "dLSE"))
@@ -53,7 +53,7 @@ def dO_of_empty_rows(base: Base) -> Iterator[Claim]:
 
 
 def _negated(base: Base, name: str, rows: Tensor) -> Tensor | None:
-    """A tensor with some rows, (B or 1, Nq), negated."""
+    """Return a tensor with some rows, (B or 1, Nq), negated."""
     whole: Tensor | None = getattr(base.problem, name)
     if whole is None:
         return None
@@ -62,6 +62,6 @@ def _negated(base: Base, name: str, rows: Tensor) -> Tensor | None:
 
 
 def _at(claim: Claim, keys: Tensor) -> Claim:
-    """The claim at some keys, (B, Nk), alone."""
+    """Restrict a claim to some keys, (B, Nk)."""
     here = keys[:, None, :, None].expand(claim.budget.shape)
     return replace(claim, budget=claim.budget.masked_fill(~here, torch.inf), exact=here & bool(claim.exact))

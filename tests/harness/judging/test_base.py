@@ -1,4 +1,4 @@
-"""What relations are built on: a further call with or without a backward, and what is claimed of its gradients."""
+"""The base of relations: a further call with or without a backward, and the claims about its gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.judging.relations import RELATIONS
-from harness.judging.relations.base import Base, Laid
+from harness.judging.relations.base import Base, LaidOut
 from harness.running.attempt import attempt
 from harness.subject.declaration import EXACT, describe
 from strategies import AttentionCase, Features, Geometry, TensorSpec
@@ -75,7 +75,7 @@ def test_fewer_inputs_may_need_a_gradient():
 def test_a_forward_may_be_given_a_backward():
     forward = base(CASE.replace(operation="forward"))
     assert forward.gradients == {}
-    again = forward.again(dO=Laid(torch.ones_like(forward.O)))
+    again = forward.again(dO=LaidOut(torch.ones_like(forward.O)))
     assert set(again.gradients) == {"dQ", "dK", "dV"}
     assert again.compared["dQ"].ok
 

@@ -1,12 +1,12 @@
-"""Every relation of gradients fires on a fault that no check of a single call sees, and is silent on what is right."""
+"""Every relation of gradients fails on a fault that no check of a single call finds, and passes a right subject."""
 
 import pytest
 import torch
 
 from harness.errors import Refused
 from harness.judging.judge import judge
-from harness.judging.relations import BITS, RELATIONS, columns, graph, hold
-from harness.judging.relations.base import Base, Broken
+from harness.judging.relations import BITS, RELATIONS, check_relations, columns, graph
+from harness.judging.relations.base import Base, FailedCall
 from harness.recall.faults import CONTROLS
 from harness.recall.faults.backward_blocks import Differentiable
 from harness.recall.faults.functions.backward_addressing import DOAtStridesOfO
@@ -49,7 +49,7 @@ class DOClamped(Differentiable):
 
 
 class DeltaLost(Differentiable):
-    """δ is left out where there is a single key, which makes all of dQ and dK of nothing."""
+    """δ is left out if there is a single key, so dQ and dK are not 0."""
 
     def delta(self, dO, saved):
         return super().delta(dO, saved) * (saved.k.shape[2] > 1)
@@ -120,7 +120,7 @@ MOVED = {
         "wrong_gradient",
     ),
 }
-"""Relations of the forward pass that speak of gradients too."""
+"""Relations of the forward pass that cover gradients too."""
 RIGHT = [
     gradients(),
     gradients(1, 1),
@@ -146,7 +146,9 @@ def promising(attention, exact=EXACT):
 
 
 def held(subject, tried, names):
-    return [verdict for verdict in hold(attempt(subject, tried, "cpu"), also=names) if verdict.check in names]
+    return [
+        verdict for verdict in check_relations(attempt(subject, tried, "cpu"), also=names) if verdict.check in names
+    ]
 
 
 def test_every_relation_is_tried():
@@ -240,8 +242,8 @@ def test_a_gradient_past_the_range_of_fp16_may_be_the_sum_of_parts_within_it(nam
     assert held(promising(Differentiable, ()), tried, [name]) == []
 
 
-@pytest.mark.parametrize(("large", "told"), [(2**40, Broken), (1, Refused)])
-def test_a_graph_that_finds_no_memory_is_refused_where_a_call_is(large, told, monkeypatch):
-    monkeypatch.setattr("harness.running.call.LARGE", large)
+@pytest.mark.parametrize(("large", "kind"), [(2**40, FailedCall), (1, Refused)])
+def test_a_graph_that_finds_no_memory_is_refused_where_a_call_is(large, kind, monkeypatch):
+    monkeypatch.setattr("harness.running.call.LARGE_BYTES", large)
     base = Base.of(attempt(describe(Differentiable()), gradients(2, 2), "cpu"))
-    assert isinstance(graph._of(base, MemoryError()), told)
+    assert isinstance(graph._raised(base, MemoryError()), kind)

@@ -1,4 +1,4 @@
-"""Every relation fires on a fault that the check of a single call passes, and is silent on what is right."""
+"""Every relation fails on a fault that the check of a single call passes, and passes a right subject."""
 
 import functools
 import itertools
@@ -10,7 +10,7 @@ import torch
 
 from harness.errors import CannotRun
 from harness.judging.judge import judge
-from harness.judging.relations import BITS, RELATIONS, chosen, hold
+from harness.judging.relations import BITS, RELATIONS, check_relations, select_relations
 from harness.recall.faults.witness import gradients
 from harness.running.attempt import Attempt, attempt
 from harness.running.call import Result
@@ -69,7 +69,7 @@ def v_at_strides_of_k():
 
 
 def peeks_at_last_key():
-    """A bit of O hangs on the sign of the last key, seen or not."""
+    """A bit of O depends on the sign of the last key, visible or not."""
 
     def attention(q, k, v, causal=False):
         O = toys.right(q, k, v, causal)
@@ -193,7 +193,7 @@ def promising(function, exact=EXACT):
 
 
 def held(function, tried_case, names, exact=EXACT):
-    found = hold(attempt(promising(function, exact), tried_case, "cpu"), also=names)
+    found = check_relations(attempt(promising(function, exact), tried_case, "cpu"), also=names)
     return [verdict for verdict in found if verdict.check in names]
 
 
@@ -219,7 +219,7 @@ def test_silent_on_right(tried):
 @pytest.mark.parametrize("tried", [c for c in RIGHT if c.features.seqlens_k is None and c.geometry.Nk], ids=repr)
 def test_silent_on_sdpa(tried):
     plain = attempt(load("sdpa"), tried.replace(features=tried.features.replace(return_lse=False)), "cpu")
-    found = {verdict.check for verdict in hold(plain, also=RELATIONS)}
+    found = {verdict.check for verdict in check_relations(plain, also=RELATIONS)}
     # torch 2.13's flash kernel on the CPU masks before it scales: -inf times a negative scale is inf.
     assert found <= ({"sign_of_scale"} if tried.features.causal else set())
 
@@ -265,14 +265,14 @@ def test_choice_follows_from_the_case_and_reaches_every_relation():
     backward = [gradients(3, 5, Hq=2, causal=True), gradients(3, 5), empty]
     tried = [c.replace(q=c.q.replace(seed=n)) for c in (*RIGHT, MANY, large, *backward) for n in range(40)]
     attempts = [Attempt(everything, c, build(c), Result()) for c in tried]
-    names = [[relation.name for relation in chosen(each)] for each in attempts]
-    assert names == [[relation.name for relation in chosen(each)] for each in attempts]
+    names = [[relation.name for relation in select_relations(each)] for each in attempts]
+    assert names == [[relation.name for relation in select_relations(each)] for each in attempts]
     assert {name for few in names for name in few} == set(RELATIONS)
 
 
 def test_a_large_case_has_few_relations():
     large = [case(Nq=200, Nk=200, Hq=2, Hk=2).replace(q=TensorSpec(seed=n)) for n in range(20)]
-    counts = [len(chosen(Attempt(describe(toys.right), c, build(c), Result()))) for c in large]
+    counts = [len(select_relations(Attempt(describe(toys.right), c, build(c), Result()))) for c in large]
     assert 0 < sum(counts) < 20
 
 

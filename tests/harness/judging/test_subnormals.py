@@ -1,9 +1,9 @@
-"""A power of two keeps the bits of what normal numbers add up to; tensor cores do not keep them for subnormal ones."""
+"""A power of two keeps the bits of sums of normal numbers; tensor cores do not keep them for subnormal ones."""
 
 import pytest
 import torch
 
-from harness.judging.relations import RELATIONS, Base, hold
+from harness.judging.relations import RELATIONS, Base, check_relations
 from harness.judging.relations.subnormals import is_scaled_in_bits
 from harness.recall.faults import CONTROLS
 from harness.recall.faults.backward_blocks import Differentiable
@@ -30,7 +30,7 @@ def off_by_a_bit_at(size):
 
 
 def found_on_tensor_cores(tried, name):
-    return [v.kind for v in hold(attempt(ON_TENSOR_CORES, tried, "cpu"), also=[name]) if v.check == name]
+    return [v.kind for v in check_relations(attempt(ON_TENSOR_CORES, tried, "cpu"), also=[name]) if v.check == name]
 
 
 @pytest.mark.parametrize("values", ["normal", "denormal"])

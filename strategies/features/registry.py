@@ -83,10 +83,12 @@ class Role:
 class Feature:
     """One keyword of the call. A subclass overrides what differs from here; see `causal.py` for an example.
 
-    default: the value that leaves the keyword out of the call. kind: the type of a value that is a Spec, which JSON is
-    read into. needs_geometry: the value is drawn after the sizes, which `draw` then gets. is_common: drawn in most
-    cases, by its own weights; of the other features, a few are drawn at a time. variations: possible earlier calls, by
-    name, each a change of the value. anything: the unrestricted choice, in the form that `draw` takes.
+    default: the value that leaves the keyword out of the call.
+    kind: the type of a value that is a Spec, which JSON is read into.
+    needs_geometry: the value is drawn after the sizes, which `draw` then gets.
+    is_common: drawn in most cases, by its own weights; of the other features, a few are drawn at a time.
+    variations: possible earlier calls, by name, each a change of the value.
+    anything: the unrestricted choice, in the form that `draw` takes.
     """
 
     name: ClassVar[str]

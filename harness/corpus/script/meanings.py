@@ -1,4 +1,4 @@
-"""What the features of a script's calls mean, as code: the torch functions of `oracles/features`."""
+"""The meanings of a script's features as code: the torch functions of `oracles/features`."""
 
 from __future__ import annotations
 

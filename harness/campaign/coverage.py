@@ -1,4 +1,4 @@
-"""What a campaign has covered: the classes a case falls into, axis by axis, and those that were never hit."""
+"""Coverage of a campaign: how often each class of each axis was hit, and which never were."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
 EDGE = 64
-"""Tail lengths are classed against this tile, as good as any power of two."""
+"""The tile that tail lengths are classified by; any power of two would do."""
 
 
 def _order(case: AttentionCase) -> str:
@@ -54,7 +54,7 @@ def _specialised(case: AttentionCase) -> list[str]:
 
 
 def _kind_of_integer(n: int) -> str:
-    """How Triton's compiler classes an argument; each class is a kernel of its own."""
+    """Return the class of an argument in Triton's compiler; each class is compiled to a kernel of its own."""
     return "1" if n == 1 else "16·n" if n % 16 == 0 else "other"
 
 
@@ -94,12 +94,12 @@ def _in_backward(case: AttentionCase, name: str) -> list[str]:
 
 
 def _by_the_truth(case: AttentionCase) -> tuple[str, ...]:
-    """None by the case alone: `harness.judging.seen` says which."""
+    """Return no class: `harness.judging.seen` finds them from the truth."""
     return ()
 
 
 def axes() -> tuple[Axis, ...]:
-    """All axes: those of every case and those of the features."""
+    """Return all axes: those of every case and those of the features."""
     of_features = (axis for each in FEATURES.values() for axis in each.axes())
     return (*AXES, *of_features)
 
@@ -146,7 +146,7 @@ class Coverage:
     hits: dict[str, Counter[str]] = field(default_factory=lambda: {axis.name: Counter() for axis in axes()})
 
     def add(self, case: AttentionCase, seen: Seen | None = None) -> None:
-        """Count a case under every class that it falls into; seen: those that its truth shows, by axis."""
+        """Count a case under each of its classes; seen: those found from its truth, by axis."""
         for axis in axes():
             self.hits[axis.name].update(axis.of(case))
         for name, classes in (seen or {}).items():
@@ -158,12 +158,12 @@ class Coverage:
             self.hits[name].update(hits)
 
     def missed(self, subject: Subject) -> dict[str, list[str]]:
-        """The classes that the subject could have been asked for and was not, by axis."""
+        """Return the classes that were possible for the subject but never hit, by axis."""
         never = {axis.name: [c for c in axis.possible(subject) if not self.hits[axis.name][c]] for axis in axes()}
         return {name: classes for name, classes in never.items() if classes}
 
     def shares(self, subject: Subject) -> dict[str, tuple[int, int]]:
-        """Classes hit and classes possible, by axis."""
+        """Return the number of classes hit and of classes possible, by axis."""
         pairs = {axis.name: list(axis.possible(subject)) for axis in axes()}
         return {
             n: (sum(bool(self.hits[n][c]) for c in classes), len(classes)) for n, classes in pairs.items() if classes

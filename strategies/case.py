@@ -110,7 +110,7 @@ class Features(Spec):
     def _hints(cls) -> dict[str, Any]:
         return {name: each.kind for name, each in FEATURES.items()}
 
-    def _given(self) -> dict[str, Any]:
+    def _non_default(self) -> dict[str, Any]:
         return self.asked()
 
 

@@ -43,10 +43,10 @@ MAX_HEADS = 160
 """Maximum of B·Hq if the queries fit one tile: enough for a kernel that folds 128 heads into one."""
 MAX_SIZE = 1 << 20
 """Maximum number of elements of q, or of K and V with each head repeated for its group."""
-EXTRAS = (6, 6, 3, 1)
+EXTRA_WEIGHTS = (6, 6, 3, 1)
 """Weights of drawing zero, one, two and three features that are not common."""
 
-TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
+FAMILY_COMBINATIONS: tuple[tuple[str, str, str] | None, ...] = (
     ("normal", "normal", "normal"),
     ("normal", "normal", "normal"),
     ("normal", "normal", "one_hot"),
@@ -119,14 +119,14 @@ def attention_cases(
     return _cases(
         {name: _geometries(dims, gqa, max_length, work[name]) for name in operations},
         tuple(name for name in DTYPES if name in dtypes),
-        _asked({"config": configs} | features),
+        _allowed({"config": configs} | features),
         history,
         tuple(GRADIENT_LAYOUTS) if layouts is None else tuple(layouts),
         tuple(FAMILIES) if families is None else tuple(families),
     )
 
 
-def _asked(features: Mapping[str, Any]) -> dict[str, Any]:
+def _allowed(features: Mapping[str, Any]) -> dict[str, Any]:
     """Return the allowed values of each feature to draw, by name; common ones are drawn unless they are excluded."""
     named = {name: each.anything for name, each in FEATURES.items() if each.is_common} | dict(features)
     narrowed = {name: FEATURES[name].narrow(named[name]) for name in FEATURES if name in named}
@@ -166,12 +166,12 @@ def _draw_extra(draw: Draw, asked: Mapping[str, Any], geometry: Geometry) -> dic
 
 @cache
 def _subsets(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Return the subsets of up to three names, smaller first, repeated so that their sizes have the weights EXTRAS."""
-    by_size = [tuple(combinations(names, size)) for size in range(min(len(names), len(EXTRAS) - 1) + 1)]
+    """Return the subsets of up to three names, smaller first, with sizes weighted by EXTRA_WEIGHTS."""
+    by_size = [tuple(combinations(names, size)) for size in range(min(len(names), len(EXTRA_WEIGHTS) - 1) + 1)]
     common = math.lcm(*map(len, by_size))
     return tuple(
         subset
-        for subsets, weight in zip(by_size, EXTRAS, strict=False)
+        for subsets, weight in zip(by_size, EXTRA_WEIGHTS, strict=False)
         for subset in subsets
         for _ in range(weight * common // len(subsets))
     )
@@ -214,7 +214,7 @@ def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyp
 def _tensor_specs(draw, layouts, families):  # type: ignore[no-untyped-def]
     seed = draw(_seeds())
     layouts = tuple(name for name in layouts if name in LAYOUTS)
-    together = draw(any_of(tuple(t for t in TOGETHER if t is None or set(t) <= set(families))))
+    together = draw(any_of(tuple(t for t in FAMILY_COMBINATIONS if t is None or set(t) <= set(families))))
     alone = [draw(any_of(families, role)) for role in "qkv"]
     how = draw(any_of(("first", "own", "shared")))
     own = [draw(any_of(layouts, role)) for role in "qkv"]

@@ -32,17 +32,17 @@ def calls_before(case: AttentionCase) -> tuple[AttentionCase, ...]:
     return tuple(VARIATIONS[name](bare) for name in case.history)
 
 
-def _reseeded(spec: TensorSpec) -> TensorSpec:
+def _reseed(spec: TensorSpec) -> TensorSpec:
     return spec.replace(seed=spec.seed ^ 1)
 
 
 @variation
 def other_values(case: AttentionCase) -> AttentionCase:
     """The same problem with other numbers."""
-    other = case.replace(q=_reseeded(case.q), k=_reseeded(case.k), v=_reseeded(case.v))
+    other = case.replace(q=_reseed(case.q), k=_reseed(case.k), v=_reseed(case.v))
     if not case.has_gradients:
         return other
-    return other.replace(dO=_reseeded(case.dO), dLSE=None if case.dLSE is None else _reseeded(case.dLSE))
+    return other.replace(dO=_reseed(case.dO), dLSE=None if case.dLSE is None else _reseed(case.dLSE))
 
 
 @variation

@@ -14,10 +14,10 @@ class Spec:
     """
 
     def __repr__(self) -> str:
-        shown = (f"{name}={value!r}" for name, value in self._given().items())
+        shown = (f"{name}={value!r}" for name, value in self._non_default().items())
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    def _given(self) -> dict[str, Any]:
+    def _non_default(self) -> dict[str, Any]:
         """Return the fields that do not have their default, by name."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != _default(f)}
@@ -28,7 +28,7 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; fields that have their default are left out."""
-        return {name: _plain(value) for name, value in self._given().items()}
+        return {name: _plain(value) for name, value in self._non_default().items()}
 
     @classmethod
     def from_json(cls, data: object) -> Self:

@@ -22,7 +22,7 @@ BINS = (ZERO, *(str(k) for k in range(LEAST, MOST + 1)), INFINITE)
 """Names of the bins, in order: bin k holds ratios above 2^(k-1) and up to 2^k, so those up to "0" are within budget."""
 
 
-def shown_axes() -> tuple[Axis, ...]:
+def histogram_axes() -> tuple[Axis, ...]:
     """Return the axes with a histogram of error/budget per class."""
     return tuple(axis for axis in axes() if axis.has_histogram)
 
@@ -43,12 +43,14 @@ def bin_of(ratio: float) -> str:
 class Distribution:
     """The number of cases in each bin, by axis and class."""
 
-    counts: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {axis.name: {} for axis in shown_axes()})
+    counts: dict[str, dict[str, Counter[str]]] = field(
+        default_factory=lambda: {axis.name: {} for axis in histogram_axes()}
+    )
 
     def add(self, case: AttentionCase, ratio: float) -> None:
         """Count a case by its largest error/budget, under each of its classes."""
         where = bin_of(ratio)
-        for axis in shown_axes():
+        for axis in histogram_axes():
             classes = self.counts[axis.name]
             for name in axis.of(case):
                 classes.setdefault(name, Counter())[where] += 1

@@ -8,7 +8,7 @@ from functools import cached_property
 from torch import Tensor
 
 from harness.running.call import Result, call
-from harness.running.devices import judged_on
+from harness.running.devices import judging_device
 from harness.running.memory import zero_outside
 from harness.subject.declaration import Subject
 from oracles import Budget, Comparison, Judgement, Truth
@@ -101,7 +101,7 @@ def attempt(subject: Subject, case: AttentionCase, device: str) -> Attempt:
     """Build the tensors and call the subject. Raises Refused if it refuses."""
     made = build(case)
     problem = made.to(device)
-    is_elsewhere = judged_on(case, device) != device
+    is_elsewhere = judging_device(case, device) != device
     return Attempt(subject, case, problem, call(subject, case, problem), made if is_elsewhere else None)
 
 

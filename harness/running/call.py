@@ -75,7 +75,7 @@ def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NA
         raise Refused(f"{subject.name} is not differentiable")
     for earlier in calls_before(case):
         call_and_forget(subject, earlier, problem.q.device.type)
-    return _call(subject, case, problem, band)
+    return _call_once(subject, case, problem, band)
 
 
 def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
@@ -112,16 +112,16 @@ def is_large(case: AttentionCase) -> bool:
 def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
     """Make an earlier call with its backward, and ignore its result: only its effect on later calls counts."""
     try:
-        _call(subject, case, build(case, device), NAN_BYTE)
+        _call_once(subject, case, build(case, device), NAN_BYTE)
     except Refused:
         return
 
 
-def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) -> Result:
+def _call_once(subject: Subject, case: AttentionCase, problem: Problem, band: int) -> Result:
     watched = _call_tensors(problem)
     snapshot, run = Snapshot(watched.values()), _Run(GuardedAllocations(band))
     try:
-        run.all(subject, case, problem)
+        run.run(subject, case, problem)
     except NoGradient as error:
         raise Refused(str(error)) from error
     except Exception as error:
@@ -169,12 +169,12 @@ class _Run:
     allocations: GuardedAllocations
     found: dict[str, Any] = field(default_factory=dict)
 
-    def all(self, subject: Subject, case: AttentionCase, problem: Problem) -> None:
+    def run(self, subject: Subject, case: AttentionCase, problem: Problem) -> None:
         """Run the call and, if the case has one, its backward."""
         inputs = Inputs.of(problem, problem.needs_grad)
         with torch.set_grad_enabled(case.has_gradients), self.allocations:
             returned = inputs.call(subject, case)
-        _wait(problem)
+        _synchronize(problem)
         self.found["returned"] = _detach(returned)
         if case.has_gradients:
             self._backward(returned, inputs, problem)
@@ -190,11 +190,11 @@ class _Run:
         self.found["in_backward"] = True
         with self.allocations:
             self.found["gradients"] = differentiate(outputs, inputs.leaves)
-        _wait(problem)
+        _synchronize(problem)
         self.found["in_backward"] = False
 
 
-def _wait(problem: Problem) -> None:
+def _synchronize(problem: Problem) -> None:
     if problem.q.is_cuda:
         torch.cuda.synchronize()
 

@@ -31,7 +31,7 @@ def choose(device: str | None = None) -> str:
     return device
 
 
-def judged_on(case: AttentionCase, device: str) -> str:
+def judging_device(case: AttentionCase, device: str) -> str:
     """Return the device that judges a result of this device: it computes truth and budget and compares.
 
     A small case is judged on the CPU, from the same bits, since hundreds of small operations cost a GPU a launch each;

@@ -12,7 +12,7 @@ from torch import Tensor
 from oracles.budget.arithmetic import FLUSHED, Arithmetic
 from oracles.budget.backward_sums import SIGMAS, UNIFORM, Parts, Roundings, Sum, sum_of
 from oracles.budget.forward import FP32_MAX, Budget, forward_budget, sum_roundings
-from oracles.budget.scores import HOPELESS, by_query_head, dot_error, score_errors, stage_errors, visible
+from oracles.budget.scores import HUGE_SCORE_ERROR, by_query_head, dot_error, score_errors, stage_errors, visible
 from oracles.features import links, pairs_of
 from oracles.truth.float64 import Truth
 from oracles.truth.gradients64 import Gradients
@@ -207,8 +207,8 @@ def _weight_errors(
     size_LSE = LSE.abs().masked_fill(LSE.isneginf(), 0.0)
     drift = forward.LSE.unsqueeze(-1) + 2 * r.u * (size_LSE + truth.divisor.log())
     f = visible(score_errors(problem, truth, r) + drift, truth)
-    lost = f >= HOPELESS
-    return (g.P * f.clamp(max=HOPELESS).expm1_()).add_(seen, alpha=FLUSHED), lost
+    lost = f >= HUGE_SCORE_ERROR
+    return (g.P * f.clamp(max=HUGE_SCORE_ERROR).expm1_()).add_(seen, alpha=FLUSHED), lost
 
 
 def _delta_errors(

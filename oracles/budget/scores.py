@@ -14,9 +14,9 @@ from oracles.truth.float64 import Truth
 from oracles.truth.products import scores, weighted
 from strategies import Problem
 
-TAME = 0.5
+SMALL_SCORE_ERROR = 0.5
 """Score error up to which O cannot leave the hull of V."""
-HOPELESS = 30.0
+HUGE_SCORE_ERROR = 30.0
 """Score error above which only the hull of V bounds O: a weight may be off by a factor 1e13."""
 LEAST_SCALE = 2.0**-100
 """Floor of |scale| in the score error: it keeps sums past fp32's range detectable, however small the scale."""
@@ -28,7 +28,7 @@ class Perturbed:
 
     moved (B, Hq, Nq, d): how far O' may be from O. magnitude (B, Hq, Nq, d): Σ P'|v| at most. drift (B, Hq, Nq, 1):
     how far LSE' may be from LSE. largest_e: the largest score error of all. worst_e (B, Hq, Nq, 1): the largest of
-    each row, None if all are at most TAME.
+    each row, None if all are at most SMALL_SCORE_ERROR.
     """
 
     moved: Tensor
@@ -69,10 +69,10 @@ def stage_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> list[T
 def perturb(truth: Truth, e: Tensor) -> Perturbed:
     """Bound the effect of score errors e (B, Hq, Nq, Nk), overwriting e; formulas in `forward_budget`."""
     largest_e = e.amax().item()
-    if largest_e <= TAME:
+    if largest_e <= SMALL_SCORE_ERROR:
         return _bound_effect(truth, e.expm1_(), largest_e)
     worst_e = e.amax(-1, keepdim=True)
-    return _cap_by_hull(truth, _bound_effect(truth, e.clamp_(max=HOPELESS).expm1_(), largest_e), worst_e)
+    return _cap_by_hull(truth, _bound_effect(truth, e.clamp_(max=HUGE_SCORE_ERROR).expm1_(), largest_e), worst_e)
 
 
 def _bound_effect(truth: Truth, E: Tensor, largest_e: float) -> Perturbed:
@@ -92,10 +92,10 @@ def _bound_effect(truth: Truth, E: Tensor, largest_e: float) -> Perturbed:
 
 def _cap_by_hull(truth: Truth, found: Perturbed, worst_e: Tensor) -> Perturbed:
     """Cap the bounds for weights that may be off by a large factor: O' stays in the hull of V, LSE' within worst_e."""
-    is_hopeless = worst_e >= HOPELESS
+    is_huge = worst_e >= HUGE_SCORE_ERROR
 
     def cap(bound: Tensor, most: Tensor) -> Tensor:
-        return torch.where(is_hopeless, most, torch.minimum(bound, most))
+        return torch.where(is_huge, most, torch.minimum(bound, most))
 
     bottom, top = (by_query_head(truth, extreme) for extreme in truth.v.aminmax(dim=2, keepdim=True))
     farthest = torch.maximum(top - truth.O, truth.O - bottom)

@@ -144,17 +144,17 @@ def broken_premises(features: Features) -> frozenset[str]:
 
 def masks(problem: Problem) -> Iterator[tuple[Mask, Any]]:
     """Yield the masks of a problem, each with its argument."""
-    for each in _asked(problem):
+    for each in _meanings(problem):
         if isinstance(each, Mask):
             yield each, problem.given(each.name)
 
 
 def links(problem: Problem) -> list[tuple[Score, Any]]:
     """Return the maps that are applied to scores after the scale, in order, each with its argument."""
-    return [(each, problem.given(each.name)) for each in _asked(problem) if isinstance(each, Score)]
+    return [(each, problem.given(each.name)) for each in _meanings(problem) if isinstance(each, Score)]
 
 
-def _asked(problem: Problem) -> Iterable[Meaning]:
+def _meanings(problem: Problem) -> Iterable[Meaning]:
     return (MEANINGS[name] for name in problem.features.asked() if name in MEANINGS)
 
 

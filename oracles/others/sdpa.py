@@ -21,7 +21,7 @@ NO_KERNEL = ("No available kernel", "No viable backend", "No valid execution pla
 
 
 def _maps_scores(problem: Problem) -> str | None:
-    return "takes masks alone" if links(problem) else None
+    return "takes only masks" if links(problem) else None
 
 
 def _needs_cuda(problem: Problem) -> str | None:

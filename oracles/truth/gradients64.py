@@ -52,7 +52,7 @@ def gradients64(problem: Problem, truth: Truth) -> Gradients:
     and a key that no query sees has dK = dV = 0. A visible NaN or inf makes everything that it reaches NaN.
     Raises ValueError if the problem has no dO.
     """
-    dO, dLSE = _given(problem)
+    dO, dLSE = _output_gradients(problem)
     q, k, finite_dO = (_finite(tensor) for tensor in (truth.q, truth.k, dO))
     P = visible(truth.W / truth.divisor, truth)
     dP = visible(_restore_nan(scores(finite_dO, truth.v), dO, problem, truth), truth)
@@ -80,7 +80,7 @@ def _slope(problem: Problem, truth: Truth) -> Tensor | None:
     return reduce(torch.mul, slopes)
 
 
-def _given(problem: Problem) -> tuple[Tensor, Tensor]:
+def _output_gradients(problem: Problem) -> tuple[Tensor, Tensor]:
     """Return dO (B, Hq, Nq, d) and dLSE (B, Hq, Nq, 1) in float64; 0 for a dLSE that is None."""
     if problem.dO is None:
         raise ValueError("A problem without dO has no gradients; take a case of operation 'forward_backward'.")

@@ -97,25 +97,27 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     worst: dict[tuple[str, str, str], float] = defaultdict(float)
-    held: dict[tuple[str, str, str], int] = defaultdict(int)
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
     drawn = with_gradients if arguments.gradients else cases
     for number, case in enumerate(drawn(arguments.cases, arguments.seed)):
         for name, tensors in measure(case, arguments.device, TILES[number % 3]):
             for tensor, found in tensors.items():
                 key = (name, tensor, case.dtype)
-                held[key] += 1
+                counts[key] += 1
                 worst[key] = max(worst[key], found.ratio)
                 if not found.ok:
                     print(f"{name}, {tensor}: {found}\n  {case!r}")
-    print(table(worst, held))
+    print(table(worst, counts))
 
 
-def table(worst: dict[tuple[str, str, str], float], held: dict[tuple[str, str, str], int]) -> str:
+def table(worst: dict[tuple[str, str, str], float], counts: dict[tuple[str, str, str], int]) -> str:
     """Format the largest error/budget by oracle and tensor, with the number of cases, a column per dtype."""
-    rows = dict.fromkeys((name, tensor) for name, tensor, _ in held)
+    rows = dict.fromkeys((name, tensor) for name, tensor, _ in counts)
     lines = []
     for row in sorted(rows, key=lambda row: row[0]):
-        cells = (f"{dtype} {worst[*row, dtype]:.3f} of {held[*row, dtype]}" for dtype in DTYPES if held[*row, dtype])
+        cells = (
+            f"{dtype} {worst[*row, dtype]:.3f} of {counts[*row, dtype]}" for dtype in DTYPES if counts[*row, dtype]
+        )
         lines.append(f"{row[0]:24}{row[1]:5}" + "".join(f"{cell:24}" for cell in cells))
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ MOST_WORK = 1 << 12
 every_oracle = pytest.mark.parametrize("oracle", ORACLES.values(), ids=ORACLES.keys())
 
 
-def held(oracle: Oracle, case: AttentionCase, device: str) -> Comparison:
+def compare_case(oracle: Oracle, case: AttentionCase, device: str) -> Comparison:
     """Compare the oracle's answer with the truth; assert its form and that inputs are unchanged."""
     problem, pristine = build(case, device), build(case, device)
     answer = oracle(problem)
@@ -42,7 +42,7 @@ def conforms(oracle: Oracle, cases: list[AttentionCase], device: str = "cpu") ->
         if not oracle.supports(build(case, device)):
             continue
         try:
-            found = held(oracle, case, device)
+            found = compare_case(oracle, case, device)
         except NotImplementedError:
             continue
         answered += 1

@@ -70,7 +70,7 @@ class Body:
         self._use(parts.outputs)
         self._use(parts.gradients_of)
         found = f"outputs(returned{number}, {call.wants_lse})"
-        given, inputs = _named(call.incoming, number), _named(call.problem.needs_grad, number)
+        given, inputs = _numbered(call.incoming, number), _numbered(call.problem.needs_grad, number)
         return [f"gradients{number} = gradients_of({found}, [{', '.join(given)}], [{', '.join(inputs)}])"]
 
     @property
@@ -79,7 +79,7 @@ class Body:
 
     def _call_expression(self, call: Call, number: str) -> str:
         arguments = [f"{name}={value}" for name, value in _arguments(call, number).items()]
-        return f"subject({', '.join([*_named(INPUTS, number), *arguments])})"
+        return f"subject({', '.join([*_numbered(INPUTS, number), *arguments])})"
 
     def _references(self, call: Call, number: str) -> list[str]:
         """Return the code of the right results, computed before the call, which may write to its inputs."""
@@ -88,7 +88,7 @@ class Body:
         asked = {name: value for name, value in _arguments(call, number).items() if name in MEANINGS}
         self.features |= dict.fromkeys(asked)
         features = "{" + ", ".join(f'"{name}": {value}' for name, value in asked.items()) + "}"
-        given = _named(INPUTS, number)
+        given = _numbered(INPUTS, number)
         lines = [f"wanted{number} = reference({', '.join([*given, features])})"]
         if not call.gradients:
             return lines
@@ -111,7 +111,7 @@ class Body:
             found = f"outputs(returned{number}, {call.wants_lse})"
             return (
                 f"for output in {f'(*{found}, *gradients{number})' if call.gradients else found}:\n"
-                f"    for tensor in ({', '.join(_named(call.inputs, number))}):\n"
+                f"    for tensor in ({', '.join(_numbered(call.inputs, number))}):\n"
                 f'        assert not share_memory(output, tensor), "What came back lies in the memory of an input."'
             )
         return self._near(call, number) if self._compares else ""
@@ -139,13 +139,13 @@ class Body:
         if len(set(rounded)) <= 1:
             return repr(rounded[0] if rounded else 0.0)
         if len(rounded) <= values.LITERAL_ELEMENTS:
-            return self._named(
+            return self._name_expression(
                 "ALLOWED", values.literal(torch.tensor(rounded, dtype=torch.float64).reshape(budget.shape))
             )
         if len(rounded) * 4 > values.MOST_BYTES:
             return repr(max(rounded))
         self._use(parts.from_bytes)
-        return self._named("ALLOWED", values.pack((budget * (1 + 1e-5)).float().reshape(budget.shape)))
+        return self._name_expression("ALLOWED", values.pack((budget * (1 + 1e-5)).float().reshape(budget.shape)))
 
     def _lay_out(self, call: Call, role: str) -> str:
         """Return an expression that makes a tensor with its memory layout."""
@@ -158,7 +158,7 @@ class Body:
         elif expression is None:
             self._use(parts.from_bytes)
             expression = values.pack(own)
-        name = self._named(_UPPER.get(role, role.upper()), expression)
+        name = self._name_expression(_UPPER.get(role, role.upper()), expression)
         size = tensor.untyped_storage().nbytes() // tensor.element_size()
         where = f"{tuple(tensor.shape)}, {tuple(tensor.stride())}, {tensor.storage_offset()}, {size}"
         return f"laid_out({name}, {where}, DEVICE)"
@@ -176,7 +176,7 @@ class Body:
             lines.append(f"NAME[{batch}, :, {first}:] = {fill!r}")
         return "\n".join(lines)
 
-    def _named(self, name: str, expression: str | None) -> str:
+    def _name_expression(self, name: str, expression: str | None) -> str:
         """Return the name of an expression's value in the script; equal expressions share one name."""
         assert expression is not None
         if expression not in self._names:
@@ -189,7 +189,7 @@ class Body:
         self.needed[part.__name__] = None
 
 
-def _named(roles: Iterable[str], number: str) -> list[str]:
+def _numbered(roles: Iterable[str], number: str) -> list[str]:
     return [f"{role}{number}" for role in roles]
 
 
@@ -213,4 +213,4 @@ def _literal(tensor: torch.Tensor) -> str:
 
 def _all_tensors(call: Call, number: str) -> list[str]:
     """Return the names of all tensors that the call or its backward gets."""
-    return _named([*call.inputs, *(name for name, _ in _integer_tensors(call)), *call.incoming], number)
+    return _numbered([*call.inputs, *(name for name, _ in _integer_tensors(call)), *call.incoming], number)

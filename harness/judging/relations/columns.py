@@ -40,10 +40,10 @@ def zero_columns(base: Base) -> Iterator[Claim]:
                 yield claim
             else:
                 wanted = pad(claim.wanted, (0, wider - d))
-                yield replace(claim, wanted=wanted, budget=_padded(claim.budget, wider - d))
+                yield replace(claim, wanted=wanted, budget=_pad_budget(claim.budget, wider - d))
 
 
-def _padded(budget: Tensor, columns: int) -> Tensor:
+def _pad_budget(budget: Tensor, columns: int) -> Tensor:
     """Append columns of budget 0, or of inf in rows that a pair that overflows reaches.
 
     Such a pair reaches every column of the row; a column that overflows by itself does not reach the appended ones.

@@ -24,7 +24,7 @@ def causal_prefix(base: Base) -> Iterator[Claim]:
     for i in base.choices(range(Nq)):
         hidden = ~visible(base)[:, : i + 1].any(dim=1)
         if hidden.any():
-            k, v = (_filled(t, hidden, -t) for t in (base.problem.k, base.problem.v))
+            k, v = (_fill_where(t, hidden, -t) for t in (base.problem.k, base.problem.v))
             rows = (slice(None), slice(None), slice(0, i + 1))
             what = f"With other keys where rows to {i} see none"
             yield from base.same(base.again(k=k, v=v), what, here=rows, there=rows)
@@ -43,7 +43,7 @@ def noninterference(base: Base) -> Iterator[Claim]:
     for fill in base.choices(FILLS):
         hidden = ~seen if fill == "negated" else harmless
         if hidden.any():
-            k, v = (_filled(t, hidden, _fill(fill, t)) for t in (base.problem.k, base.problem.v))
+            k, v = (_fill_where(t, hidden, _fill(fill, t)) for t in (base.problem.k, base.problem.v))
             yield from base.same(base.again(k=k, v=v), f"With hidden keys {fill}")
 
 
@@ -58,5 +58,5 @@ def _fill(name: str, tensor: Tensor) -> Tensor:
     return torch.full_like(tensor, number)
 
 
-def _filled(tensor: Tensor, where: Tensor, fill: Tensor) -> Tensor:
+def _fill_where(tensor: Tensor, where: Tensor, fill: Tensor) -> Tensor:
     return torch.where(where[:, None, :, None], fill, tensor)

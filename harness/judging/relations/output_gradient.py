@@ -80,7 +80,8 @@ def dO_adds_up(base: Base) -> Iterator[Claim]:
     Never bit for bit: the sums are rounded differently. The allowed difference is the sum of all three budgets.
     """
     is_even = torch.arange(base.problem.q.shape[2], device=base.O.device) % 2 == 0
-    parts = [base.again(dO=_only(base, "dO", rows), dLSE=_only(base, "dLSE", rows)) for rows in (is_even, ~is_even)]
+    halves = (is_even, ~is_even)
+    parts = [base.again(dO=_keep_rows(base, "dO", rows), dLSE=_keep_rows(base, "dLSE", rows)) for rows in halves]
     for name in base.gradients:
         if all(name in part.gradients for part in parts):
             wanted = torch.stack([part.gradients[name].double() for part in parts]).sum(0)
@@ -88,7 +89,7 @@ def dO_adds_up(base: Base) -> Iterator[Claim]:
             yield sum_claim(base, name, wanted, budget, "Against the sum over dO's even rows and its odd rows")
 
 
-def _only(base: Base, name: str, rows: Tensor) -> Tensor | None:
+def _keep_rows(base: Base, name: str, rows: Tensor) -> Tensor | None:
     """Return dO or dLSE with 0 in the other rows."""
     whole: Tensor | None = getattr(base.problem, name)
     if whole is None:

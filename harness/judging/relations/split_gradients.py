@@ -46,7 +46,7 @@ def _combine(base: Base, parts: list[_Part], calls: list[FurtherCall], what: str
         allowed = [budget_of(call, name) + drift[name] for call, drift in zip(calls, drifts, strict=True)]
         if name == "dQ":
             first = base.problem.q.shape[2]
-            whole, budget = (sum(_padded(x, first) for x in each) for each in (got, allowed))
+            whole, budget = (sum(_pad_rows(x, first) for x in each) for each in (got, allowed))
         else:
             whole, budget = torch.cat(got, dim=2), torch.cat(allowed, dim=2)
         assert isinstance(whole, Tensor)
@@ -54,7 +54,7 @@ def _combine(base: Base, parts: list[_Part], calls: list[FurtherCall], what: str
         yield sum_claim(base, name, whole, total, what)
 
 
-def _padded(x: Tensor, Nq: int) -> Tensor:
+def _pad_rows(x: Tensor, Nq: int) -> Tensor:
     """Prepend rows of 0 for those that the part does not have."""
     return torch.nn.functional.pad(x, (0, 0, Nq - x.shape[2], 0))
 

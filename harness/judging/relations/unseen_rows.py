@@ -32,11 +32,11 @@ def causal_suffix(base: Base) -> Iterator[Claim]:
         unseen = ~visible(base)[:, :i].any(dim=1)
         if unseen.any():
             rows = torch.arange(Nq, device=unseen.device) < i
-            q, dO, dLSE = (_negated(base, name, rows[None]) for name in ("q", "dO", "dLSE"))
+            q, dO, dLSE = (_negate_rows(base, name, rows[None]) for name in ("q", "dO", "dLSE"))
             other = base.again(q=q, dO=dO, dLSE=dLSE)
             what = f"With other queries, and another dO, before row {i}"
             for claim in same_gradients(base, other, what, KEY_GRADIENTS):
-                yield _at(claim, unseen)
+                yield _at_keys(claim, unseen)
 
 
 def _leaves_rows_empty(attempt: Attempt) -> bool:
@@ -48,11 +48,11 @@ def dO_of_empty_rows(base: Base) -> Iterator[Claim]:
     """No gradient changes if dO and dLSE are negated in rows that see no key."""
     is_empty = ~visible(base).any(dim=2)
     if is_empty.any():
-        dO, dLSE = (_negated(base, name, is_empty) for name in ("dO", "dLSE"))
+        dO, dLSE = (_negate_rows(base, name, is_empty) for name in ("dO", "dLSE"))
         yield from same_gradients(base, base.again(dO=dO, dLSE=dLSE), "With another dO where rows see no key")
 
 
-def _negated(base: Base, name: str, rows: Tensor) -> Tensor | None:
+def _negate_rows(base: Base, name: str, rows: Tensor) -> Tensor | None:
     """Return a tensor with some rows, (B or 1, Nq), negated."""
     whole: Tensor | None = getattr(base.problem, name)
     if whole is None:
@@ -61,7 +61,7 @@ def _negated(base: Base, name: str, rows: Tensor) -> Tensor | None:
     return torch.where(where, -whole, whole)
 
 
-def _at(claim: Claim, keys: Tensor) -> Claim:
+def _at_keys(claim: Claim, keys: Tensor) -> Claim:
     """Restrict a claim to some keys, (B, Nk)."""
     here = keys[:, None, :, None].expand(claim.budget.shape)
     return replace(claim, budget=claim.budget.masked_fill(~here, torch.inf), exact=here & bool(claim.exact))

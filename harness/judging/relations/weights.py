@@ -40,13 +40,13 @@ def single_key(base: Base) -> Iterator[Claim]:
         yield Claim("O", other.O, wanted, other.budget.O, f"With key {j} of batch entry {b} alone")
 
 
-def _is_hopeless(attempt: Attempt) -> bool:
+def _has_large_score_errors(attempt: Attempt) -> bool:
     """Whether score errors may be so large that the budget of O spans a good part of the hull of V."""
     terms = attempt.budget.terms
     return terms is not None and terms.weights.worst_e is not None
 
 
-@relation(exact=None, when=_is_hopeless, needs=("prefix", "sums_to_one"))
+@relation(exact=None, when=_has_large_score_errors, needs=("prefix", "sums_to_one"))
 def within_hull(base: Base) -> Iterator[Claim]:
     """O lies between the least and the largest visible V of its column, whatever the weights are.
 

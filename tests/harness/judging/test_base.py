@@ -13,7 +13,7 @@ from harness.running.attempt import attempt
 from harness.subject.declaration import EXACT, describe
 from strategies import AttentionCase, Features, Geometry, TensorSpec
 from tests.harness import toys
-from tests.harness.judging.test_relations import held
+from tests.harness.judging.test_relations import verdicts_of
 
 SPEC = TensorSpec(seed=7)
 CASE = AttentionCase(Geometry(B=2, Hq=4, Hk=2, Nq=4, Nk=5, d=3), q=SPEC, operation="forward_backward")
@@ -41,7 +41,7 @@ def claimed(claims):
 @pytest.mark.parametrize("case", RIGHT, ids=repr)
 def test_relations_are_silent_on_right_gradients(case):
     kept = tuple(set(EXACT) - {"mask_invariant"})  # the toy weighs NaN that the diagonal hides with 0
-    assert held(toys.right, case, RELATIONS, kept) == []
+    assert verdicts_of(toys.right, case, RELATIONS, kept) == []
 
 
 def test_a_further_call_has_the_backward_of_the_base():
@@ -136,6 +136,6 @@ FIRES = {
 @pytest.mark.parametrize("name", FIRES)
 def test_relations_fire_on_gradients(name):
     make, kind = FIRES[name]
-    (verdict,) = held(make(), CASE, [name])
+    (verdict,) = verdicts_of(make(), CASE, [name])
     assert (verdict.kind, verdict.check, verdict.tensor[0]) == (kind, name, "d")
-    assert held(make(), CASE.replace(operation="forward"), [name]) == []
+    assert verdicts_of(make(), CASE.replace(operation="forward"), [name]) == []

@@ -192,7 +192,7 @@ def promising(function, exact=EXACT):
     return describe(promised, "toy")
 
 
-def held(function, tried_case, names, exact=EXACT):
+def verdicts_of(function, tried_case, names, exact=EXACT):
     found = check_relations(attempt(promising(function, exact), tried_case, "cpu"), also=names)
     return [verdict for verdict in found if verdict.check in names]
 
@@ -200,7 +200,7 @@ def held(function, tried_case, names, exact=EXACT):
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name):
     make, tried, kind = FIRES[name]
-    assert [(v.kind, v.check) for v in held(make(), tried, [name])] == [(kind, name)]
+    assert [(v.kind, v.check) for v in verdicts_of(make(), tried, [name])] == [(kind, name)]
 
 
 @pytest.mark.parametrize("name", FIRES)
@@ -213,7 +213,7 @@ def test_no_check_of_the_single_call_fires(name):
 @pytest.mark.parametrize("tried", RIGHT, ids=repr)
 def test_silent_on_right(tried):
     kept = set(EXACT) - {"mask_invariant"}  # the toy weighs NaN that the diagonal hides with 0
-    assert held(toys.right, tried, RELATIONS, tuple(kept)) == []
+    assert verdicts_of(toys.right, tried, RELATIONS, tuple(kept)) == []
 
 
 @pytest.mark.parametrize("tried", [c for c in RIGHT if c.features.seqlens_k is None and c.geometry.Nk], ids=repr)
@@ -227,8 +227,8 @@ def test_silent_on_sdpa(tried):
 @pytest.mark.parametrize("name", ["causal_prefix", "called_before"])
 def test_what_is_within_the_budget_takes_a_promise(name):
     make, tried, _ = FIRES[name]
-    assert held(make(), tried, [name], exact=()) == []
-    (verdict,) = held(make(), tried, [name])
+    assert verdicts_of(make(), tried, [name], exact=()) == []
+    (verdict,) = verdicts_of(make(), tried, [name])
     assert verdict.parts == {BITS: 0.0}
     assert 0 < abs(verdict.got - verdict.wanted) < 1e-5
 
@@ -236,14 +236,14 @@ def test_what_is_within_the_budget_takes_a_promise(name):
 def test_what_was_rounded_up_to_the_least_normal_number_is_no_multiple_of_what_was_not():
     drawn = case(Hq=30, Hk=30, Nq=64, Nk=17, d=32, dtype="fp16", v="one_hot", scale=-1.0)
     seeded = drawn.replace(**{name: getattr(drawn, name).replace(seed=1) for name in "qkv"})
-    assert held(toys.right, seeded, ["linear_in_v"]) == []
+    assert verdicts_of(toys.right, seeded, ["linear_in_v"]) == []
 
 
 def test_a_further_call_that_raises_is_a_failure_of_its_own():
     def raises_on_one_key(q, k, v):
         return toys.right(q, k, v) if k.shape[2] > 1 else 1 / 0
 
-    (verdict,) = held(raises_on_one_key, case(), ["single_key"])
+    (verdict,) = verdicts_of(raises_on_one_key, case(), ["single_key"])
     assert (verdict.kind, verdict.check) == ("raised", "single_key")
     assert "division by zero" in verdict.sentence
 
@@ -254,7 +254,7 @@ def test_a_refused_further_call_is_none():
             raise NotImplementedError("one key")
         return toys.right(q, k, v)
 
-    assert held(refuses_one_key, case(), ["single_key"]) == []
+    assert verdicts_of(refuses_one_key, case(), ["single_key"]) == []
 
 
 def test_choice_follows_from_the_case_and_reaches_every_relation():

@@ -11,7 +11,7 @@ from harness.recall.faults.witness import case, gradients
 from harness.running.attempt import attempt
 from harness.subject.declaration import describe
 from tests.harness import toys
-from tests.harness.judging.test_relations import held
+from tests.harness.judging.test_relations import verdicts_of
 
 LEAST = torch.finfo(torch.float16).smallest_normal
 ON_TENSOR_CORES = CONTROLS["backward-on-tensor-cores"].subject()
@@ -51,7 +51,7 @@ def test_the_promise_would_be_broken_by_subnormal_numbers(monkeypatch):
 @pytest.mark.parametrize(("values", "kinds"), [("normal", ["wrong_lse"]), ("denormal", [])])
 def test_a_bit_counts_where_q_is_normal(values, kinds):
     tried = case(**ONE_KEY, values=(values, "normal", "normal"))
-    assert [v.kind for v in held(off_by_a_bit_at(0.25), tried, ["scale_against_q"])] == kinds
+    assert [v.kind for v in verdicts_of(off_by_a_bit_at(0.25), tried, ["scale_against_q"])] == kinds
 
 
 def test_which_numbers_are_scaled_in_bits():

@@ -63,6 +63,8 @@ class Fault(Planted):
     source: URL of a report of such a fault, or None. where: an edit of our Triton kernel, a torch function, or one
     that takes its process down. expects: kinds of verdict that are a detection. witness: a small case that shows it.
     relation: the name of the relation that it takes to see it, where no check of a single call can.
+    twin: of an edit, the id of the torch function that has the same fault: the same mistake at the same step, whatever
+    its constants (a dtype, the size of a tile). The two plants count as one fault.
     """
 
     group: str
@@ -71,11 +73,17 @@ class Fault(Planted):
     expects: frozenset[str]
     witness: AttentionCase
     relation: str | None = None
+    twin: str | None = None
 
     def __post_init__(self) -> None:
         unknown = self.expects - set(KINDS)
         if unknown or not self.expects:
             raise ValueError(f"Fault {self.id!r} must expect kinds of {', '.join(KINDS)}, not {sorted(unknown)}.")
+
+    @property
+    def distinct(self) -> str:
+        """The id under which a fault and its twin count as one."""
+        return self.twin or self.id
 
     @property
     def needs(self) -> frozenset[str]:
@@ -128,6 +136,7 @@ def edit(
     expects: frozenset[str] = NUMBERS,
     slack: bool = False,
     relation: str | None = None,
+    twin: str | None = None,
 ) -> None:
     """Register an edit of our kernel's source as a fault.
 
@@ -137,7 +146,7 @@ def edit(
     """
     make = _planted(id, file, replace, slack, differentiable=witness.operation == "forward_backward")
     kinds = expects | READS_OUTSIDE if slack else expects
-    _add(FAULTS, Fault(id, what, make, group, source, "kernel", kinds, witness, relation))
+    _add(FAULTS, Fault(id, what, make, group, source, "kernel", kinds, witness, relation, twin))
 
 
 def control(id: str, **declares: Any) -> Callable[[F], F]:

@@ -10,7 +10,6 @@ import torch
 
 from speed.ceilings import Ceilings
 from speed.clock import Clock, Run
-from speed.gradient_truth import GradientTruth, gradient_truth
 from speed.passes import calls_of
 from speed.providers import Provider, Refused
 from speed.results import Outcome, Timed
@@ -20,6 +19,10 @@ from speed.turns import Bound, Budget, Spread, take_turns
 
 _NOT_TAKEN = ("No available kernel", "No viable backend")
 HOST_BATCHES = 9
+PEERS_MAY = 8.0
+"""Error/budget of a peer that is still timed. The budget is that of a kernel like ours: a peer that rounds in other
+
+places too (its scores, sums of dV) is a few budgets off, a wrong mask or scale hundreds."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,9 @@ class Bench:
 
 
 def measure_row(preset: str, row: Row, providers: list[Provider], bench: Bench) -> Timed:
-    """Time the providers on a row; one that refuses, fails or is wrong comes out so, without a time."""
+    """Time the providers on a row; one that refuses, fails or is wrong is reported so, without a time."""
     inputs = make_inputs(row, bench.device, bench.seed)
-    right = gradient_truth(row, inputs) if row.backward else truth(row, inputs)
+    right = truth(row, inputs)
     outcomes: dict[str, Outcome] = {}
     calls: dict[str, Bound] = {}
     for provider in providers:
@@ -52,19 +55,18 @@ def measure_row(preset: str, row: Row, providers: list[Provider], bench: Bench) 
     return Timed(preset, row, tuple(outcomes.values()))
 
 
-def admit(
-    provider: Provider, row: Row, inputs: Inputs, right: Truth | GradientTruth, clock: Clock
-) -> tuple[Outcome, Bound | None]:
-    """Call a provider once and hold it against the truth; its call comes back only where it is right."""
+def admit(provider: Provider, row: Row, inputs: Inputs, right: Truth, clock: Clock) -> tuple[Outcome, Bound | None]:
+    """Call a provider once and compare it with the truth; its call comes back only where it is right."""
+    most = 1.0 if provider.ours else PEERS_MAY
     if provider.too_large(row):
         return Outcome(provider.name, "too large", f"it is given {provider.scores:,} scores at most"), None
     try:
         with provider.around(), warnings.catch_warnings(action="ignore"):
             calls = calls_of(provider, row, inputs)
-            if not (error := right.error(calls.whole())) <= 1:
+            if not (error := right.error(calls.whole())) <= most:
                 return _wrong(provider, error), None
             peak, timed = clock.peak_bytes(calls.whole), calls.timed()
-            if row.backward and not (error := right.error(timed())) <= 1:
+            if row.backward and not (error := right.error(timed())) <= most:
                 return _wrong(provider, error), None
             return Outcome(provider.name, error=error, peak_bytes=peak), Bound(timed, provider.around)
     except Exception as problem:  # whatever a provider raises is its outcome
@@ -72,7 +74,7 @@ def admit(
 
 
 def _wrong(provider: Provider, error: float) -> Outcome:
-    return Outcome(provider.name, "wrong", f"its error is {error:.3g} times what is allowed", error)
+    return Outcome(provider.name, "wrong", f"its error is {error:.3g} times its budget", error)
 
 
 def _failed(provider: Provider, problem: Exception) -> Outcome:

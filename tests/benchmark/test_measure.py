@@ -14,6 +14,7 @@ from speed.measure import Bench, measure_row
 from speed.providers import Provider, Refused, named
 from speed.results import Outcome, Results, Timed, from_json, to_csv, to_json
 from speed.rows import Row
+from speed.truth import truth
 from speed.turns import Bound, Budget, Spread, take_turns
 
 ROW = Row(N=16, d=8, Hq=2, Hk=2, dtype="fp32")
@@ -65,6 +66,19 @@ def test_one_that_is_wrong_is_not_timed():
     wrong = outcome(Provider("other", "other", lambda row, inputs: lambda: inputs.v.clone()))
     assert (wrong.status, wrong.ms, wrong.tflops) == ("wrong", None, None)
     assert wrong.error > 1
+
+
+@pytest.mark.parametrize(("ours", "status"), [(False, "ok"), (True, "wrong")])
+def test_a_peer_may_round_more_than_ours_may(ours, status):
+    def bind(row, inputs):
+        O = named("naive").bind(row, inputs)()
+        for piece in truth(row, inputs).pieces:
+            O[piece.index] = piece.right + 3 * piece.budget
+        return lambda: O
+
+    found = outcome(Provider("other", "other", bind, ours=ours))
+    assert found.status == status
+    assert found.error == pytest.approx(3, rel=0.2)
 
 
 @pytest.mark.parametrize(

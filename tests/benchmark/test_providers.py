@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from speed.measure import PEERS_MAY
 from speed.providers import PROVIDERS, named, ours, provider
 from speed.rows import Row, make_inputs
 from speed.truth import truth
@@ -28,7 +29,7 @@ def registry():
 def test_a_provider_is_right(name, row, registry):
     inputs = make_inputs(row, "cpu")
     with named(name).around():
-        assert truth(row, inputs).error(named(name).bind(row, inputs)()) <= 1
+        assert truth(row, inputs).error(named(name).bind(row, inputs)()) <= (PEERS_MAY if name == "naive" else 1)
 
 
 def test_the_peers_of_the_table_are_there():

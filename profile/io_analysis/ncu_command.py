@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from speed.ncu_csv import Kernel, read
+from io_analysis.ncu_csv import Kernel, read
 from speed.rows import Row
 
 TARGET = Path(__file__).parents[1] / "ncu_target.py"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
-from speed.io_report import IoReport, Problem
+from io_analysis.bytes_picture import shape
+from io_analysis.report import IoReport, Problem
 from speed.pictures import style
-from speed.pictures.io import shape
 from speed.rows import Row
 
 if TYPE_CHECKING:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from speed.io_report import IoReport, Measured, Problem, longest, tensor_busy
+from io_analysis.report import IoReport, Measured, Problem, longest, tensor_busy
+from io_analysis.traffic import Tile, asked, least, naive, served_by_l2
 from speed.rows import Row
 from speed.show import shape
-from speed.traffic import Tile, asked, least, naive, served_by_l2
 
 _MB = 1e-6
 _WORST = 3

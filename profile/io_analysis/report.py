@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from io_analysis.ncu_command import DRAM_READ, DRAM_WRITE, OCCUPANCY, REGISTERS, SHARED, SM_READ, SM_WRITE, TENSOR, TIME
+from io_analysis.ncu_csv import Kernel
+from io_analysis.traffic import Tile, Traffic, asked, least, naive, written_steps
 from speed.ceilings import Ceilings
-from speed.ncu_command import DRAM_READ, DRAM_WRITE, OCCUPANCY, REGISTERS, SHARED, SM_READ, SM_WRITE, TENSOR, TIME
-from speed.ncu_csv import Kernel
 from speed.rows import Row
-from speed.traffic import Tile, Traffic, asked, least, naive, written_steps
 
 FORMAT = 1
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import analyze_io
-from speed.io_report import IoReport, from_json, in_theory, longest, measured, tensor_busy, to_json
-from speed.ncu_command import METRICS, command, kernels, known, profile
-from speed.ncu_csv import ranged, read
+from io_analysis.ncu_command import METRICS, command, kernels, known, profile
+from io_analysis.ncu_csv import ranged, read
+from io_analysis.report import IoReport, from_json, in_theory, longest, measured, tensor_busy, to_json
+from io_analysis.traffic import Tile
 from speed.presets import PRESETS
 from speed.rows import Row
-from speed.traffic import Tile
 
 ROOT = Path(__file__).parents[2]
 ROW = Row(N=4096, d=128, B=4)
@@ -211,7 +211,7 @@ def test_a_run_that_hangs_is_ended(tmp_path, monkeypatch):
     def run(*words, **more):
         raise subprocess.TimeoutExpired(words, 1)
 
-    monkeypatch.setattr("speed.ncu_command.subprocess.run", run)
+    monkeypatch.setattr("io_analysis.ncu_command.subprocess.run", run)
     with pytest.raises(RuntimeError, match="had not ended after 5 s"):
         profile("ncu", [(ROW, "ours")], tmp_path / "report", 5)
 

@@ -2,10 +2,20 @@
 
 import pytest
 
+from io_analysis.traffic import (
+    Tile,
+    Traffic,
+    asked,
+    least,
+    loaded_keys,
+    naive,
+    naive_steps,
+    served_by_l2,
+    written_steps,
+)
 from kernel.debug import flash_attn_forward_debug
 from kernel.tiles import TileConfig
 from speed.rows import Row, make_inputs
-from speed.traffic import Tile, Traffic, asked, least, loaded_keys, naive, naive_steps, served_by_l2, written_steps
 
 ROWS = [
     Row(N=48, d=16, B=2, Hq=4, Hk=4),

@@ -26,7 +26,7 @@ from harness.campaign.tally import Tally
 from harness.judging.examine import Examined, Examiner, Question
 from harness.judging.relations import BITS, RELATIONS
 from harness.judging.verdict import FAILURES, Failure, Verdict
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from harness.workers import Here
 from strategies import AttentionCase, TensorSpec
 from strategies.case import INPUTS, VARIATIONS

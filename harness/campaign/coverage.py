@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from oracles import Truth
 from strategies import AttentionCase
 from strategies.case import NEEDS, PAST_END, Causal

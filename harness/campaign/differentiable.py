@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from harness.errors import CannotRun
 from harness.judging.examine import Examiner, Question
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Features, Geometry
 
 LENGTH = 64

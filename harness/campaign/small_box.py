@@ -6,7 +6,7 @@ import itertools
 import zlib
 from collections.abc import Iterator
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Features, Geometry, TensorSpec
 
 LONGEST = 4

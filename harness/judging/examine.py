@@ -14,7 +14,7 @@ from harness.judging.verdict import Verdict
 from harness.judging.votes import with_votes
 from harness.running.attempt import attempt
 from harness.running.call import has_gradients
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from oracles import Comparison
 from strategies import AttentionCase
 

@@ -15,7 +15,7 @@ import harness.running.attempt as attempts
 from harness.errors import CannotRun
 from harness.judging.checks import CHECKS
 from harness.judging.relations import RELATIONS
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from oracles import Budget, GradientBudget, Gradients, Truth
 from strategies import AttentionCase, Problem
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase
 
 LENGTH = 96

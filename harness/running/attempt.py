@@ -12,7 +12,7 @@ from harness.running.backward import GRADIENTS
 from harness.running.call import Result, call
 from harness.running.devices import judged_on
 from harness.running.memory import zero_beside
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from oracles import (
     Budget,
     Comparison,

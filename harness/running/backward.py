@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Problem
 
 GRADIENTS = {"q": "dQ", "k": "dK", "v": "dV"}

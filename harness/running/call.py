@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.errors import CannotRun, Refused, first_line
 from harness.running.backward import GRADIENTS, Inputs, NoGradient, differentiate
 from harness.running.memory import NAN_BYTE, GuardedAllocations, Snapshot
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Problem, build, calls_before
 
 LARGE = 1 << 30

@@ -14,7 +14,7 @@ from harness.recall.outcome import Recall, to_json
 from harness.recall.run import RecallPlan, choose_faults, recall
 from harness.recall.table import to_markdown
 from harness.recall.trial import Fired, Trial, TrialResult, run_trials
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from tests.harness import toys
 
 HANDFUL = ["gqa-interleaved", "lse-in-base-2", "padding-zeroed"]

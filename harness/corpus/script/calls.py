@@ -13,7 +13,7 @@ from harness.errors import CannotRun
 from harness.judging.relations import RELATIONS, hold
 from harness.running.attempt import attempt, is_independent
 from harness.running.backward import GRADIENTS
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from oracles import (
     Budget,
     GradientBudget,

@@ -17,7 +17,8 @@ from harness.errors import CannotRun
 from harness.judging.relations import RELATIONS
 from harness.judging.story import headline, printable
 from harness.running.devices import choose, prepare
-from harness.subject.subject import Subject, load, located
+from harness.subject.declaration import Subject
+from harness.subject.loading import load, located
 
 RUNS_OF_UNSTEADY = 20
 _NAN_IN_EMPTY = "torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then holds NaN"

@@ -13,7 +13,7 @@ from harness.errors import Refused
 from harness.judging.relations.base import Base, Broken, Claim
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
-from harness.subject.subject import EXACT
+from harness.subject.declaration import EXACT
 from oracles import Comparison, compare
 
 ALWAYS = "always"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask
 
 from harness.subject.adapters._conventions import refuse_empty, refuse_poison
-from harness.subject.subject import Attention
+from harness.subject.declaration import Attention
 from strategies.case import Causal
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.campaign.coverage import AXES, Coverage, rescales
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from oracles import float64
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from tests.harness import toys

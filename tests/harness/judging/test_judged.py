@@ -14,7 +14,7 @@ from harness.judging.votes import with_votes
 from harness.running import backward, devices
 from harness.running.attempt import attempt
 from harness.running.devices import judged_on
-from harness.subject.subject import EXACT, describe
+from harness.subject.declaration import EXACT, describe
 from oracles import ORACLES, Answer
 from oracles.registry import described
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from harness.errors import CannotRun
+from harness.subject.declaration import describe
+from harness.subject.loading import load
 from harness.subject.shipped import shipped
-from harness.subject.subject import describe, load
 from strategies import AttentionCase, Features, Geometry
 from tests.harness import toys
 
@@ -88,8 +89,8 @@ def test_names_that_ship():
         ("nonsense", "A subject is package.module:function"),
         ("no.such.module:f", "cannot be imported"),
         ("missing.py:f", "does not exist"),
-        ("harness.subject.subject:nothing", "has no function 'nothing'"),
-        ("harness.subject.subject:DEFAULT", "has no function 'DEFAULT'"),
+        ("harness.subject.loading:nothing", "has no function 'nothing'"),
+        ("harness.subject.loading:DEFAULT", "has no function 'DEFAULT'"),
     ],
 )
 def test_wrong_names(name, sentence):

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from harness.errors import Refused
 from harness.judging.judge import judge
 from harness.running.attempt import attempt
+from harness.subject.declaration import describe
+from harness.subject.loading import load
 from harness.subject.shipped import requirement, shipped
-from harness.subject.subject import describe, load
 from strategies import AttentionCase, Features, Geometry
 from tests.harness import fakes
 

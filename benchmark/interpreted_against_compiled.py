@@ -1,9 +1,9 @@
-"""Runs our kernel compiled on a GPU and interpreted on the CPU on the same cases, and compares the two.
+"""Run our kernel compiled on a GPU and interpreted on the CPU on the same cases, and compare the two.
 
     python benchmark/interpreted_against_compiled.py [--time 60] [--seed 0]
 
-The difference of the two is held against the sum of their budgets. Exit code 1 where it is past it. The interpreter
-has a process of its own: Triton reads TRITON_INTERPRET once, when it is imported.
+Their difference may be as large as the sum of their budgets; exit code 1 where it is larger. The interpreter has a
+process of its own: Triton reads TRITON_INTERPRET once, when it is imported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From which size on a case is judged faster where it ran: the number behind `harness.running.devices.LARGE`.
+"""The size from which a case is judged faster on its device: the measurement of `harness.running.devices.LARGE`.
 
     python benchmark/where_to_judge.py [--device cuda] [--most 26]
 

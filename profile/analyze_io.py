@@ -1,6 +1,6 @@
-"""Bytes that attention moves: in theory (`io_analysis/traffic.py`, with its sources), and as Nsight Compute counts them.
+"""Bytes that attention moves: in theory (`io_analysis/traffic.py`), and as Nsight Compute counts them.
 
-    python profile/analyze_io.py                                   # theory, and ncu's counts where there is ncu
+    python profile/analyze_io.py                                   # theory, and with ncu its counts
     python profile/analyze_io.py --json benchmark/results/io.json --plot plots
     python profile/analyze_io.py --d 128 --N 4096 --providers ours ours_portable ours:config=128x128x8x2
     python profile/analyze_io.py --read io.csv                     # ncu's CSV of an earlier run (--csv)
@@ -143,9 +143,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ncu", help="where ncu is, if not on the path")
     parser.add_argument("--ncu-time", type=float, default=300.0, help="seconds that ncu may take")
     parser.add_argument("--csv", type=Path, help="keep ncu's CSV here")
-    parser.add_argument(
-        "--read", type=Path, metavar="FILE", help="an earlier CSV of the same problems, or JSON; no ncu"
-    )
+    parser.add_argument("--read", type=Path, metavar="FILE", help="an earlier CSV of these problems, or JSON; no ncu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the bytes and the roofline")
     return parser.parse_args(arguments)

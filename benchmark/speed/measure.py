@@ -1,4 +1,4 @@
-"""One row: each provider is bound, held against the truth, and only then timed, all in turns."""
+"""One row: each provider is bound, judged, and only then timed, all in turns."""
 
 from __future__ import annotations
 

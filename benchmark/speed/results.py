@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Timed:
-    """A row of a preset, and what came of each provider on it."""
+    """A row of a preset, and the outcome of each provider on it."""
 
     preset: str
     row: Row

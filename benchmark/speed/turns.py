@@ -26,7 +26,7 @@ class Bound:
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def within(self, use: Callable[[Run], T]) -> T:
-        """What `use` makes of the call, inside of what belongs around it."""
+        """What `use` returns for the call, inside its context."""
         with self.around():
             return use(self.call)
 

@@ -103,7 +103,7 @@ class Share:
 
     @classmethod
     def of(cls, recall: Recall, faults: Iterable[Fault]) -> Share:
-        """The share of these faults; medians and maxima are of those found, None where there is none."""
+        """The share of these faults; medians and maxima are of those found, None where none is."""
         asked = list(faults)
         hunts = {fault.id: recall.results[fault.id].hunt for fault in asked if recall.detections(fault)}
         if not hunts:

@@ -1,4 +1,7 @@
-"""Bytes that attention moves, in theory and by Nsight Compute. Importing it makes the benchmark's `speed` importable."""
+"""Bytes that attention moves, in theory and by Nsight Compute.
+
+Importing this package makes `speed`, the benchmark's, importable: import it first.
+"""
 
 import sys
 from pathlib import Path

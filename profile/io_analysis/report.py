@@ -1,4 +1,4 @@
-"""Theory beside measurement: the bytes of each problem by each provider, what ncu saw of it, and the file of both."""
+"""Theory and measurement: the bytes of each problem by each provider, what ncu saw of it, and the file of both."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Measured:
 class Problem:
     """A provider on a row: what DRAM must move (Algorithm 0 for naive), what its programs ask of L2, and what ncu saw.
 
-    written: of naive alone, what our naive provider moves beside Algorithm 0. tile: None where it is not known.
+    written: of naive alone, what our naive provider moves in all. tile: None where it is not known.
     """
 
     provider: str

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def roofline(report: IoReport) -> Figure | None:
-    """A mark for each problem that ncu measured, with the letter of its row beside it; None where it measured none."""
+    """A mark for each problem that ncu measured, with the letter of its row; None where it measured none."""
     found = [(problem, point) for problem in report.problems if (point := _point(problem)) is not None]
     if not found or report.ceilings is None:
         return None
@@ -74,7 +74,7 @@ class Mark:
 
 
 def _marks(axes: Axes, marks: list[Mark]) -> None:
-    """Marks with their letters beside them: at the right for ours, at the left for others."""
+    """Marks with their letters: at the right for ours, at the left for others."""
     for pile in _piles(axes, marks):
         edge = max((mark.x for mark in pile), key=lambda x: x if pile[0].look.ours else -x)
         places = [float(axes.transData.transform((mark.x, mark.y))[1]) for mark in pile]
@@ -97,7 +97,7 @@ def _piles(axes: Axes, marks: list[Mark]) -> list[list[Mark]]:
 
 
 def _mark(axes: Axes, mark: Mark, edge: float, up: float) -> None:
-    """One mark, its letter beside `edge` and so many points higher."""
+    """One mark, its letter next to `edge` and `up` points higher."""
     look = mark.look
     axes.plot(mark.x, mark.y, look.marker, color=look.colour, ms=6.5, zorder=look.front)
     side, offset = ("left", 7) if look.ours else ("right", -7)

@@ -12,7 +12,7 @@ _WORST = 3
 
 
 def print_problems(report: IoReport) -> None:
-    """Theory, and beside it what was measured; bytes in MB."""
+    """Print theory and what was measured; bytes in MB."""
     words = (f"{name} {report.machine[name]}" for name in ("torch", "triton", "commit") if name in report.machine)
     print(", ".join((report.machine["device"], *words)))
     print("Bytes in MB, read and written: what DRAM must move, what the tiles ask of L2; measured, and x theory.")
@@ -25,7 +25,7 @@ def print_problems(report: IoReport) -> None:
 
 
 def print_tiles(rows: list[Row], tiles: list[Tile]) -> None:
-    """What each tile asks of L2 beside what DRAM must move, in MB, and the share that L2 can serve."""
+    """Print what each tile asks of L2 and what DRAM must move, in MB, and the share that L2 can serve."""
     print(f"{shape_head()}  {'naive':>9} {'least':>9}" + "".join(f" {tile!s:>16}" for tile in tiles))
     for row in rows:
         cells = "".join(f" {_MB * asked(row, t).total:9.0f} ({served_by_l2(row, t):3.0%})" for t in tiles)

@@ -154,13 +154,13 @@ def test_padding_cost_is_its_time_over_the_unpadded_one():
     assert padding_cost(run_of(*rows, preset="padding"), False) == {"ours": [(0.25, 0.25), (1.0, 1.0)]}
 
 
-def test_ours_stands_beside_the_fastest_and_beside_fa2():
+def test_ours_is_compared_with_the_fastest_and_with_fa2():
     one = timed({"ours": 2.0, "sdpa_flash": 5.0, "sdpa_cudnn": 1.0})
     assert _ratios(one, ("ours",)) == pytest.approx({"best": 0.5, "fa2": 2.5})
     assert _ratios(timed({"ours": 2.0}), ("ours",)) == {}
 
 
-def test_of_twins_the_one_beside_most_others_is_taken():
+def test_of_twins_the_one_with_most_others_is_taken():
     few, many = timed({"ours": 2.0, "sdpa_flash": 5.0}), timed({"ours": 2.0, "sdpa_flash": 5.0, "sdpa_cudnn": 1.0})
     assert _once([many, few]) == _once([few, many]) == [many]
 

@@ -120,7 +120,7 @@ def of_call(name, tile=None):
     return type(problem)(**{**vars(problem), "measured": found})
 
 
-def test_a_call_of_one_kernel_stands_beside_its_theory():
+def test_a_call_of_one_kernel_is_compared_with_theory():
     problem = of_call("ours", Tile(128, 64))
     assert problem.measured.dram == pytest.approx(207_618_048 + 67.5e6)
     assert problem.dram_ratio == pytest.approx(275.1e6 / problem.least.total, rel=1e-3)
@@ -216,7 +216,7 @@ def test_a_run_that_hangs_is_ended(tmp_path, monkeypatch):
         profile("ncu", [(ROW, "ours")], tmp_path / "report", 5)
 
 
-def test_a_kept_csv_is_told_beside_theory(tmp_path, capsys):
+def test_a_kept_csv_is_compared_with_theory(tmp_path, capsys):
     (tmp_path / "io.csv").write_text(CSV)
     chosen = ["--d", "128", "--N", "4096", "--providers", "ours_portable", "naive", "ours"]
     assert analyze_io.main([*chosen, "--read", str(tmp_path / "io.csv"), "--json", str(tmp_path / "io.json")]) == 0

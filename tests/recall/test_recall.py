@@ -1,4 +1,4 @@
-"""`flashattest recall`: what is found, what is missed, what cries wolf, and how each is told."""
+"""`flashattest recall`: what is found, what is missed, which controls draw an alarm, and how each is reported."""
 
 from __future__ import annotations
 

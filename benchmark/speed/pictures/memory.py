@@ -32,7 +32,7 @@ def memory(results: Results, direction: str = "forward") -> Figure | None:
     row = timed[0].row
     below = f"{row.dtype}, B {row.B}, {row.Hq} heads, d {row.d}, full · {style.machine_line(results.machine)}"
     what = "a call takes" if direction == "forward" else "a forward and its backward take"
-    style.title(figure, f"Memory that {what} beside the inputs", below)
+    style.title(figure, f"Memory that {what} above the inputs", below)
     return figure
 
 

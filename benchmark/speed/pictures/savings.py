@@ -49,7 +49,7 @@ def causal_cost(results: Results, d: int) -> Points:
 
 
 def _causal_pairs(results: Results, preset: str, d: int) -> list[tuple[int, Timed, Timed]]:
-    """N, the full row and its causal twin, both of one preset: other providers may stand in another."""
+    """N, the full row and its causal twin, both of one preset: another preset may have other providers."""
     timed = {t.row: t for t in results.of(preset) if t.row.d == d}
     dtype = next((row.dtype for row in timed), None)
     pairs = []

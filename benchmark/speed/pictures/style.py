@@ -1,4 +1,4 @@
-"""How the pictures look: colours that the colour-blind can tell apart, panels laid out in inches, labels at the lines.
+"""How the pictures look: colours that the colour-blind can distinguish, panels laid out in inches, labels at the lines.
 
 Colours are of Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), one a provider in every picture.
 """
@@ -47,7 +47,7 @@ class Look:
 
 
 def look(name: str, ours: Sequence[str]) -> Look:
-    """How a provider looks; ours stand out."""
+    """How a provider looks; ours are bold and blue."""
     if name in ours:
         place = list(ours).index(name)
         return Look(_OURS[place % len(_OURS)], "o", 2.6 if place == 0 else 1.8, True, 4 - 0.1 * place)
@@ -56,7 +56,7 @@ def look(name: str, ours: Sequence[str]) -> Look:
 
 @dataclass(frozen=True)
 class Margins:
-    """Inches around and between panels; `right` is the room for labels, beside each panel."""
+    """Inches around and between panels; `right` is the room for labels to the right of each panel."""
 
     left: float = 0.75
     right: float = 2.0
@@ -129,7 +129,7 @@ def token_axis(axes: Axes, lengths: Sequence[int]) -> None:
 
 
 def byte_axis(axis: Axis) -> None:
-    """A logarithmic axis of bytes with a tick at each second or fourth power of two. Call it once the limits stand."""
+    """A logarithmic axis of bytes with a tick at each second or fourth power of two. Call it last."""
     from matplotlib.ticker import NullLocator
 
     low, high = sorted(axis.get_view_interval())

@@ -8,7 +8,7 @@
     python benchmark/run_benchmark.py --preset fa2 --providers sdpa_flash ours ours:config=128x128x8x2
     python benchmark/run_benchmark.py --quick                            # seconds, anywhere, and says nothing of speed
 
-On a row, each provider is first judged by error/budget against float64 (`speed/truth.py`); one that is wrong, fails or
+On a row, each provider is first judged by error/budget against float64 (`speed/judge.py`); one that is wrong, fails or
 refuses is reported and not timed. The others take turns in several rounds; the JSON has error/budget, medians,
 quartiles and each round's median.
 On CUDA a time is the device's, between events, with a cold L2 cache; a causal row counts half the FLOPs, padding only
@@ -41,7 +41,7 @@ from speed.providers import PROVIDERS, Provider, named
 from speed.results import Results, write
 from speed.rows import DTYPES, PASSES, Row
 from speed.show import head, line, not_timed
-from speed.turns import Budget
+from speed.turns import Schedule
 from speed.warm import compile_ahead
 
 
@@ -128,8 +128,8 @@ def _begin(asked: argparse.Namespace, device: str, works: list[Work]) -> Results
 def _run(
     asked: argparse.Namespace, works: list[Work], results: Results, device: str, console: Console, begun: float
 ) -> None:
-    budget = Budget(asked.rounds, asked.milliseconds)
-    bench = Bench(device, clock_of(device), budget, results.ceilings, asked.seed)
+    schedule = Schedule(asked.rounds, asked.milliseconds)
+    bench = Bench(device, clock_of(device), schedule, results.ceilings, asked.seed)
     _print_ceilings(results, console)
     columns = (TextColumn("{task.completed}/{task.total} rows  {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

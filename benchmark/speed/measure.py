@@ -10,12 +10,12 @@ import torch
 
 from speed.ceilings import Ceilings
 from speed.clock import Clock, Run
+from speed.judge import Judge, judge_of
 from speed.passes import calls_of
 from speed.providers import Provider, Refused
 from speed.results import Outcome, Timed
 from speed.rows import Inputs, Row, make_inputs
-from speed.truth import Truth, truth
-from speed.turns import Bound, Budget, Spread, take_turns
+from speed.turns import BoundCall, Schedule, Spread, take_turns
 
 _NOT_TAKEN = ("No available kernel", "No viable backend")
 HOST_BATCHES = 9
@@ -31,7 +31,7 @@ class Bench:
 
     device: str
     clock: Clock
-    budget: Budget
+    schedule: Schedule
     ceilings: Ceilings
     seed: int = 0
     host: bool = False
@@ -40,14 +40,14 @@ class Bench:
 def measure_row(preset: str, row: Row, providers: list[Provider], bench: Bench) -> Timed:
     """Time the providers on a row; one that refuses, fails or is wrong is reported so, without a time."""
     inputs = make_inputs(row, bench.device, bench.seed)
-    right = truth(row, inputs)
+    judge = judge_of(row, inputs)
     outcomes: dict[str, Outcome] = {}
-    calls: dict[str, Bound] = {}
+    calls: dict[str, BoundCall] = {}
     for provider in providers:
-        outcomes[provider.name], bound = admit(provider, row, inputs, right, bench.clock)
+        outcomes[provider.name], bound = admit(provider, row, inputs, judge, bench.clock)
         if bound is not None:
             calls[provider.name] = bound
-    for name, spread in take_turns(calls, bench.clock, bench.budget).items():
+    for name, spread in take_turns(calls, bench.clock, bench.schedule).items():
         outcomes[name] = _with_rate(outcomes[name], spread, row, bench.ceilings)
     if bench.host:
         for name, bound in calls.items():
@@ -55,20 +55,20 @@ def measure_row(preset: str, row: Row, providers: list[Provider], bench: Bench) 
     return Timed(preset, row, tuple(outcomes.values()))
 
 
-def admit(provider: Provider, row: Row, inputs: Inputs, right: Truth, clock: Clock) -> tuple[Outcome, Bound | None]:
-    """Call a provider once and compare it with the truth; its call comes back only where it is right."""
+def admit(provider: Provider, row: Row, inputs: Inputs, judge: Judge, clock: Clock) -> tuple[Outcome, BoundCall | None]:
+    """Call a provider and judge it; its call comes back only where it is right."""
     most = 1.0 if provider.ours else PEERS_MAY
     if provider.too_large(row):
         return Outcome(provider.name, "too large", f"it is given {provider.scores:,} scores at most"), None
     try:
         with provider.around(), warnings.catch_warnings(action="ignore"):
             calls = calls_of(provider, row, inputs)
-            if not (error := right.error(calls.whole())) <= most:
+            if not (error := judge.error(calls.whole())) <= most:
                 return _wrong(provider, error), None
             peak, timed = clock.peak_bytes(calls.whole), calls.timed()
-            if row.backward and not (error := right.error(timed())) <= most:
+            if row.backward and not (error := judge.error(timed())) <= most:
                 return _wrong(provider, error), None
-            return Outcome(provider.name, error=error, peak_bytes=peak), Bound(timed, provider.around)
+            return Outcome(provider.name, error=error, peak_bytes=peak), BoundCall(timed, provider.around)
     except Exception as problem:  # whatever a provider raises is its outcome
         return _failed(provider, problem), None
 

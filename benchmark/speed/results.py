@@ -24,7 +24,7 @@ class Outcome:
     """The outcome of one provider on one row.
 
     status: "ok", "refused", "too large", "out of memory", "failed" or "wrong"; only what is ok was timed. why: one
-    line. error: the largest error/budget (`speed.truth`). ms: milliseconds a call. host_ms: milliseconds of the host
+    line. error: the largest error/budget (`speed.judge`). ms: milliseconds a call. host_ms: milliseconds of the host
     to enqueue one. peak_bytes: what a call holds above its inputs, of a backward row its forward with it. share:
     tflops over those of the measured matrix product.
     """

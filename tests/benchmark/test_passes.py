@@ -3,11 +3,11 @@
 import torch
 
 from speed.clock import CpuClock
+from speed.judge import judge_of
 from speed.measure import admit
 from speed.passes import calls_of
 from speed.providers import Provider, named
 from speed.rows import Row, make_inputs
-from speed.truth import truth
 
 BACKWARD = {"N": 48, "d": 16, "direction": "backward"}
 ROW = Row(N=48, d=16, B=2, Hq=4, Hk=2, direction="backward")
@@ -44,7 +44,7 @@ def test_one_that_is_wrong_the_second_time_is_not_timed():
 
     forgets = Provider("forgets", "forgets", lambda row, inputs: lambda: Forgets.apply(naive(row, inputs)))
     inputs = make_inputs(row, "cpu")
-    outcome, bound = admit(forgets, row, inputs, truth(row, inputs), FakeClock())
+    outcome, bound = admit(forgets, row, inputs, judge_of(row, inputs), FakeClock())
     assert (outcome.status, bound, len(times)) == ("wrong", None, 3)
 
 
@@ -63,5 +63,5 @@ def test_one_without_a_backward_is_refused():
     row = ROW
     inputs = make_inputs(row, "cpu")
     plain = Provider("plain", "plain", lambda row, inputs: lambda: inputs.q.detach().clone())
-    outcome, bound = admit(plain, row, inputs, truth(row, inputs), CpuClock())
+    outcome, bound = admit(plain, row, inputs, judge_of(row, inputs), CpuClock())
     assert (outcome.status, outcome.why, bound) == ("refused", "it has no backward", None)

@@ -43,8 +43,8 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The pieces of a row that are judged."""
+class Judge:
+    """The pieces of a row that are judged; computed once for all providers."""
 
     row: Row
     pieces: tuple[Piece, ...]
@@ -88,9 +88,9 @@ class Block:
         return Problem(inputs.q[self.of_q], k, v, "lower_right" if self.causal else False, row.scale, None, dO)
 
 
-def truth(row: Row, inputs: Inputs) -> Truth:
-    """What is judged of a row: values are normal, so the budget of independent values holds."""
-    return Truth(row, tuple(_gradients(row, inputs) if row.backward else _outputs(row, inputs)))
+def judge_of(row: Row, inputs: Inputs) -> Judge:
+    """Compute truth and budget of a row. Its values are normal, so the budget of independent values holds."""
+    return Judge(row, tuple(_gradients(row, inputs) if row.backward else _outputs(row, inputs)))
 
 
 def _outputs(row: Row, inputs: Inputs) -> Iterator[Piece]:

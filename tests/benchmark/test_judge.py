@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from speed.judge import judge_of
 from speed.passes import calls_of
 from speed.providers import named
 from speed.rows import DTYPES, PASSES, Row, make_inputs
-from speed.truth import truth
 
 ROWS = [
     Row(N=80, d=16, B=2, Hq=4, Hk=2),
@@ -32,7 +32,7 @@ def returned(row, inputs, name="sdpa_math"):
 def test_a_peer_is_right(name, dtype, row, direction):
     row = replace(row, dtype=dtype, direction=direction)
     inputs = make_inputs(row, "cpu")
-    assert truth(row, inputs).error(returned(row, inputs, name)) <= 1
+    assert judge_of(row, inputs).error(returned(row, inputs, name)) <= 1
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -40,21 +40,21 @@ def test_a_peer_is_right(name, dtype, row, direction):
 def test_our_gradients_are_right(name, row):
     row = replace(row, direction="backward")
     inputs = make_inputs(row, "cpu")
-    assert truth(row, inputs).error(returned(row, inputs, name)) <= 1
+    assert judge_of(row, inputs).error(returned(row, inputs, name)) <= 1
 
 
 @pytest.mark.parametrize("direction", PASSES)
 @pytest.mark.parametrize("row", ROWS)
 def test_the_truth_is_the_definition_in_float64(row, direction, monkeypatch):
     """Of whole heads and of blocks of 20 queries."""
-    monkeypatch.setattr("speed.truth.SCORES", {"cpu": 20 * row.N * row.group})
+    monkeypatch.setattr("speed.judge.SCORES", {"cpu": 20 * row.N * row.group})
     row = replace(row, dtype="fp32", direction=direction)
     inputs = make_inputs(row, "cpu")
     double = (x.double() for x in (inputs.q, inputs.k, inputs.v))
     dO = None if inputs.dO is None else inputs.dO.double()
     exact = returned(row, replace(inputs, **dict(zip("qkv", double, strict=True)), dO=dO), "naive")
     got = dict(zip(("dQ", "dK", "dV") if row.backward else ("O",), exact if row.backward else (exact,), strict=True))
-    pieces = truth(row, inputs).pieces
+    pieces = judge_of(row, inputs).pieces
     assert {piece.tensor for piece in pieces} == set(got)
     for piece in pieces:
         torch.testing.assert_close(piece.right, got[piece.tensor][piece.index], rtol=1e-10, atol=1e-12)
@@ -93,7 +93,7 @@ def test_a_spoilt_output_is_wrong(spoil, tensor):
         if tensor == "O"
         else tuple(spoil(x) if name == tensor else x for name, x in zip(("dQ", "dK", "dV"), got, strict=True))
     )
-    assert truth(row, inputs).error(spoilt) > 1
+    assert judge_of(row, inputs).error(spoilt) > 1
 
 
 @pytest.mark.parametrize("direction", PASSES)
@@ -103,7 +103,7 @@ def test_another_mask_is_wrong_by_far(change, direction):
     inputs = make_inputs(row, "cpu")
     other = replace(row, **change)
     lengths = make_inputs(other, "cpu").seqlens_k
-    assert truth(row, inputs).error(returned(other, replace(inputs, seqlens_k=lengths))) > 8
+    assert judge_of(row, inputs).error(returned(other, replace(inputs, seqlens_k=lengths))) > 8
 
 
 def test_a_key_that_nobody_sees_has_a_gradient_of_exactly_nothing():
@@ -111,14 +111,14 @@ def test_a_key_that_nobody_sees_has_a_gradient_of_exactly_nothing():
     inputs = make_inputs(row, "cpu")
     got = returned(row, inputs)
     got[1][0, 0, -1, 0] = 1e-8
-    assert truth(row, inputs).error(got) == float("inf")
+    assert judge_of(row, inputs).error(got) == float("inf")
 
 
 def test_tf32_is_not_fp32():
     row = Row(N=128, d=64, dtype="fp32")
     inputs = make_inputs(row, "cpu")
     rounded = replace(inputs, **{name: _tf32(getattr(inputs, name)) for name in "qkv"})
-    assert truth(row, inputs).error(returned(row, rounded)) > 1
+    assert judge_of(row, inputs).error(returned(row, rounded)) > 1
 
 
 def _tf32(x):

@@ -49,7 +49,8 @@ def main() -> int:
             here, there = attempt(compiled, case, asked.device), other.result()
         except Refused:
             return
-        found = compare(here.result.output, there.to(here.truth.O), 2 * here.budget.O)
+        right, budget = here.judgement.wanted("O"), here.judgement.budget("O")
+        found = compare(here.result.output, there.to(right), 2 * budget)
         counts[case.dtype] += 1
         worst[case.dtype] = max(worst[case.dtype], found.ratio)
         if not found.ok:

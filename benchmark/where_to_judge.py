@@ -17,9 +17,9 @@ from bisect import bisect_left
 import torch
 
 from harness.running.devices import LARGE, choose, size
-from oracles import compare, float64, forward_budget
+from oracles import Judgement
 from strategies import AttentionCase, Geometry, Problem, build
-from strategies.case import MAX_LENGTH
+from strategies.geometry import MAX_LENGTH
 
 HEAD_DIMS = (16, 64, 256)
 FIRST = 16
@@ -59,8 +59,7 @@ def _milliseconds(problem: Problem) -> float:
     taken = []
     for _ in range(TURNS + 2):
         began = time.perf_counter()
-        truth = float64(problem)
-        compare(O, truth.O, forward_budget(problem, truth, independent=True).O)
+        Judgement(problem, independent=True).compare({"O": O})
         taken.append(1000 * (time.perf_counter() - began))
     return statistics.median(taken[2:])
 

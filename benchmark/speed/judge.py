@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oracles import error_over_budget, float64, forward_budget, gradient_budget, gradients64
+from oracles import Judgement, error_over_budget
 from speed.rows import DTYPES, Inputs, Row
-from strategies import Problem
+from strategies import Features, Problem
 
 HEADS = 6
 """Heads of Q that are judged of a forward; of a backward two heads of K and V with all that share them, or three."""
@@ -81,15 +81,16 @@ class Block:
         """The block in q, O and dQ, and in dO."""
         return (slice(self.b, self.b + 1), self.heads, self.rows)
 
-    def problem(self, row: Row, inputs: Inputs) -> Problem:
-        """The block as a problem of its own."""
+    def judgement(self, inputs: Inputs) -> Judgement:
+        """Truth and budget of the block as a problem of its own. Its values are normal, so they are independent."""
         k, v = (x[self.b : self.b + 1, self.hk : self.hk + 1, : self.keys] for x in (inputs.k, inputs.v))
         dO = None if inputs.dO is None else inputs.dO[self.of_q]
-        return Problem(inputs.q[self.of_q], k, v, "lower_right" if self.causal else False, row.scale, None, dO)
+        features = Features(causal="lower_right" if self.causal else False)
+        return Judgement(Problem(inputs.q[self.of_q], k, v, features, dO=dO), independent=True)
 
 
 def judge_of(row: Row, inputs: Inputs) -> Judge:
-    """Compute truth and budget of a row. Its values are normal, so the budget of independent values holds."""
+    """Compute truth and budget of a row's pieces."""
     return Judge(row, tuple(_gradients(row, inputs) if row.backward else _outputs(row, inputs)))
 
 
@@ -99,9 +100,8 @@ def _outputs(row: Row, inputs: Inputs) -> Iterator[Piece]:
     for b, h in _spread(row.B, row.Hq, HEADS):
         for rows in (slice(start, start + size) for start in starts):
             for block in _blocks(row, b, h // row.group, slice(h, h + 1), rows):
-                problem = block.problem(row, inputs)
-                right = float64(problem)
-                yield Piece("O", block.of_q, right.O, forward_budget(problem, right, independent=True).O)
+                found = block.judgement(inputs)
+                yield Piece("O", block.of_q, found.wanted("O"), found.budget("O"))
 
 
 def _gradients(row: Row, inputs: Inputs) -> Iterator[Piece]:
@@ -114,14 +114,11 @@ def _gradients(row: Row, inputs: Inputs) -> Iterator[Piece]:
         }
         for first in range(0, row.N, step):
             for block in _blocks(row, b, hk, heads, slice(first, min(first + step, row.N))):
-                problem = block.problem(row, inputs)
-                of_block = float64(problem)
-                right = gradients64(problem, of_block)
-                budget = gradient_budget(problem, of_block, right, independent=True)
-                yield Piece("dQ", block.of_q, right.dQ, budget.dQ)
+                found = block.judgement(inputs)
+                yield Piece("dQ", block.of_q, found.wanted("dQ"), found.budget("dQ"))
                 for name, total in sums.items():
-                    total.right[: block.keys] += getattr(right, name)[0, 0]
-                    total.budget[: block.keys] += getattr(budget, name)[0, 0]
+                    total.right[: block.keys] += found.wanted(name)[0, 0]
+                    total.budget[: block.keys] += found.budget(name)[0, 0]
         yield from sums.values()
 
 

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from oracles import float64, gradients64
+from oracles import Judgement
+from speed.judge import GRADIENTS
 from speed.rows import DTYPES, Inputs, Row
-from strategies import Problem
+from strategies import Features, Problem
 
 N, D = 2048, 64
 OUTLIER_STD, OUTLIER_SHARE = 10.0, 0.001
@@ -44,12 +45,8 @@ def _head(row: Row, seed: int, h: int) -> NDArray[np.float64]:
 
 def exact(row: Row, inputs: Inputs) -> dict[str, Tensor]:
     """O, or dQ, dK and dV, in float64."""
-    problem = Problem(inputs.q, inputs.k, inputs.v, row.causal, row.scale, None, inputs.dO)
-    truth = float64(problem)
-    if not row.backward:
-        return {"O": truth.O}
-    gradients = gradients64(problem, truth)
-    return {"dQ": gradients.dQ, "dK": gradients.dK, "dV": gradients.dV}
+    judgement = Judgement(Problem(inputs.q, inputs.k, inputs.v, Features(causal=row.causal), dO=inputs.dO))
+    return {name: judgement.wanted(name) for name in (GRADIENTS if row.backward else ("O",))}
 
 
 def ideal(row: Row, inputs: Inputs) -> dict[str, Tensor]:

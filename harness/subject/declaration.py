@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from hypothesis.strategies import SearchStrategy
+from torch import Tensor
 
 from harness.errors import CannotRun
-from strategies import AttentionCase, attention_cases
-from strategies.case import OPERATIONS, Causal
+from strategies import AttentionCase, Features, attention_cases
+from strategies.case import OPERATIONS
+from strategies.features import FEATURES
 from strategies.tensors import TORCH_DTYPES
 
 Attention = Callable[..., Any]
@@ -67,9 +69,8 @@ class Subject:
     def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
         """Draw the cases that this subject says it can take; keywords narrow further, as in `attention_cases`."""
         drawn: dict[str, Any] = {name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts")}
-        drawn["causal"] = self.causal_kinds()
-        drawn |= {name: name in self.keywords for name in ("seqlens_k", "scale", "return_lse")}
-        drawn["configs"] = self.configs if "config" in self.keywords else ()
+        drawn |= {name: each.taken_by(self) for name, each in FEATURES.items()}
+        drawn["configs"] = drawn.pop("config")
         drawn["gradients"] = "only" if "forward" not in self.operations else "forward_backward" in self.operations
         return attention_cases(**(drawn | narrower))
 
@@ -79,24 +80,16 @@ class Subject:
         has = OPERATIONS if self.differentiable else ("forward",)
         return tuple(name for name in has if self.operation in (ANY, name))
 
-    def causal_kinds(self) -> list[Causal]:
-        """The values that the subject takes for causal."""
-        kinds: list[Causal] = [False]
-        if "causal" in self.keywords:
-            kinds += [kind for name, kind in _ALIGNMENTS.items() if name in self.alignments]
-        return kinds
+    def arguments(self, features: Features, brought: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The keyword arguments of a call: what is left at its default is left out. brought: the features' tensors."""
+        found: dict[str, Any] = {}
+        for name, value in features.asked().items():
+            found |= FEATURES[name].arguments(value, brought)
+        return found
 
-    def arguments(self, case: AttentionCase) -> dict[str, Any]:
-        """The keyword arguments of the call, seqlens_k aside: what the case leaves at its default is left out."""
-        asked = case.features
-        given = {"causal": asked.causal or None, "scale": asked.scale, "config": asked.config}
-        given["return_lse"] = asked.return_lse or None
-        return {name: value for name, value in given.items() if value is not None}
-
-    def lacks(self, case: AttentionCase) -> str | None:
-        """What the case asks that the signature does not have, or None."""
-        asked = [*self.arguments(case), *(["seqlens_k"] if case.features.seqlens_k is not None else [])]
-        return next((name for name in asked if name not in self.keywords), None)
+    def lacks(self, features: Features) -> str | None:
+        """The feature asked for that the signature has no keyword of, or None."""
+        return next((name for name in features.asked() if name not in self.keywords), None)
 
     def is_refusal(self, error: BaseException) -> bool:
         """Whether this exception says "not supported" and nothing worse."""
@@ -117,7 +110,6 @@ def _elsewhere(*arguments: Any, **features: Any) -> Any:
     raise RuntimeError("This subject's function lives in another process.")
 
 
-_ALIGNMENTS: dict[str, Causal] = {"upper_left": True, "lower_right": "lower_right"}
 _DECLARABLE = (
     "alignments",
     "dtypes",
@@ -130,7 +122,6 @@ _DECLARABLE = (
     "exact",
     "differentiable",
 )
-_FEATURES = ("causal", "scale", "seqlens_k", "return_lse", "config")
 
 
 def describe(function: Attention, name: str | None = None, refuses: str | None = None) -> Subject:
@@ -156,4 +147,4 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
 
 def _keywords(function: Attention) -> frozenset[str]:
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
-    return frozenset(name for name in _FEATURES if name in parameters)
+    return frozenset(name for name in FEATURES if name in parameters)

@@ -153,7 +153,7 @@ def test_what_is_examined_is_the_same_with_maps_and_all(cuda, large):
     question = Question(case, votes=True, maps=True)
     here, there = (examine(describe(causal_from_the_right), question, device) for device in ("cpu", "cuda"))
     assert here.maps
-    assert (here.verdicts[0].kind, here.maps, here.rescales) == (there.verdicts[0].kind, there.maps, there.rescales)
+    assert (here.verdicts[0].kind, here.maps, here.seen) == (there.verdicts[0].kind, there.maps, there.seen)
     assert here.compared == there.compared
 
 

@@ -52,18 +52,17 @@ def _pictures(plants: Plants, name: str) -> Pictures:
     axes.set_xscale("log")
     axes.set_xlim(FIRST, last)
     axes.set_ylim(0, 103)
-    ends = []
     for checker, colour in zip(sorted(found, key=lambda checker: -len(found[checker])), COLOURS, strict=False):
         shares = [100 * n / len(plants) for n in range(len(found[checker]) + 1)]
         xs = [FIRST, *(max(FIRST, seconds) for seconds in found[checker]), last]
-        axes.step(xs, [*shares, shares[-1]], where="post", color=colour, lw=2.6 if checker == OURS else 1.5)
-        ends.append(style.End(last, shares[-1], f"{checker}  {len(found[checker])}", colour, checker == OURS))
+        width, said = 2.6 if checker == OURS else 1.5, f"{checker}  {len(found[checker])}"
+        axes.step(xs, [*shares, shares[-1]], where="post", color=colour, lw=width, label=said)
     shown = {x: said for x, said in MARKS.items() if x <= last}
     axes.set_xticks(list(shown), list(shown.values()))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:.0f} %")
     axes.set_xlabel("time until the checker fails the plant")
-    style.label_ends(axes, ends)
+    style.legend(axes)
     style.title(figure, "The share found, against time", f"{len(plants)} plants")
     yield name, figure
 

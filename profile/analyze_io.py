@@ -5,7 +5,6 @@
     python profile/analyze_io.py --d 128 --N 4096 --providers ours ours_portable ours:config=128x128x8x2
     python profile/analyze_io.py --read io.csv                     # ncu's CSV of an earlier run (--csv)
     python profile/analyze_io.py --read benchmark/results/io.json --plot plots   # a whole earlier run (--json)
-    python profile/analyze_io.py --tiles 64x64 128x64 128x128! 256x64  # how the tile decides what is asked of L2
 
 Prints for each problem what DRAM must move at least, what the tiles ask of L2, and with ncu the measured bytes and
 their ratio to theory, time, tensor pipe, occupancy, registers, shared memory and the three worst stalls. Without ncu
@@ -26,9 +25,8 @@ from harness.running.devices import choose, prepare
 from io_analysis.ncu_command import find_ncu, kernels, profile
 from io_analysis.ncu_csv import ranged
 from io_analysis.report import IoReport, from_json, in_theory, measured, to_json
-from io_analysis.show import print_problems, print_tiles
+from io_analysis.show import print_problems
 from io_analysis.tile import our_tile
-from io_analysis.traffic import Tile
 from speed.ceilings import measure_ceilings
 from speed.clock import clock_of
 from speed.machine import describe
@@ -45,9 +43,6 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         device = choose()
         prepare(device)
-        if asked.tiles:
-            print_tiles(_rows(asked), [Tile.parse(text) for text in asked.tiles])
-            return 0
         report = _kept(asked)
         if report is None:
             report = _report(asked, device)
@@ -139,7 +134,6 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--N", type=int, nargs="+", help="of the problems, only those of these lengths")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--providers", nargs="+", metavar="NAME")
-    parser.add_argument("--tiles", nargs="+", help="print what each of these tiles asks of L2, and stop")
     parser.add_argument("--ncu", help="where ncu is, if not on the path")
     parser.add_argument("--ncu-time", type=float, default=300.0, help="seconds that ncu may take")
     parser.add_argument("--csv", type=Path, help="keep ncu's CSV here")

@@ -14,7 +14,6 @@ SCRIPTS = {
     "false_alarms.py naive-fp32 kernel-16x16 --cases 8 --jobs 2 --device cpu": "kernel-16x16",
     "where_time_goes.py --cases 20": "the harness's own share",
     "profile/analyze_io.py --d 256 --ncu no-such-ncu --json io.json": "what follows is theory",
-    "profile/analyze_io.py --tiles 64x64 128x64": "(98%)",
     f"profile/ncu_target.py {CALLS}": "called ours on Row(N=40",
     f"profile/ncu_target.py {BACKWARD}": "called ours on Row(N=40",
     "where_to_judge.py --device cpu --most 17": "the device is faster from",

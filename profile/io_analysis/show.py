@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from io_analysis.report import IoReport, Measured, Problem, longest, tensor_busy
-from io_analysis.traffic import Tile, asked, least, naive, served_by_l2
-from speed.rows import Row
 from speed.show import shape
 
 _MB = 1e-6
@@ -22,19 +20,6 @@ def print_problems(report: IoReport) -> None:
         if problem.measured is not None:
             print(f"{'':20}{_counts(problem, problem.measured)}")
             print(f"{'':20}{_kernel(problem.measured)}")
-
-
-def print_tiles(rows: list[Row], tiles: list[Tile]) -> None:
-    """Print what each tile asks of L2 and what DRAM must move, in MB, and the share that L2 can serve."""
-    print(f"{shape_head()}  {'naive':>9} {'least':>9}" + "".join(f" {tile!s:>16}" for tile in tiles))
-    for row in rows:
-        cells = "".join(f" {_MB * asked(row, t).total:9.0f} ({served_by_l2(row, t):3.0%})" for t in tiles)
-        print(f"{shape(row)}  {_MB * naive(row).total:9.0f} {_MB * least(row).total:9.0f}{cells}")
-
-
-def shape_head() -> str:
-    """The titles over `speed.show.shape`."""
-    return f"{'dtype':5} {'B':>3} {'Hq/Hk':>7} {'N':>6} {'d':>4}  {'mask':19}"
 
 
 def _theory(problem: Problem) -> str:

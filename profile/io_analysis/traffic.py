@@ -116,11 +116,6 @@ def loaded_keys(row: Row, length: int, tile: Tile) -> int:
     return loaded
 
 
-def served_by_l2(row: Row, tile: Tile) -> float:
-    """The share of what programs read that L2 can serve: all but the first time of each byte."""
-    return 1 - least(row).read / asked(row, tile).read
-
-
 def _itemsize(row: Row) -> int:
     return DTYPES[row.dtype].itemsize
 

@@ -2,7 +2,6 @@
 
 import sys
 from functools import cache
-from itertools import pairwise
 
 import pytest
 
@@ -12,7 +11,7 @@ from speed.pictures.launch import costs
 from speed.pictures.rates import lines
 from speed.pictures.savings import causal_cost, padding_cost
 from speed.pictures.speedup import _once, _ratios
-from speed.pictures.style import in_bytes, look, machine_line, spread, tokens
+from speed.pictures.style import in_bytes, look, machine_line, tokens
 from speed.presets import PRESETS
 from speed.providers import PROVIDERS
 from speed.results import Outcome, Timed, to_json
@@ -114,15 +113,6 @@ def test_another_file_is_refused_by_name(content, tmp_path, capsys):
     (tmp_path / "other.json").write_text(content)
     assert plot_results.main([str(tmp_path / "other.json")]) == 2
     assert "other.json cannot be read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("heights", [[0.9, 0.5, 0.1], [0.5, 0.5, 0.5, 0.1], [0.3, 0.29, 0.28, 0.2, 0.19], [1.0]])
-def test_labels_are_moved_apart_and_no_further(heights):
-    placed = spread(heights, 0.1)
-    assert all(above - below >= 0.1 - 1e-9 for above, below in pairwise(placed))
-    assert sum(placed) == pytest.approx(sum(heights))
-    if len(set(heights)) == 3:
-        assert placed == heights
 
 
 def timed(milliseconds, **row):

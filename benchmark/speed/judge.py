@@ -26,7 +26,7 @@ BLOCKS, QUERIES = 6, 16
 
 mask shows most where a query sees few keys."""
 SCORES = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Scores of a block in a backward: the oracles hold about 15 float64 tensors of this size at once."""
+"""Scores of a block in a backward: the oracles take about 30 float64 tensors of this size."""
 
 GRADIENTS = ("dQ", "dK", "dV")
 Index = tuple[int | slice, ...]

@@ -104,6 +104,22 @@ def test_the_twin_of_an_edit_is_a_torch_function_with_the_same_signs(id):
     assert fault.witness.operation == twin.witness.operation
 
 
+OTHER_TILES = {
+    "chained-dot-small-block",
+    "kernel-delta-grid-of-other-tile",
+    "no-previous-max",
+    "row-sum-not-rescaled",
+}
+"""What these need is two tiles, or a tile of some size: those of the kernel and of the functions differ."""
+
+
+@pytest.mark.parametrize("id", sorted(TWINS.keys() - OTHER_TILES))
+def test_the_witness_of_an_edit_shows_its_twin_too(id):
+    fault, twin = FAULTS[id], FAULTS[FAULTS[id].twin]
+    case = fault.witness.replace(features=fault.witness.features.replace(config=None))
+    assert {verdict.kind for verdict in verdicts(twin.subject(), case, {twin.relation} - {None})} & twin.expects
+
+
 def test_what_a_witness_needs_is_read_from_it():
     assert FAULTS["splitkv-early-exit-lse-slot"].needs == {"seqlens_k", "return_lse"}
     assert FAULTS["gqa-modulo"].needs == frozenset()

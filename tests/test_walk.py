@@ -92,6 +92,17 @@ def test_the_subject_as_a_module_is_theirs_too(repository):
     assert run(repository, "pytest regressions/").returncode == 0
 
 
+def test_the_property_test_finds_the_fault_and_passes_without_it(repository):
+    (example,) = blocks(README, "python", "Use it in pytest and in CI")
+    quick = example.replace("causal=True", "causal=True, max_length=9")
+    (repository / "test_mine.py").write_text(f"from kernel.mine import attention as my_attention\n{quick}")
+    run_it = "pytest -q test_mine.py"
+    found = run(repository, run_it, FLASHATTEST_PROFILE="flashattest-ci")
+    assert (found.returncode, "WrongValues" in found.stdout) == (1, True)
+    (repository / "kernel" / "mine.py").write_text(RIGHT)
+    assert run(repository, run_it, FLASHATTEST_PROFILE="flashattest-ci").returncode == 0
+
+
 def test_the_default_subject_is_ours_in_their_repository_too(repository):
     found = run(repository, "flashattest fuzz --cases 10 --seed 1 --device cpu")
     assert found.stdout.count("kernel:flash_attention on cpu: 10 cases") == 1

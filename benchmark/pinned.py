@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from harness.recall.faults.planting import pinned
 from harness.subject.adapters._conventions import declares
 from harness.subject.adapters.kernel_hopper import attention as hopper
-from harness.subject.subject import DECLARATION, Attention
+from harness.subject.declaration import DECLARATION, Attention
 from kernel import backward_tiles, flash_attention, hopper_backward, tiles
 from kernel.hopper import TILES as HOPPER_TILES
 

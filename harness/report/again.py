@@ -13,7 +13,7 @@ from harness.judging.examine import Examined, Question
 from harness.judging.heat import HeatMap
 from harness.report.larger import larger
 from harness.running.devices import choose, prepare
-from harness.subject.subject import load, located
+from harness.subject.loading import load, located
 from harness.workers import Apart
 from strategies import AttentionCase, build, checksum
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase
 
 LENGTH = 96
@@ -25,4 +25,4 @@ def larger(case: AttentionCase, subject: Subject) -> Iterator[AttentionCase]:
     shapes = [(rows, keys, d), (rows, g.Nk, d), (rows, g.Nk, g.d), (g.Nq, g.Nk, d)]
     for Nq, Nk, width in dict.fromkeys(shapes):
         if (Nq, Nk, width) != (g.Nq, g.Nk, g.d):
-            yield case.replace(geometry=g.replace(Nq=Nq, Nk=Nk, d=width))
+            yield case.resized(Nq=Nq, Nk=Nk, d=width)

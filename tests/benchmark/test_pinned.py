@@ -3,7 +3,7 @@
 import pytest
 
 import pinned
-from harness.subject.subject import load
+from harness.subject.loading import load
 from kernel import backward_tiles, tiles
 from kernel.backward_paths import backward_half, parse_backward
 from kernel.paths import parse_config

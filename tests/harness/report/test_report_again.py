@@ -4,7 +4,7 @@ import pytest
 
 from harness.report.again import Asked, pictures
 from harness.report.larger import larger
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase, Features, Geometry
 from tests.harness import toys
 from tests.harness.entries import FAULTY_TOY, TOY

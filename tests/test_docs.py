@@ -8,7 +8,7 @@ import pytest
 
 from harness.cli.main import _parser
 from harness.judging.verdict import KINDS
-from harness.subject.subject import EXACT, Subject
+from harness.subject.declaration import EXACT, Subject
 from strategies.layouts import LAYOUTS
 from tests.documents import INDEX, PAGES, README, ROOT, anchors, blocks, commands, links, prose
 

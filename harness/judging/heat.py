@@ -1,4 +1,4 @@
-"""Where a failure stands: error/budget over the rows and columns of a tensor, in cells that keep the edges of tiles."""
+"""Where a failure is: error/budget over the rows and columns of a tensor, in cells that keep the edges of tiles."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HeatMap:
 
     tensor "O": rows of Nq, columns of d, of one batch entry and head; "dQ" too, and "dK" and "dV" with rows of Nk.
     "LSE": rows of Nq, columns are the heads, and head is None. shape: rows and columns of the plane. cell: rows and
-    columns that one cell stands for.
+    columns of one cell.
     """
 
     tensor: str

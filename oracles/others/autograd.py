@@ -9,6 +9,7 @@ from torch import Tensor
 
 from oracles.registry import Answer
 from strategies import Problem
+from strategies.case import INPUTS
 from strategies.features import gradient_of
 
 
@@ -19,7 +20,8 @@ def differentiated(problem: Problem, forward: Callable[[Problem], Answer]) -> An
     """
     if problem.dO is None:
         return forward(problem)
-    leaves = {name: tensor.detach().requires_grad_() for name, tensor in problem.inputs.items()}
+    wanted = {name: problem.inputs[name] for name in dict.fromkeys((*INPUTS, *problem.needs_grad))}
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in wanted.items()}
     with torch.enable_grad():
         answer = forward(problem.with_tensors(leaves))
     gradients = _gradients(leaves, answer, problem)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oracles.features import Pairs
+from oracles.features import MEANINGS, Mask, Pairs, Score
 
-MASKS: dict[str, Any] = {}
-SCORES: dict[str, Any] = {}
-"""In a script, what the features of its calls mean: `harness.corpus.script.meanings` fills them."""
+MASKS = {name: each.visible for name, each in MEANINGS.items() if isinstance(each, Mask)}
+SCORES = {name: each.score for name, each in MEANINGS.items() if isinstance(each, Score)}
+"""What features mean. A script has its own tables, of the features that its calls ask for."""
 
 
 def from_bytes(text: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

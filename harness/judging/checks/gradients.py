@@ -10,7 +10,6 @@ from harness.judging.checks.numbers import told
 from harness.judging.checks.registry import Stage, check
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
-from strategies.case import INPUTS
 from strategies.features import gradient_of
 
 _BACKWARD = ("forward_backward",)
@@ -46,14 +45,6 @@ def gradient_of_k(attempt: Attempt) -> Iterator[Verdict]:
 def gradient_of_v(attempt: Attempt) -> Iterator[Verdict]:
     """dV, where it was asked for, is within its budget; it is 0 at a key that no query sees."""
     yield from _held("dV", "gradient_of_v", attempt)
-
-
-@check(Stage.GRADIENTS, _BACKWARD)
-def gradients_of_features(attempt: Attempt) -> Iterator[Verdict]:
-    """The gradient of each tensor that a feature brings, where it was asked for, is within its budget."""
-    for role in attempt.problem.needs_grad:
-        if role not in INPUTS:
-            yield from _held(gradient_of(role), "gradients_of_features", attempt)
 
 
 def _held(name: str, check: str, attempt: Attempt) -> Iterator[Verdict]:

@@ -8,7 +8,7 @@ import torch
 
 from harness.judging.heat import MOST_CELLS, HeatMap, heat_map, pooled
 from harness.judging.judge import judge
-from harness.report.picture import words
+from harness.report.heat_map import words
 from harness.running.attempt import attempt
 from harness.subject.declaration import describe
 from strategies import AttentionCase, Features, Geometry

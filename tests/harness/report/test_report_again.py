@@ -46,7 +46,7 @@ def test_a_failure_is_drawn(capfd):
     assert "hello" not in capfd.readouterr().out
 
 
-def test_what_is_mended_is_not():
+def test_what_passes_now_is_not_drawn():
     drawn = picture("toy")
     assert (drawn.fails, drawn.map, drawn.sentence) == (False, None, "Run again, it did not fail.")
 

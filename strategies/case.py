@@ -42,6 +42,7 @@ class Features(Spec):
     """
 
     _values: Mapping[str, Any]
+    _asked: dict[str, Any]
 
     def __init__(self, *values: Any, **named: Any) -> None:
         known = {name: each.default for name, each in FEATURES.items()}
@@ -56,6 +57,8 @@ class Features(Spec):
             if value != FEATURES[name].default or isinstance(value, bool) != isinstance(FEATURES[name].default, bool):
                 FEATURES[name].check_form(value)
         object.__setattr__(self, "_values", known | given)
+        asked = {name: value for name, value in self._values.items() if value != FEATURES[name].default}
+        object.__setattr__(self, "_asked", asked)
 
     def __getattr__(self, name: str) -> Any:
         values: Mapping[str, Any] = object.__getattribute__(self, "_values")
@@ -77,7 +80,7 @@ class Features(Spec):
 
     def asked(self) -> dict[str, Any]:
         """The values that are not a feature's default, by name."""
-        return {name: value for name, value in self._values.items() if value != FEATURES[name].default}
+        return self._asked
 
     def replace(self, **changes: Any) -> Features:
         """Return a copy with these values changed (and checked again)."""
@@ -157,15 +160,19 @@ class AttentionCase(Spec):
             require_known(f"layout of {role}", getattr(self, role).layout, LAYOUTS)
 
     def _check_gradients(self) -> None:
-        names = self.inputs
-        choices = [some for n in range(1, len(names) + 1) for some in itertools.combinations(names, n)]
-        sentence = f"needs_grad must be one of {', '.join(map(repr, choices))}, not {self.needs_grad!r}."
-        require(self.needs_grad in choices, sentence)
+        if self.needs_grad not in NEEDS:
+            self._check_needs_grad()
         if not self.has_gradients:
             bare = (self.dO, self.dLSE, self.needs_grad) == (TensorSpec(), None, INPUTS)
             require(bare, "dO, dLSE and needs_grad belong to operation 'forward_backward', not to 'forward'.")
         has_lse = self.features.return_lse
         require(self.dLSE is None or has_lse, "dLSE needs return_lse=True: without it no gradient comes through LSE.")
+
+    def _check_needs_grad(self) -> None:
+        names = self.inputs
+        choices = [some for n in range(1, len(names) + 1) for some in itertools.combinations(names, n)]
+        sentence = f"needs_grad must be one of {', '.join(map(repr, choices))}, not {self.needs_grad!r}."
+        require(self.needs_grad in choices, sentence)
 
     @property
     def inputs(self) -> tuple[str, ...]:

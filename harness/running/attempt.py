@@ -51,6 +51,11 @@ class Attempt:
         return self._compare(self.result)
 
     @cached_property
+    def broken_premises(self) -> frozenset[str]:
+        """The premises of relations that a feature of the case breaks."""
+        return broken_premises(self.case.features)
+
+    @cached_property
     def pristine(self) -> Problem:
         """The tensors as they were before the call, where the result is judged."""
         if self.elsewhere is not None:

@@ -59,8 +59,8 @@ def stage_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> list[T
     e = scores(truth.q.abs(), truth.k.abs())
     e.mul_(dot_error(problem.q.shape[-1], rounding) * max(abs(problem.scale), LEAST_SCALE))
     errors = [e.add_(stages[0].abs(), alpha=4 * rounding.u)]
-    at = pairs_of(problem)
     for (link, given), S, made in zip(links(problem), stages, stages[1:], strict=False):
+        at = pairs_of(problem)
         passed = link.steepest(given, S, errors[-1], at) * errors[-1]
         errors.append(passed + link.rounds(given, S, made, at, rounding))
     return errors

@@ -155,8 +155,7 @@ def links(problem: Problem) -> list[tuple[Score, Any]]:
 
 
 def _asked(problem: Problem) -> Iterable[Meaning]:
-    asked = problem.features.asked()
-    return (MEANINGS[name] for name in FEATURES if name in asked and name in MEANINGS)
+    return (MEANINGS[name] for name in problem.features.asked() if name in MEANINGS)
 
 
 def pairs_of(problem: Problem) -> Pairs:

@@ -73,9 +73,11 @@ def gradients64(problem: Problem, truth: Truth) -> Gradients:
 
 def _slope(problem: Problem, truth: Truth) -> Tensor | None:
     """The product of the slopes of all features that map scores, None where none does."""
+    if not truth.stages:
+        return None
     at = pairs_of(problem)
     slopes = (link.slope(given, S, at) for (link, given), S in zip(links(problem), truth.stages, strict=True))
-    return reduce(torch.mul, slopes) if truth.stages else None
+    return reduce(torch.mul, slopes)
 
 
 def _given(problem: Problem) -> tuple[Tensor, Tensor]:

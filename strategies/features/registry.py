@@ -83,11 +83,12 @@ class Role:
 class Feature:
     """One keyword of the call. A subclass overrides what is not as here; see `causal.py` for one of 40 lines.
 
-    default: the value that asks for nothing; the keyword is then left out of the call. kind: the type of a value that
-    is a Spec, which JSON must be read into. needs_geometry: its value is
-    drawn after the sizes, which it is handed. is_common: drawn in most cases, by weights of its own; other features
-    are drawn a few at a time. variations: calls that may come before a case, by name, each a change of the value. anything: what is asked,
-    as `draw` takes it, where nothing narrows it.
+    default: the value that asks for nothing; the keyword is then left out of the call.
+    kind: the type of a value that is a Spec, which JSON must be read into.
+    needs_geometry: its value is drawn after the sizes, which it is handed.
+    is_common: drawn in most cases, by weights of its own; other features are drawn a few at a time.
+    variations: calls that may come before a case, by name, each a change of the value.
+    anything: what is asked, as `draw` takes it, where nothing narrows it.
     """
 
     name: ClassVar[str]

@@ -15,7 +15,7 @@ from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
 from harness.subject.declaration import EXACT
 from oracles import Comparison, compare
-from oracles.features import PREMISES, broken_premises
+from oracles.features import PREMISES
 
 ALWAYS = "always"
 """In the place of a property: exact for every subject that is right."""
@@ -45,7 +45,7 @@ class Relation:
 
     def applies(self, attempt: Attempt) -> bool:
         """Whether it says anything of a case."""
-        return not self.needs & broken_premises(attempt.case.features) and self.when(attempt)
+        return not self.needs & attempt.broken_premises and self.when(attempt)
 
 
 RELATIONS: dict[str, Relation] = {}

@@ -16,6 +16,7 @@ edit(
     [(_K_BASE, "k_ptr += b * stride_vb + hk * stride_vh"), (_V_BASE, "v_ptr += b * stride_kb + hk * stride_kh")],
     witness=case(1, 2, B=2, layout=("contiguous", "sliced", "contiguous")),
     slack=True,
+    twin="k-at-v-strides",
 )
 
 edit(
@@ -61,6 +62,7 @@ edit(
     ],
     file="forward.py",
     witness=case(2, 2, Hq=2, Hk=2, layout=("bshd", "contiguous", "contiguous")),
+    twin="output-with-q-strides",
 )
 
 edit(
@@ -81,6 +83,7 @@ edit(
     "Query head h reads KV head h % Hk instead of h // group.",
     [("hk = hq // group", "hk = hq % (Hq // group)")],
     witness=case(1, 1, Hq=4, Hk=2),
+    twin="gqa-interleaved",
 )
 
 edit(

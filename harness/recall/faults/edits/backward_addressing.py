@@ -23,6 +23,7 @@ edit(
     expects=GRADIENT,
     witness=gradients(2, 2, dO="column_major"),
     slack=True,
+    twin="dout-noncontiguous",
 )
 
 edit(
@@ -113,6 +114,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=2),
+    twin="delta-of-kv-head",
 )
 
 edit(
@@ -124,4 +126,5 @@ edit(
     file="portable_backward.py",
     expects=GRADIENT,
     witness=gradients(17, 2, 256),
+    twin="bwd-block-neq-fwd-block",
 )

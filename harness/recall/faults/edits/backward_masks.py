@@ -17,6 +17,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, causal="lower_right"),
+    twin="bwd-align-differs",
 )
 
 edit(
@@ -44,6 +45,7 @@ edit(
     file="autograd.py",
     expects=GRADIENT,
     witness=gradients(1, 2, causal="lower_right"),
+    twin="bwd-align-differs",
 )
 
 edit(
@@ -66,6 +68,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 1, causal=True),
+    twin="dkv-diagonal-one-off",
 )
 
 edit(
@@ -82,6 +85,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(64, 64, causal=True, config="64x32x4x2"),
+    twin="first-row-tile-too-late",
 )
 
 edit(
@@ -116,6 +120,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 2),
+    twin="bwd-padding-lse-uninit",
 )
 
 edit(
@@ -127,6 +132,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, seqlens_k=(1,)),
+    twin="dkv-padding-unwritten",
 )
 
 edit(
@@ -154,6 +160,7 @@ edit(
     file="portable_backward.py",
     expects=GRADIENT,
     witness=gradients(0, 1),
+    twin="bwd-seqq0-nan",
 )
 
 edit(
@@ -165,4 +172,5 @@ edit(
     file="autograd.py",
     expects=GRADIENT,
     witness=gradients(1, 2, seqlens_k=(1,)),
+    twin="bwd-lengths-ignored",
 )

@@ -17,6 +17,7 @@ edit(
         )
     ],
     witness=case(64, 64, causal=True, config="64x32x4x2"),
+    twin="bound-bm-gt-bn",
 )
 
 edit(
@@ -50,6 +51,7 @@ edit(
     "The masked loop ends one key early, so that a last tile of a single key is not visited.",
     [("scale_log2, full, visible, visible,", "scale_log2, full, visible - (full > 0), visible,")],
     witness=case(1, 65),
+    twin="tail-of-one-dropped",
 )
 
 edit(
@@ -78,6 +80,7 @@ edit(
         )
     ],
     witness=case(1, 1, seqlens_k=(0,)),
+    twin="zero-len-rows-left",
 )
 
 edit(
@@ -94,6 +97,7 @@ edit(
     ],
     witness=case(1, 2, B=2, seqlens_k=(2, 0), return_lse=True),
     expects=LSE,
+    twin="splitkv-early-exit-lse-slot",
 )
 
 edit(
@@ -119,6 +123,7 @@ edit(
     [("return (heads * triton.cdiv(Nq, BLOCK_M),)", "return (min(heads, 127) * triton.cdiv(Nq, BLOCK_M),)")],
     file="portable.py",
     witness=case(1, 1, 1, B=2, Hq=65, Hk=65),
+    twin="grid-z-silent",
 )
 
 edit(
@@ -134,6 +139,7 @@ edit(
     ],
     file="portable.py",
     witness=case(1, 2, causal=True),
+    twin="single-query-remap",
 )
 
 edit(

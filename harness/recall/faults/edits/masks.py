@@ -12,6 +12,7 @@ edit(
     "The guard of the running max is dropped: a row that has seen no key computes -inf - -inf.",
     [('m_finite = tl.where(m_new == -float("inf"), 0.0, m_new)', "m_finite = m_new + 0.0")],
     witness=case(2, 1, causal="lower_right"),
+    twin="sdpa-empty-row-nan",
 )
 
 edit(
@@ -35,6 +36,7 @@ edit(
         )
     ],
     witness=case(2, 1, causal="lower_right"),
+    twin="empty-row-uniform",
 )
 
 edit(
@@ -44,6 +46,7 @@ edit(
     "A lower-right diagonal is aligned upper-left.",
     [("first_limit = m0 + 1 + lower_right * (kv_len - Nq)", "first_limit = m0 + 1")],
     witness=case(1, 2, causal="lower_right"),
+    twin="sdpa-causal-top-left",
 )
 
 edit(
@@ -62,6 +65,7 @@ edit(
     "Without a diagonal the padding lanes of the last tile, score 0, enter the row sum.",
     [("    row_limit = kv_len\n", "    row_limit = (kv_len + BLOCK_N - 1) // BLOCK_N * BLOCK_N\n")],
     witness=case(1, 1),
+    twin="tail-denominator",
 )
 
 edit(
@@ -81,6 +85,7 @@ edit(
     [("v = tl.load(v_tile, mask=readable, other=0.0)", "v = tl.load(v_tile, mask=in_d, other=0.0)")],
     witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
     slack=True,
+    twin="padding-value-nan",
 )
 
 edit(
@@ -97,6 +102,7 @@ edit(
     ],
     witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
     slack=True,
+    twin="additive-mask-nan",
 )
 
 edit(
@@ -120,6 +126,7 @@ edit(
         )
     ],
     witness=case(1, 2, 17),
+    twin="hd-not-x16-skipped",
 )
 
 edit(
@@ -145,6 +152,7 @@ edit(
     [("return d**-0.5", "return max(16, 1 << (d - 1).bit_length()) ** -0.5")],
     file="arguments.py",
     witness=case(1, 2, 17),
+    twin="default-scale-of-padded-d",
 )
 
 edit(

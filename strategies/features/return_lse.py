@@ -31,5 +31,5 @@ class ReturnLSE(Feature):
         require(isinstance(value, bool), f"return_lse must be a bool, not {value!r}.")
 
     def axes(self) -> tuple[Axis, ...]:
-        """None: whether LSE has a gradient is an axis of the case."""
+        """Return none: whether LSE has a gradient is an axis of the case."""
         return ()

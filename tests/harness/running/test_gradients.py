@@ -1,4 +1,4 @@
-"""A differentiable subject is found, drawn for, run with its backward, and told of in the summary."""
+"""A differentiable subject is detected, gets cases with gradients, runs its backward, and is named in the summary."""
 
 import json
 import time
@@ -346,7 +346,7 @@ def project(tmp_path, monkeypatch):
 
 
 in_forks = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="torch runs no backward in a fork of a process that ran one beside a CUDA device"
+    torch.cuda.is_available(), reason="torch runs no backward in a fork of a process that ran one with a CUDA device"
 )
 
 

@@ -17,8 +17,11 @@ from harness.recall.faults.planting import pinned
 from harness.subject.adapters._conventions import declares
 from harness.subject.adapters.kernel_hopper import attention as hopper
 from harness.subject.subject import DECLARATION, Attention
-from kernel import backward_tiles, flash_attention, hopper_backward, tiles
-from kernel.hopper import TILES as HOPPER_TILES
+from kernel import flash_attention
+from kernel.hopper import backward as hopper_backward
+from kernel.hopper.forward import TILES as HOPPER_TILES
+from kernel.tiles import backward as backward_tiles
+from kernel.tiles import config as tiles
 
 HEAD_DIMS = {64: range(40, 65, 8), 128: range(72, 129, 8), 256: range(136, 257, 8)}
 """What the Hopper path takes, by the head-dim tile that it takes it in."""

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from .backward import Gradients, flash_attn_backward
 from .backward_paths import backward_half, parse_backward
 from .forward import flash_attn_forward
-from .tiles import TileConfig
+from .tiles.config import TileConfig
 
 
 def is_differentiated(q: Any, k: Any, v: Any) -> bool:

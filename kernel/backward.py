@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .backward_arguments import Needs, as_backward_values
 from .backward_paths import backward_plan_of
-from .tiles import TileConfig
+from .call.backward_arguments import Needs, as_backward_values
+from .tiles.config import TileConfig
 
 Gradients = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 

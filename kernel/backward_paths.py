@@ -8,15 +8,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from .backward_arguments import BackwardProblem, check_backward
-from .backward_tiles import BackwardTiles
-from .hopper import WORTH_IT
-from .hopper_backward import HopperBackward
-from .paths import AUTOTUNE, MOST_PLANS, PORTABLE, _check_device, _log_refusal, parse_config
-from .plan import BackwardPath, Plan
-from .portable_backward import PortableBackward
-from .tiles import TileConfig
-from .tuning import tuned_plan
+from .call.backward_arguments import BackwardProblem, check_backward
+from .call.plan import BackwardPath, Plan
+from .choose import AUTOTUNE, MOST_PLANS, PORTABLE, _check_device, _log_refusal, parse_config
+from .hopper.backward import HopperBackward
+from .hopper.forward import WORTH_IT
+from .portable.backward import PortableBackward
+from .tiles.backward import BackwardTiles
+from .tiles.config import TileConfig
+from .tiles.tuning import tuned_plan
 
 PORTABLE_BACKWARD = PortableBackward()
 BACKWARD_PATHS: tuple[BackwardPath, ...] = (HopperBackward(WORTH_IT), PORTABLE_BACKWARD)

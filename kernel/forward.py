@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import check_lengths
-from .paths import plan_for
-from .tiles import TileConfig
+from .call.arguments import check_lengths
+from .choose import plan_for
+from .tiles.config import TileConfig
 
 
 def flash_attn_forward(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of
 from .autograd import FlashAttention, is_differentiated
-from .flash_attn_triton import INTERPRETED
+from .call.arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of
 from .forward import flash_attn_forward
 from .ops import flash_attention_forward
-from .tiles import TileConfig
+from .portable.device.forward import INTERPRETED
+from .tiles.config import TileConfig
 
 
 def flash_attention(

@@ -15,7 +15,7 @@ import torch
 
 from .autograd import gradients
 from .backward import flash_attn_backward
-from .backward_arguments import Needs
+from .call.backward_arguments import Needs
 from .forward import flash_attn_forward
 
 _NAME = "flash_attention_forward"

@@ -20,7 +20,7 @@ def our_tile(row: Row, config: str | None, device: str) -> Tile:
 
 def _planned(row: Row, config: str | None) -> tuple[str, str]:
     """The path and the tile of the kernel's own plan."""
-    from kernel.paths import plan_for
+    from kernel.choose import plan_for
 
     inputs = make_inputs(row, "cuda")
     plan = plan_for(inputs.q, inputs.k, inputs.v, row.causal, inputs.seqlens_k, None, config)
@@ -30,10 +30,11 @@ def _planned(row: Row, config: str | None) -> tuple[str, str]:
 def _as_on_an_h100(row: Row, config: str | None) -> tuple[str, str]:
     import torch
 
-    from kernel import defaults, hopper
-    from kernel.arguments import check_arguments
-    from kernel.paths import parse_config
-    from kernel.tiles import block_d
+    from kernel.call.arguments import check_arguments
+    from kernel.choose import parse_config
+    from kernel.hopper import forward as hopper
+    from kernel.tiles import defaults
+    from kernel.tiles.config import block_d
 
     named, tile = parse_config(config)
     fits_hopper = row.dtype != "fp32" and row.N >= hopper.WORTH_IT and row.d > 32 and row.d % 8 == 0

@@ -4,9 +4,10 @@ import pytest
 
 import pinned
 from harness.subject.subject import load
-from kernel import backward_tiles, tiles
 from kernel.backward_paths import backward_half, parse_backward
-from kernel.paths import parse_config
+from kernel.choose import parse_config
+from kernel.tiles import backward as backward_tiles
+from kernel.tiles import config as tiles
 
 PATHS = {"half": "portable", "fma": "portable", "hopper": "hopper", "decode": "decode"}
 

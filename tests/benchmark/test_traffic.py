@@ -2,8 +2,8 @@
 
 import pytest
 
-from kernel.debug import flash_attn_forward_debug
-from kernel.tiles import TileConfig
+from kernel.tiles.config import TileConfig
+from kernel.tools.skipped_tiles import flash_attn_forward_debug
 from speed.rows import Row, make_inputs
 from speed.traffic import Tile, Traffic, asked, least, loaded_keys, naive, naive_steps, served_by_l2, written_steps
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.arguments import check_arguments
-from kernel.tiles import TileConfig
+from kernel.call.arguments import check_arguments
+from kernel.tiles.config import TileConfig
 
 from .reference import draw
 

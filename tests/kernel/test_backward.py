@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from kernel import backward, flash_attention
 from kernel.backward import flash_attn_backward
-from kernel.flash_attn_triton import INTERPRETED
-from kernel.portable import is_wide
+from kernel.portable.device.forward import INTERPRETED
+from kernel.portable.forward import is_wide
 
 from .reference import assert_gradients_close, draw
 from .test_forward import columns_first, every_other_row, lengths, off_by_one, padded_rows, transposed

@@ -5,16 +5,17 @@ import logging
 import pytest
 import torch
 
-from kernel import backward, backward_paths, flash_attention, paths
-from kernel.arguments import DTYPES, as_call, check
-from kernel.backward_arguments import as_backward_values, check_backward
+from kernel import backward, backward_paths, flash_attention
+from kernel import choose as paths
 from kernel.backward_paths import backward_plan_of
-from kernel.backward_tiles import BackwardTiles, default_tiles, fits, fitting_tiles, shared_memory
-from kernel.defaults import BACKWARD_TABLE, default_backward
-from kernel.plan import Plan
-from kernel.portable_backward import kv_section
-from kernel.tiles import SHARED_MEMORY, TileConfig
-from kernel.tuning import TUNED, bucket_of, tuned_plan
+from kernel.call.arguments import DTYPES, as_call, check
+from kernel.call.backward_arguments import as_backward_values, check_backward
+from kernel.call.plan import Plan
+from kernel.portable.backward import kv_section
+from kernel.tiles.backward import BackwardTiles, default_tiles, fits, fitting_tiles, shared_memory
+from kernel.tiles.config import SHARED_MEMORY, TileConfig
+from kernel.tiles.defaults import BACKWARD_TABLE, default_backward
+from kernel.tiles.tuning import TUNED, bucket_of, tuned_plan
 
 from .reference import draw
 from .test_backward import cotangents, differentiate, same
@@ -193,7 +194,7 @@ class Toy(Picky):
 
 
 def test_autotuning_measures_a_backward_bucket_once(device, monkeypatch):
-    monkeypatch.setattr("kernel.tuning.TUNED", {})
+    monkeypatch.setattr("kernel.tiles.tuning.TUNED", {})
     toy, asked = Toy(), problem(device=device)
     plan = tuned_plan(asked, [toy], lambda call: call() or float(toy.ran[-1]))
     plan.launch()

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from kernel import flash_attention, launch
-from kernel.flash_attn_triton import INTERPRETED
-from kernel.paths import plan_of
+from kernel import flash_attention
+from kernel.call import launch
+from kernel.choose import plan_of
+from kernel.portable.device.forward import INTERPRETED
 
 from .reference import assert_close, assert_gradients_close, draw
 from .test_backward import cotangents, differentiate, same

@@ -5,12 +5,13 @@ import itertools
 import pytest
 import torch
 
-from kernel import decode, flash_attention
-from kernel.arguments import check_arguments
-from kernel.decode import MOST_ROWS, WORTH_IT, Decode, default_tile, part_of
-from kernel.flash_attn_triton import INTERPRETED
-from kernel.paths import plan_for, plan_of
-from kernel.tiles import SHARED_MEMORY, TileConfig, check_pinned
+from kernel import flash_attention
+from kernel.call.arguments import check_arguments
+from kernel.choose import plan_for, plan_of
+from kernel.portable import decode
+from kernel.portable.decode import MOST_ROWS, WORTH_IT, Decode, default_tile, part_of
+from kernel.portable.device.forward import INTERPRETED
+from kernel.tiles.config import SHARED_MEMORY, TileConfig, check_pinned
 
 from .compiled import run_compiled
 from .reference import assert_close, draw
@@ -153,7 +154,7 @@ def test_it_is_chosen_where_it_was_measured_to_be_worth_it(shape, dtype, reason)
 
 
 def test_compiled_it_stands_before_the_portable_path():
-    done = run_compiled("-c", "from kernel.paths import PATHS; print(*(path.name for path in PATHS))")
+    done = run_compiled("-c", "from kernel.choose import PATHS; print(*(path.name for path in PATHS))")
     assert done.stdout.split() == ["hopper", "decode", "portable"], done.stderr
 
 

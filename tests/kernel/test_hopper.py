@@ -6,12 +6,13 @@ import json
 import pytest
 import torch
 
-from kernel import flash_attention, hopper
-from kernel.arguments import Problem, check_arguments
-from kernel.flash_attn_triton import INTERPRETED
-from kernel.hopper import TILES, WORTH_IT, Block, Hopper, is_masked, known_tiles, tiles_of
-from kernel.paths import parse_config, plan_for
-from kernel.tiles import SHARED_MEMORY
+from kernel import flash_attention
+from kernel.call.arguments import Problem, check_arguments
+from kernel.choose import parse_config, plan_for
+from kernel.hopper import forward as hopper
+from kernel.hopper.forward import TILES, WORTH_IT, Block, Hopper, is_masked, known_tiles, tiles_of
+from kernel.portable.device.forward import INTERPRETED
+from kernel.tiles.config import SHARED_MEMORY
 
 from .compiled import run_compiled
 from .reference import assert_close, draw, error_bounds
@@ -235,9 +236,9 @@ def test_a_tile_fits_an_h100(d, tile):
 
 COMPILE = """
 import json
-from kernel.hopper import TILES
-from kernel.hopper_ahead import VARIANTS, compile_hopper
-from kernel.resources import Point, measure
+from kernel.hopper.forward import TILES
+from kernel.tools.hopper_ahead import VARIANTS, compile_hopper
+from kernel.tools.resources import Point, measure
 point = Point(90, 128, "bf16", TILES[128][0], True, "hopper", VARIANTS[2])
 cost = measure(point)
 ptx = compile_hopper(point.tile, point.d, point.dtype, point.variant).asm["ptx"]

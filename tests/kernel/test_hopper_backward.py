@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.arguments import Problem
-from kernel.backward_arguments import BackwardProblem
 from kernel.backward_paths import choose_backward
-from kernel.flash_attn_triton import INTERPRETED
-from kernel.hopper import WORTH_IT, is_masked
-from kernel.hopper_backward import TILES, HopperBackward, _takes_dO, tiles_of
-from kernel.tiles import SHARED_MEMORY
+from kernel.call.arguments import Problem
+from kernel.call.backward_arguments import BackwardProblem
+from kernel.hopper.backward import TILES, HopperBackward, _takes_dO, tiles_of
+from kernel.hopper.forward import WORTH_IT, is_masked
+from kernel.portable.device.forward import INTERPRETED
+from kernel.tiles.config import SHARED_MEMORY
 
 from .reference import draw, visible_keys
 

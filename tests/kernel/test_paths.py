@@ -9,11 +9,12 @@ import weakref
 import pytest
 import torch
 
-from kernel import flash_attention, paths
-from kernel.arguments import as_values
-from kernel.paths import MOST_PLANS, plan_for, plan_of
-from kernel.plan import Plan
-from kernel.tiles import TileConfig
+from kernel import choose as paths
+from kernel import flash_attention
+from kernel.call.arguments import as_values
+from kernel.call.plan import Plan
+from kernel.choose import MOST_PLANS, plan_for, plan_of
+from kernel.tiles.config import TileConfig
 
 from .reference import draw
 

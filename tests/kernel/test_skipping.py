@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.debug import flash_attn_backward_debug, flash_attn_forward_debug, skipped_query_tiles, skipped_tiles
-from kernel.portable import grid
-from kernel.tiles import TileConfig
+from kernel.portable.forward import grid
+from kernel.tiles.config import TileConfig
+from kernel.tools.skipped_tiles import (
+    flash_attn_backward_debug,
+    flash_attn_forward_debug,
+    skipped_query_tiles,
+    skipped_tiles,
+)
 
 from .reference import assert_close, assert_gradients_close, draw, visible_keys
 

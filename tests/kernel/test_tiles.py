@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.arguments import DTYPES
-from kernel.defaults import TABLE, default_row, default_tile
-from kernel.tiles import (
+from kernel.call.arguments import DTYPES
+from kernel.tiles.config import (
     SHARED_MEMORY,
     TileConfig,
     block_d,
@@ -15,6 +14,7 @@ from kernel.tiles import (
     shared_memory_limit,
     space,
 )
+from kernel.tiles.defaults import TABLE, default_row, default_tile
 
 HEAD_TILES = (16, 32, 64, 128, 256)
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from triton.runtime.errors import OutOfResources
 
-from kernel import flash_attention, tuning
-from kernel.arguments import check_arguments
-from kernel.plan import Plan
-from kernel.tuning import TUNED, Choice, bucket_of, load, power_of_two, save, tuned_plan
+from kernel import flash_attention
+from kernel.call.arguments import check_arguments
+from kernel.call.plan import Plan
+from kernel.tiles import tuning
+from kernel.tiles.tuning import TUNED, Choice, bucket_of, load, power_of_two, save, tuned_plan
 
 from .reference import assert_close, draw
 

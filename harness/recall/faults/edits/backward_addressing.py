@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "flash_attn_backward_triton.py"
+_FILE = "portable/device/backward.py"
 
 edit(
     "L",
@@ -48,7 +48,7 @@ edit(
     None,
     "dO is read in whole words where Q, K and V may be.",
     [("is_fast(forward.dtype, forward.d, (problem.dO_aligned,), (dO,))", 'shared["FAST"]')],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(2, 2, dO="column_major"),
     slack=True,
@@ -121,7 +121,7 @@ edit(
     "https://github.com/triton-lang/triton/pull/2020",
     "The grid of δ is that of tiles twice as tall.",
     [("grid(forward.heads, forward.Nq, rows)", "grid(forward.heads, forward.Nq, 2 * rows)")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(17, 2, 256),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "flash_attn_backward_triton.py"
+_FILE = "portable/device/backward.py"
 _KV_LIMIT = "p = tl.where(columns[:, None] < (first_limit + m0 + offs_m)[None, :], p, 0.0)"
 
 edit(
@@ -151,7 +151,7 @@ edit(
             "(need_k or need_v) and forward.B * forward.Hk * forward.Nk * forward.Nq else None",
         )
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(0, 1),
 )

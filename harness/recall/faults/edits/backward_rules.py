@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, HISTORY, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "flash_attn_backward_triton.py"
+_FILE = "portable/device/backward.py"
 _DELTA = "delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)"
 _DV = 'dv = tl.dot(p.to(io_dtype), do, dv, input_precision="ieee")'
 _IMPORTS = "from __future__ import annotations\n"
@@ -38,7 +38,7 @@ edit(
     None,
     "The gradient of LSE is left out.",
     [("problem.dLSE_strides is not None, forward.d != width", "False, forward.d != width")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 1, dLSE="contiguous"),
 )
@@ -71,7 +71,7 @@ edit(
     "https://github.com/pytorch/pytorch/pull/105202",
     "dQ and dK are scaled by |scale|.",
     [("scale = float(np.float32(forward.scale))", "scale = abs(float(np.float32(forward.scale)))")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, scale=-1.0),
 )
@@ -88,7 +88,7 @@ edit(
             "    sign, scale_log2 = split_scale(padded)\n    scale = float(np.float32(padded))",
         )
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, 17),
 )
@@ -191,7 +191,7 @@ edit(
             "scale = _kept.setdefault(forward.d, float(np.float32(forward.scale)))",
         ),
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT | HISTORY,
     witness=gradients(1, 2, history=("other_scale",)),
 )

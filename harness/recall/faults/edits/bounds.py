@@ -107,7 +107,7 @@ edit(
             "return (heads * (triton.cdiv(Nq, BLOCK_M) if BLOCK_M != 128 else max(1, Nq // BLOCK_M)),)",
         )
     ],
-    file="portable.py",
+    file="portable/forward.py",
     witness=case(129, 1, config="128x64x8x3"),
 )
 
@@ -117,7 +117,7 @@ edit(
     "https://github.com/flashinfer-ai/flashinfer/issues/3125",
     "The grid ends at 127 heads (a stand-in for 65,535, the end of a CUDA grid's other axes); the rest is not written.",
     [("return (heads * triton.cdiv(Nq, BLOCK_M),)", "return (min(heads, 127) * triton.cdiv(Nq, BLOCK_M),)")],
-    file="portable.py",
+    file="portable/forward.py",
     witness=case(1, 1, 1, B=2, Hq=65, Hk=65),
 )
 
@@ -132,7 +132,7 @@ edit(
             '"CAUSAL": problem.causal and problem.Nq > 1,',
         )
     ],
-    file="portable.py",
+    file="portable/forward.py",
     witness=case(1, 2, causal=True),
 )
 

@@ -143,7 +143,7 @@ edit(
     "https://github.com/tile-ai/tilelang-ascend/issues/1669",
     "The default scale is that of the padded head dimension.",
     [("return d**-0.5", "return max(16, 1 << (d - 1).bit_length()) ** -0.5")],
-    file="arguments.py",
+    file="call/arguments.py",
     witness=case(1, 2, 17),
 )
 

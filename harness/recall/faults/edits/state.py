@@ -21,7 +21,7 @@ edit(
             '"CAUSAL": _kept.setdefault((problem.Nq, problem.Nk, problem.d), problem.causal),',
         ),
     ],
-    file="portable.py",
+    file="portable/forward.py",
     witness=case(2, 2, history=("other_causal",)),
     expects=NUMBERS | HISTORY,
 )
@@ -38,7 +38,7 @@ edit(
             "sign, scale_log2 = _kept.setdefault(problem.d, split_scale(problem.scale))",
         ),
     ],
-    file="portable.py",
+    file="portable/forward.py",
     witness=case(1, 2, history=("other_scale",)),
     expects=NUMBERS | HISTORY,
 )
@@ -55,7 +55,7 @@ edit(
             "strides = _kept.setdefault((call.q.shape, call.k.shape), tuple(_used_strides(x) for x in operands))",
         ),
     ],
-    file="arguments.py",
+    file="call/arguments.py",
     witness=case(2, 2, Hq=2, Hk=2, history=("other_layout",)),
     expects=NUMBERS | HISTORY,
     slack=True,

@@ -13,13 +13,13 @@ from typing import ClassVar
 import torch
 import triton
 
-from .arguments import Problem
-from .decode_triton import _decode, _merge
-from .flash_attn_triton import INTERPRETED
-from .launch import Launch
-from .plan import Plan
-from .portable import constexprs_of, split_scale
-from .tiles import TileConfig, block_d, check_pinned, device_arch
+from ..call.arguments import Problem
+from ..call.launch import Launch
+from ..call.plan import Plan
+from ..tiles.config import TileConfig, block_d, check_pinned, device_arch
+from .device.decode import _decode, _merge
+from .device.forward import INTERPRETED
+from .forward import constexprs_of, split_scale
 
 MOST_ROWS = 16
 WORTH_IT = 2048

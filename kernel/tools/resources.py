@@ -1,6 +1,6 @@
 """Compile the kernel ahead of time, with no GPU, and report what each tile configuration costs.
 
-python -m kernel.resources [--arch 80 89 90 100] [--d 64 128 256] [--dtype fp16 fp32] [--defaults-only] [--jobs 2]
+python -m kernel.tools.resources [--arch 80 89 90 100] [--d 64 128 256] [--dtype fp16 fp32] [--defaults-only] [--jobs 2]
                            [--json FILE]
 
 Registers and spilled bytes are a thread's, from `ptxas -v`; shared memory is a block's. fp16 stands for bf16 too, which
@@ -30,17 +30,19 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, CompiledKernel
 
-from . import decode, hopper_ahead, hopper_backward
-from .arguments import DTYPES
+from ..call.arguments import DTYPES
+from ..hopper import backward as hopper_backward
+from ..hopper.forward import TILES, HopperTile
+from ..portable import decode
+from ..portable.device.backward import _backward_kv, _backward_q
+from ..portable.device.decode import _decode
+from ..portable.device.forward import INTERPRETED, _forward
+from ..tiles.backward import default_tiles
+from ..tiles.config import TileConfig, block_d, fitting_space, shared_memory_limit
+from ..tiles.defaults import default_tile
+from . import hopper_ahead
 from .assembly import disassemble, unwritten
-from .backward_tiles import default_tiles
-from .decode_triton import _decode
-from .defaults import default_tile
-from .flash_attn_backward_triton import _backward_kv, _backward_q
-from .flash_attn_triton import INTERPRETED, _forward
-from .hopper import TILES, HopperTile
 from .hopper_ahead import VARIANTS, Variant, compile_hopper, compile_hopper_kv, compile_hopper_q
-from .tiles import TileConfig, block_d, fitting_space, shared_memory_limit
 
 ARCHITECTURES = (80, 89, 90, 100)
 HOPPER = {"hopper": compile_hopper, "hopper dK dV": compile_hopper_kv, "hopper dQ": compile_hopper_q}
@@ -220,7 +222,7 @@ def _hopper_tiles(path: str, d: int) -> tuple[HopperTile | hopper_backward.Tile,
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m kernel.resources", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m kernel.tools.resources", description=__doc__.split("\n")[0])
     parser.add_argument("--arch", type=int, nargs="+", default=ARCHITECTURES, help="compute capabilities, 90 for sm_90")
     parser.add_argument("--d", type=int, nargs="+", default=(64, 128, 256), help="head dims")
     parser.add_argument("--dtype", nargs="+", choices=tuple(DTYPES), default=("fp16", "fp32"))
@@ -255,5 +257,5 @@ if __name__ == "__main__":
     if INTERPRETED:
         # The interpreter's functions cannot be compiled: start again without it.
         os.environ.pop("TRITON_INTERPRET")
-        os.execv(sys.executable, [sys.executable, "-m", "kernel.resources", *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-m", "kernel.tools.resources", *sys.argv[1:]])
     sys.exit(main())

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .defaults import default_backward
-from .tiles import (
+from .config import (
     _REGISTERS_FOR_TILES,
     _REGISTERS_PER_FMA_ELEMENT,
     _WARP_SIZE,
@@ -17,6 +16,7 @@ from .tiles import (
     like,
     shared_memory_limit,
 )
+from .defaults import default_backward
 
 
 class BackwardTiles(NamedTuple):

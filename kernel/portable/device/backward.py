@@ -13,7 +13,7 @@ atomic, so two runs give the same bits. Rows that see no key are never read, and
 import triton
 import triton.language as tl
 
-from .flash_attn_triton import _narrow, _tile_offsets, _whole_units, _widen
+from .forward import _narrow, _tile_offsets, _whole_units, _widen
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 

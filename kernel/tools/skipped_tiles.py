@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 import triton
 
-from . import portable_backward
-from .arguments import check_arguments
-from .backward_arguments import as_backward_values, check_backward
-from .backward_paths import PORTABLE_BACKWARD, backward_half, choose_backward
-from .backward_tiles import BackwardTiles
-from .paths import PORTABLE, choose, forward_half
-from .portable import launch_of, usable_tile
-from .tiles import TileConfig
-from .tuning import AUTOTUNE
+from ..backward_paths import PORTABLE_BACKWARD, backward_half, choose_backward
+from ..call.arguments import check_arguments
+from ..call.backward_arguments import as_backward_values, check_backward
+from ..choose import PORTABLE, choose, forward_half
+from ..portable import backward as portable_backward
+from ..portable.forward import launch_of, usable_tile
+from ..tiles.backward import BackwardTiles
+from ..tiles.config import TileConfig
+from ..tiles.tuning import AUTOTUNE
 
 Gradients = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

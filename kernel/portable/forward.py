@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import triton
 
-from .arguments import Problem
-from .defaults import default_tile
-from .flash_attn_triton import INTERPRETED, _forward
-from .launch import Launch
-from .plan import Plan
-from .tiles import INTERPRETER_TILE, TileConfig, block_d, check_pinned, device_arch, fitting_space
+from ..call.arguments import Problem
+from ..call.launch import Launch
+from ..call.plan import Plan
+from ..tiles.config import INTERPRETER_TILE, TileConfig, block_d, check_pinned, device_arch, fitting_space
+from ..tiles.defaults import default_tile
+from .device.forward import INTERPRETED, _forward
 
 # Sections of heads keep their keys and values within this much of the L2 cache (an H100 has 50 MB, an RTX 4070 36 MB).
 _L2_BYTES = 32 << 20

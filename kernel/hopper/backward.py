@@ -10,14 +10,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import triton
 
-from .arguments import Problem
-from .backward_arguments import BackwardProblem
-from .hopper import ROWS, Block, device_refusal, fits, is_masked, persistent, problem_refusal, tile_width
-from .launch import Launch
-from .plan import Plan
-from .portable import split_scale
-from .portable_backward import delta_launch
-from .tiles import block_d
+from ..call.arguments import Problem
+from ..call.backward_arguments import BackwardProblem
+from ..call.launch import Launch
+from ..call.plan import Plan
+from ..portable.backward import delta_launch
+from ..portable.forward import split_scale
+from ..tiles.config import block_d
+from .forward import ROWS, Block, device_refusal, fits, is_masked, persistent, problem_refusal, tile_width
 
 BLOCK = 2 * ROWS
 """Rows of a program's own tile, 64 for each of two warpgroups: keys in the one kernel, queries in the other."""
@@ -179,7 +179,7 @@ def _dO_strides(problem: BackwardProblem) -> tuple[int, ...]:
 def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Launch:
     """What runs the kernel of dK and dV on q, k, v, dO, LSE and delta, dK, dV and seqlens_k."""
     # Imported here: where the path is refused, Gluon need not be there.
-    from .flash_attn_backward_kv_hopper import _backward_kv_hopper
+    from .device.backward_kv import _backward_kv_hopper
 
     k_tiles = triton.cdiv(forward.Nk, tile.BLOCK_N)
     units = forward.B * forward.Hk * (triton.cdiv(k_tiles, 2) if forward.causal else k_tiles)
@@ -203,7 +203,7 @@ def _kv_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch:
 
 def _q_launch(forward: Problem, tile: Tile, dO_strides: tuple[int, ...], pitch: int) -> Launch:
     """What runs the kernel of dQ on q, k, v, dO, dQ, LSE and delta, and seqlens_k."""
-    from .flash_attn_backward_q_hopper import _backward_q_hopper
+    from .device.backward_q import _backward_q_hopper
 
     q_tiles = triton.cdiv(forward.Nq, tile.BLOCK_M)
     units = forward.heads * (triton.cdiv(q_tiles, 2) if forward.causal else q_tiles)

@@ -7,7 +7,7 @@ rows to fill a device. A second kernel merges the parts by their running max and
 import triton
 import triton.language as tl
 
-from .flash_attn_triton import _narrow, _tile_offsets, _visit, _whole_units, _widen
+from .forward import _narrow, _tile_offsets, _visit, _whole_units, _widen
 
 _NOT_SPECIALIZED = [
     *("q_ptr", "k_ptr", "v_ptr", "o_ptr", "lse_ptr", "seqlens_ptr", "acc_ptr", "m_ptr", "l_ptr"),

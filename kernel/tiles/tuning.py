@@ -23,10 +23,10 @@ import triton
 import triton.testing
 from triton.errors import TritonError
 
-from .arguments import Problem
-from .backward_arguments import BackwardProblem
-from .launch import on
-from .plan import BackwardPath, Path, Plan
+from ..call.arguments import Problem
+from ..call.backward_arguments import BackwardProblem
+from ..call.launch import on
+from ..call.plan import BackwardPath, Path, Plan
 
 AUTOTUNE = "autotune"
 FORMAT = 1

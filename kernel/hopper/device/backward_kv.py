@@ -26,7 +26,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from .hopper_device import (
+from .common import (
     _FIRST_FREE,
     _REGISTERS_TO_LOAD,
     _acquire,

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from .arguments import Problem, as_call, as_values, check
-from .decode import WORTH_IT as MANY_KEYS
-from .decode import Decode
-from .flash_attn_triton import INTERPRETED
-from .hopper import WORTH_IT as MANY_ROWS
-from .hopper import Hopper
-from .plan import Path, Plan
-from .portable import Portable
-from .tiles import TileConfig
-from .tuning import AUTOTUNE, tuned_plan
+from .call.arguments import Problem, as_call, as_values, check
+from .call.plan import Path, Plan
+from .hopper.forward import WORTH_IT as MANY_ROWS
+from .hopper.forward import Hopper
+from .portable.decode import WORTH_IT as MANY_KEYS
+from .portable.decode import Decode
+from .portable.device.forward import INTERPRETED
+from .portable.forward import Portable
+from .tiles.config import TileConfig
+from .tiles.tuning import AUTOTUNE, tuned_plan
 
 PORTABLE = Portable()
 PATHS: tuple[Path, ...] = (

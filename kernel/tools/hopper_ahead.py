@@ -9,8 +9,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 
-from . import hopper_backward
-from .hopper import ROWS, TRITONS, HopperTile, tile_width
+from ..hopper import backward as hopper_backward
+from ..hopper.forward import ROWS, TRITONS, HopperTile, tile_width
 
 ARCH = 90
 AVAILABLE = triton.__version__.startswith(TRITONS)
@@ -50,7 +50,7 @@ VARIANTS = (
 def compile_hopper(tile: HopperTile, d: int, dtype: str, variant: Variant) -> CompiledKernel:
     """Compile the forward kernel for sm_90 and a positive scale; dtype: "fp16" or "bf16"; the lengths are int32."""
     # Imported here: where Triton is another, Gluon need not be there.
-    from .flash_attn_hopper import _forward_hopper
+    from ..hopper.device.forward import _forward_hopper
 
     width = tile_width(d)
     constants = {
@@ -66,7 +66,7 @@ def compile_hopper(tile: HopperTile, d: int, dtype: str, variant: Variant) -> Co
 
 def compile_hopper_kv(tile: hopper_backward.Tile, d: int, dtype: str, variant: Variant) -> CompiledKernel:
     """Compile the kernel of dK and dV, likewise."""
-    from .flash_attn_backward_kv_hopper import _backward_kv_hopper
+    from ..hopper.device.backward_kv import _backward_kv_hopper
 
     width = tile_width(d)
     constants = {"SLOTS": tile.slots, "KV_SLOTS": tile.own, **_of_backward(variant)}
@@ -80,7 +80,7 @@ def compile_hopper_kv(tile: hopper_backward.Tile, d: int, dtype: str, variant: V
 
 def compile_hopper_q(tile: hopper_backward.Tile, d: int, dtype: str, variant: Variant) -> CompiledKernel:
     """Compile the kernel of dQ, likewise."""
-    from .flash_attn_backward_q_hopper import _backward_q_hopper
+    from ..hopper.device.backward_q import _backward_q_hopper
 
     width = tile_width(d)
     constants = {"SLOTS": tile.slots, "Q_SLOTS": tile.own, "MASKED": variant.masked, **_of_backward(variant)}

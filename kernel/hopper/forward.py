@@ -10,12 +10,12 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import triton
 
-from .arguments import Problem
-from .flash_attn_triton import INTERPRETED
-from .launch import Launch
-from .plan import Plan
-from .portable import split_scale
-from .tiles import block_d, device_arch
+from ..call.arguments import Problem
+from ..call.launch import Launch
+from ..call.plan import Plan
+from ..portable.device.forward import INTERPRETED
+from ..portable.forward import split_scale
+from ..tiles.config import block_d, device_arch
 
 TRITONS = ("3.6.", "3.7.")
 """Versions of Triton with which the kernel has run on a GPU: Gluon is experimental and changes."""
@@ -188,7 +188,7 @@ def fits(strides: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
 def _launch(problem: Problem, tile: HopperTile) -> Launch:
     """What runs the kernel on q, k, v, O, LSE and seqlens_k."""
     # Imported here: where the path is refused, Gluon need not be there.
-    from .flash_attn_hopper import _forward_hopper
+    from .device.forward import _forward_hopper
 
     arguments, blocks = _arguments(problem, tile), _blocks(problem, tile)
     return persistent(_forward_hopper, _units(problem, tile), arguments, problem.device, blocks)

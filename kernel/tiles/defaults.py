@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from .tiles import TileConfig, like
+from .config import TileConfig, like
 
 MEASURED = "the fastest of the tiles that fit, or within 1 % of it, at N 4096 on an H100, causal and not"
 COMPILED = "compiles without spilling a register; not timed on such a device"

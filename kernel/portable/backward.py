@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from .arguments import Problem
-from .backward_arguments import BackwardProblem
-from .backward_tiles import BackwardTiles, default_tiles, fits, fitting_tiles
-from .flash_attn_backward_triton import _backward_kv, _backward_q, _delta
-from .flash_attn_triton import INTERPRETED
-from .launch import Launch
-from .plan import Plan
-from .portable import _L2_BYTES, arguments_of, constexprs_of, grid, is_fast, is_wide, section, split_scale
-from .tiles import TileConfig, block_d, device_arch
+from ..call.arguments import Problem
+from ..call.backward_arguments import BackwardProblem
+from ..call.launch import Launch
+from ..call.plan import Plan
+from ..tiles.backward import BackwardTiles, default_tiles, fits, fitting_tiles
+from ..tiles.config import TileConfig, block_d, device_arch
+from .device.backward import _backward_kv, _backward_q, _delta
+from .device.forward import INTERPRETED
+from .forward import _L2_BYTES, arguments_of, constexprs_of, grid, is_fast, is_wide, section, split_scale
 
 _DELTA_ELEMENTS = 4096
 _DELTA_WARPS = 4

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from .call.arguments import Problem, as_call, as_values, check
+from .call.launch import INTERPRETED
 from .call.plan import Path, Plan
 from .hopper.forward import WORTH_IT as MANY_ROWS
 from .hopper.forward import Hopper
 from .portable.decode import WORTH_IT as MANY_KEYS
 from .portable.decode import Decode
-from .portable.device.forward import INTERPRETED
 from .portable.forward import Portable
 from .tiles.config import TileConfig
 from .tiles.tuning import AUTOTUNE, tuned_plan

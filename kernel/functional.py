@@ -6,9 +6,9 @@ import torch
 
 from .autograd import FlashAttention, is_differentiated
 from .call.arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of
+from .call.launch import INTERPRETED
 from .forward import flash_attn_forward
 from .ops import flash_attention_forward
-from .portable.device.forward import INTERPRETED
 from .tiles.config import TileConfig
 
 

@@ -25,6 +25,8 @@ DIRECT = triton.__version__.startswith(("3.6.", "3.7."))
 """Whether this Triton's `CompiledKernel.run` is known to take grid, stream, function, metadata, hooks and arguments."""
 _SPECIAL = ("global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl")
 _MOST_ADDRESSES = 64
+INTERPRETED = bool(_RUNTIME.interpret)
+"""Whether Triton's interpreter runs the kernels: TRITON_INTERPRET was set when this was imported."""
 
 
 class Describes(Protocol):

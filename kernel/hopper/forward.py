@@ -11,9 +11,8 @@ import torch
 import triton
 
 from ..call.arguments import Problem
-from ..call.launch import Launch
+from ..call.launch import INTERPRETED, Launch
 from ..call.plan import Plan
-from ..portable.device.forward import INTERPRETED
 from ..portable.forward import split_scale
 from ..tiles.config import block_d, device_arch
 

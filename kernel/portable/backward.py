@@ -10,13 +10,12 @@ import torch
 
 from ..call.arguments import Problem
 from ..call.backward_arguments import BackwardProblem
-from ..call.launch import Launch
+from ..call.launch import INTERPRETED, Launch
 from ..call.plan import Plan
 from ..tiles.backward import BackwardTiles, default_tiles, fits, fitting_tiles
 from ..tiles.config import TileConfig, block_d, device_arch
 from .device.backward import _backward_kv, _backward_q, _delta
-from .device.forward import INTERPRETED
-from .forward import _L2_BYTES, arguments_of, constexprs_of, grid, is_fast, is_wide, section, split_scale
+from .forward import _L2_BYTES, constexprs_of, grid, is_fast, is_wide, section, split_scale
 
 _DELTA_ELEMENTS = 4096
 _DELTA_WARPS = 4
@@ -66,15 +65,12 @@ def _where(problem: BackwardProblem) -> tuple[int, torch.dtype, int, bool]:
     )
 
 
-def launch_of(problem: BackwardProblem, tiles: BackwardTiles, count: bool = False) -> Callable[..., None]:
-    """What runs the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not.
-
-    With `count` two more take the skipped tiles: query tiles of each key tile, and key tiles of each query tile.
-    """
+def launch_of(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., None]:
+    """What runs the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not."""
     need_q, need_k, need_v = problem.needs
     forward = problem.forward
-    kv = _kv_launch(problem, tiles.kv, count) if (need_k or need_v) and forward.B * forward.Hk * forward.Nk else None
-    to_q = _q_launch(problem, tiles.q, count) if need_q and forward.heads * forward.Nq else None
+    kv = _kv_launch(problem, tiles.kv) if (need_k or need_v) and forward.B * forward.Hk * forward.Nk else None
+    to_q = _q_launch(problem, tiles.q) if need_q and forward.heads * forward.Nq else None
     delta_of = delta_launch(problem, forward.Nq) if (need_q or need_k) and forward.heads * forward.Nq else None
 
     def launch(
@@ -89,15 +85,14 @@ def launch_of(problem: BackwardProblem, tiles: BackwardTiles, count: bool = Fals
         dQ: torch.Tensor | None,
         dK: torch.Tensor | None,
         dV: torch.Tensor | None,
-        *skipped: torch.Tensor,
     ) -> None:
         delta = torch.empty_like(lse)
         if delta_of is not None:
             delta_of(dO, o, lse, dLSE, delta, None)
         if kv is not None:
-            kv(q, k, v, dO, lse, delta, seqlens_k, dK, dV, *skipped[:1])
+            kv(q, k, v, dO, lse, delta, seqlens_k, dK, dV)
         if to_q is not None:
-            to_q(q, k, v, dO, lse, delta, seqlens_k, dQ, *skipped[1:])
+            to_q(q, k, v, dO, lse, delta, seqlens_k, dQ)
 
     return launch
 
@@ -120,22 +115,22 @@ def delta_launch(problem: BackwardProblem, stride: int) -> Launch:
     return Launch(_delta, grid(forward.heads, forward.Nq, rows), (*scalars, *constexprs), options, forward.device)
 
 
-def _kv_launch(problem: BackwardProblem, tile: TileConfig, count: bool) -> Launch:
+def _kv_launch(problem: BackwardProblem, tile: TileConfig) -> Launch:
     forward, (_, need_k, need_v) = problem.forward, problem.needs
     sizes = (forward.B * forward.Hk, forward.Hk, forward.group, forward.Nq, forward.Nk, forward.d)
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, kv_section(forward)))
-    constexprs = {**_constexprs(problem), "NEED_K": need_k, "NEED_V": need_v, "COUNT": count, **tile.blocks()}
+    constexprs = {**_constexprs(problem), "NEED_K": need_k, "NEED_V": need_v, **tile.blocks()}
     programs = grid(forward.B * forward.Hk, forward.Nk, tile.BLOCK_N)
-    return Launch(_backward_kv, programs, arguments_of(scalars, constexprs, count), _options(tile), forward.device)
+    return Launch(_backward_kv, programs, (*scalars, *constexprs.values()), _options(tile), forward.device)
 
 
-def _q_launch(problem: BackwardProblem, tile: TileConfig, count: bool) -> Launch:
+def _q_launch(problem: BackwardProblem, tile: TileConfig) -> Launch:
     forward = problem.forward
     sizes = (forward.heads, forward.Hq, forward.group, forward.Nq, forward.Nk, forward.d)
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, section(forward)))
-    constexprs = {**_constexprs(problem), "COUNT": count, **tile.blocks()}
+    constexprs = {**_constexprs(problem), **tile.blocks()}
     programs = grid(forward.heads, forward.Nq, tile.BLOCK_M)
-    return Launch(_backward_q, programs, arguments_of(scalars, constexprs, count), _options(tile), forward.device)
+    return Launch(_backward_q, programs, (*scalars, *constexprs.values()), _options(tile), forward.device)
 
 
 def _strides(problem: BackwardProblem) -> tuple[int, ...]:

@@ -14,11 +14,10 @@ import torch
 import triton
 
 from ..call.arguments import Problem
-from ..call.launch import Launch
+from ..call.launch import INTERPRETED, Launch
 from ..call.plan import Plan
 from ..tiles.config import TileConfig, block_d, check_pinned, device_arch
 from .device.decode import _decode, _merge
-from .device.forward import INTERPRETED
 from .forward import constexprs_of, split_scale
 
 MOST_ROWS = 16

@@ -10,11 +10,11 @@ import torch
 import triton
 
 from ..call.arguments import Problem
-from ..call.launch import Launch
+from ..call.launch import INTERPRETED, Launch
 from ..call.plan import Plan
 from ..tiles.config import INTERPRETER_TILE, TileConfig, block_d, check_pinned, device_arch, fitting_space
 from ..tiles.defaults import default_tile
-from .device.forward import INTERPRETED, _forward
+from .device.forward import _forward
 
 # Sections of heads keep their keys and values within this much of the L2 cache (an H100 has 50 MB, an RTX 4070 36 MB).
 _L2_BYTES = 32 << 20
@@ -55,24 +55,17 @@ def usable_tile(problem: Problem, tile: TileConfig | None) -> TileConfig:
     return tile
 
 
-def launch_of(problem: Problem, tile: TileConfig, count: bool = False) -> Launch:
-    """What runs the kernel on q, k, v, O, LSE, seqlens_k and, with `count`, the tensor that takes the skipped tiles."""
+def launch_of(problem: Problem, tile: TileConfig) -> Launch:
+    """The launch of the kernel on q, k, v, O, LSE and seqlens_k."""
     sign, scale_log2 = split_scale(problem.scale)
     scalars = (
         *(stride for of_tensor in problem.strides for stride in of_tensor),
         *(problem.seqlens_stride, problem.heads, problem.Hq, problem.group, problem.Nq, problem.Nk, problem.d),
         *(int(problem.alignment == "lower_right"), section(problem), scale_log2),
     )
-    constexprs = {**constexprs_of(problem, sign), "COUNT": count, **tile.blocks()}
-    arguments = arguments_of(scalars, constexprs, count)
+    arguments = (*scalars, *constexprs_of(problem, sign).values(), *tile.blocks().values())
     options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     return Launch(_forward, grid(problem.heads, problem.Nq, tile.BLOCK_M), arguments, options, problem.device)
-
-
-def arguments_of(scalars: tuple[int | float, ...], constexprs: dict[str, Any], count: bool) -> tuple[Any, ...]:
-    """What follows the tensors; without `count` nothing takes the skipped tiles, whose tensor is the last one."""
-    arguments = (*scalars, *constexprs.values())
-    return arguments if count else (None, *arguments)
 
 
 def constexprs_of(problem: Problem, sign: int) -> dict[str, Any]:

@@ -31,12 +31,13 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, CompiledKernel
 
 from ..call.arguments import DTYPES
+from ..call.launch import INTERPRETED
 from ..hopper import backward as hopper_backward
 from ..hopper.forward import TILES, HopperTile
 from ..portable import decode
 from ..portable.device.backward import _backward_kv, _backward_q
 from ..portable.device.decode import _decode
-from ..portable.device.forward import INTERPRETED, _forward
+from ..portable.device.forward import _forward
 from ..tiles.backward import default_tiles
 from ..tiles.config import TileConfig, block_d, fitting_space, shared_memory_limit
 from ..tiles.defaults import default_tile
@@ -52,15 +53,14 @@ BACKWARD_KV, BACKWARD_Q = "dK dV", "dQ"
 _SPILLED_WITHOUT_TENSOR_CORES = 1536
 _WARP_SIZE = 32
 _POINTERS = {
-    **{"lse_ptr": "*fp32", "skipped_ptr": "*i32", "seqlens_ptr": "*i32"},
+    **{"lse_ptr": "*fp32", "seqlens_ptr": "*i32"},
     **{"acc_ptr": "*fp32", "m_ptr": "*fp32", "l_ptr": "*fp32"},
     **{"delta_ptr": "*fp32", "dlse_ptr": "*fp32"},
 }
-_UNCOUNTED = {"skipped_ptr": None, "COUNT": False}
-_BACKWARD: dict[str, object] = {"FAST_DO": True, "ZERO_SCALE": False, **_UNCOUNTED}
+_BACKWARD: dict[str, object] = {"FAST_DO": True, "ZERO_SCALE": False}
 # Each path's kernel and the constants of its own.
 _KERNELS = {
-    "portable": (_forward, {"SIGN": 1, **_UNCOUNTED}),
+    "portable": (_forward, {"SIGN": 1}),
     "decode": (_decode, {"SIGN": 1, "SPLIT": True}),
     BACKWARD_KV: (_backward_kv, {**_BACKWARD, "NEED_K": True, "NEED_V": True}),
     BACKWARD_Q: (_backward_q, _BACKWARD),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kernel import backward, flash_attention
 from kernel.backward import flash_attn_backward
-from kernel.portable.device.forward import INTERPRETED
+from kernel.call.launch import INTERPRETED
 from kernel.portable.forward import is_wide
 
 from .reference import assert_gradients_close, draw

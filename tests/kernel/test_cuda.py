@@ -5,8 +5,8 @@ import torch
 
 from kernel import flash_attention
 from kernel.call import launch
+from kernel.call.launch import INTERPRETED
 from kernel.choose import plan_of
-from kernel.portable.device.forward import INTERPRETED
 
 from .reference import assert_close, assert_gradients_close, draw
 from .test_backward import cotangents, differentiate, same

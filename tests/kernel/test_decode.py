@@ -7,10 +7,10 @@ import torch
 
 from kernel import flash_attention
 from kernel.call.arguments import check_arguments
+from kernel.call.launch import INTERPRETED
 from kernel.choose import plan_for, plan_of
 from kernel.portable import decode
 from kernel.portable.decode import MOST_ROWS, WORTH_IT, Decode, default_tile, part_of
-from kernel.portable.device.forward import INTERPRETED
 from kernel.tiles.config import SHARED_MEMORY, TileConfig, check_pinned
 
 from .compiled import run_compiled

@@ -8,10 +8,10 @@ import torch
 
 from kernel import flash_attention
 from kernel.call.arguments import Problem, check_arguments
+from kernel.call.launch import INTERPRETED
 from kernel.choose import parse_config, plan_for
 from kernel.hopper import forward as hopper
 from kernel.hopper.forward import TILES, WORTH_IT, Block, Hopper, is_masked, known_tiles, tiles_of
-from kernel.portable.device.forward import INTERPRETED
 from kernel.tiles.config import SHARED_MEMORY
 
 from .compiled import run_compiled

@@ -9,9 +9,9 @@ from kernel import flash_attention
 from kernel.backward_paths import choose_backward
 from kernel.call.arguments import Problem
 from kernel.call.backward_arguments import BackwardProblem
+from kernel.call.launch import INTERPRETED
 from kernel.hopper.backward import TILES, HopperBackward, _takes_dO, tiles_of
 from kernel.hopper.forward import WORTH_IT, is_masked
-from kernel.portable.device.forward import INTERPRETED
 from kernel.tiles.config import SHARED_MEMORY
 
 from .reference import draw, visible_keys

@@ -13,7 +13,16 @@ atomic, so two runs give the same bits. Rows that see no key are never read, and
 import triton
 import triton.language as tl
 
-from .forward import _narrow, _tile_offsets, _whole_units, _widen
+from .mask import _diagonal, _length, _limits_of_tile, _queries_that_see, _sees
+from .tile import (
+    _load_rows,
+    _narrow,
+    _place_query_tile,
+    _store_rows,
+    _tile_offsets,
+    _whole_units,
+    _widen,
+)
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -21,7 +30,7 @@ _STRIDES = [f"stride_{x}{dim}" for x in ("q", "k", "v", "do", "o") for dim in "b
 # As in the forward pass, no length, stride or alignment may compile a variant of its own.
 _NOT_SPECIALIZED = [
     *("q_ptr", "k_ptr", "v_ptr", "do_ptr", "o_ptr", "lse_ptr", "dlse_ptr", "delta_ptr", "lse_log2_ptr", "seqlens_ptr"),
-    *("dq_ptr", "dk_ptr", "dv_ptr", "skipped_ptr"),
+    *("dq_ptr", "dk_ptr", "dv_ptr"),
     *("stride_seqlens", "stride_dlb", "stride_dlh", "stride_dln", "stride_delta"),
     *("heads", "Hq", "Hk", "group", "Nq", "Nk", "d", "lower_right", "section", "scale", "scale_log2"),
 ]
@@ -29,40 +38,6 @@ _NOT_SPECIALIZED = [
 
 def _not_specialized(*strided: str) -> list[str]:
     return [*_NOT_SPECIALIZED, *(f"stride_{x}{dim}" for x in strided for dim in "bhnd")]
-
-
-@triton.jit
-def _load_rows(ptr, offsets, readable, in_d, MASKED: tl.constexpr, PAD_D: tl.constexpr, FAST: tl.constexpr):
-    """The rows of a tile at `ptr`: with MASKED those that `readable` (rows, 1) has, 0 elsewhere."""
-    tile = ptr + offsets
-    if FAST:
-        # Said of a sum that is made here: of an argument it would be lost.
-        tile = tl.multiple_of(tile, (16, 16))
-    if MASKED:
-        if PAD_D:
-            readable = readable & in_d
-        x = tl.load(tile, mask=readable, other=0.0)
-    elif PAD_D:
-        x = tl.load(tile, mask=in_d, other=0.0)
-    else:
-        x = tl.load(tile)
-    return x
-
-
-@triton.jit
-def _store_rows(
-    ptr, x, row0, offs, is_row, offs_d, in_d, d, PAD_D: tl.constexpr, FAST: tl.constexpr, WIDEN: tl.constexpr
-):
-    """Write a tile of a contiguous tensor with rows of d, from row `row0` (64 bits) on, in the tensor's dtype."""
-    tile = ptr + row0 * d + (offs[:, None] * d + offs_d[None, :])
-    if FAST:
-        tile = tl.multiple_of(tile, (16, 16))
-    mask = is_row[:, None]
-    if PAD_D:
-        mask = mask & in_d
-    if WIDEN:
-        x = _narrow(x)
-    tl.store(tile, x.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=_not_specialized("do", "o"))
@@ -153,7 +128,7 @@ def _visit_queries(
     offs_m,
     columns,
     in_d,
-    first_limit,
+    diagonal,
     group,
     Nq,
     scale_log2,
@@ -171,16 +146,14 @@ def _visit_queries(
     NEED_K: tl.constexpr,
     NEED_V: tl.constexpr,
     WIDEN: tl.constexpr,
-    COUNT: tl.constexpr,
 ):
     """Add to dK / scale and dV of a key tile what `count` query tiles, from `start` on, of each head of the group give.
 
-    Returns both and, with COUNT, the number of tiles visited. The pointers are those of row 0 of the first head; from
-    tile `jump_at` on, the tile `jump` further is meant. Row i sees the keys below first_limit + i. With MASKED rows may
-    end, see no key, or see some of the tile's alone.
+    The pointers are those of row 0 of the first head; from tile `jump_at` on, the tile `jump` further is meant. Under a
+    diagonal row i sees the keys below `diagonal` + i. With MASKED rows may end, see no key, or see only some of the
+    tile's.
     """
     io_dtype = q_ptr.dtype.element_ty
-    visited = 0
     # One loop, not one for each head in another: it is pipelined as a whole, and less is live in it. What the compiler
     # would move out of it costs registers, and there are none to spare.
     for step in tl.range(0, group * count, num_stages=1 if MASKED else None, disable_licm=True):
@@ -207,7 +180,7 @@ def _visit_queries(
             scores = tl.dot(k, tl.trans(q), input_precision="ieee") * scale_log2
         p = tl.math.exp2(scores - (lse * _LOG2_E)[None, :])
         if MASKED and CAUSAL:
-            p = tl.where(columns[:, None] < (first_limit + m0 + offs_m)[None, :], p, 0.0)
+            p = tl.where(_sees(columns[:, None], (diagonal + m0 + offs_m)[None, :]), p, 0.0)
         do = _load_rows(
             do_ptr + (g * stride_doh + m_tile * do_step), do_offsets, sees[:, None], in_d, MASKED, PAD_D, FAST_DO
         )
@@ -231,9 +204,7 @@ def _visit_queries(
                 dk = tl.dot(_widen(_narrow(ds)), q, dk, input_precision="ieee")
             else:
                 dk = tl.dot(ds.to(io_dtype), q, dk, input_precision="ieee")
-        if COUNT:
-            visited += 1
-    return dk, dv, visited
+    return dk, dv
 
 
 @triton.jit(do_not_specialize=_not_specialized("q", "k", "v", "do"))
@@ -247,7 +218,6 @@ def _backward_kv(
     seqlens_ptr,
     dk_ptr,
     dv_ptr,
-    skipped_ptr,
     stride_qb: tl.int64,
     stride_qh: tl.int64,
     stride_qn: tl.int64,
@@ -286,14 +256,13 @@ def _backward_kv(
     WIDEN: tl.constexpr,
     NEED_K: tl.constexpr,
     NEED_V: tl.constexpr,
-    COUNT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """dK and dV of one key tile of one KV head. `heads` is B * Hk; `section` of them share the L2 cache.
 
     Constexprs are those of `_forward`; FAST_DO is FAST of dO; ZERO_SCALE: the scale is 0 in fp32, and scores are too;
-    NEED_K, NEED_V: which of the two is wanted; COUNT stores the skipped query tiles, of all heads of the group.
+    NEED_K, NEED_V: which of the two is wanted.
     `scale` is that of the scores, `scale_log2` the same times log2(e).
     """
     # The first key tile is seen by the most rows, so the longest ones run first as they stand.
@@ -308,31 +277,15 @@ def _backward_kv(
     hk = head - b * Hk
     b = b.to(tl.int64)
 
-    kv_len = Nk
-    if HAS_SEQLENS:
-        kv_len = tl.load(seqlens_ptr + b * stride_seqlens)
-        kv_len = tl.minimum(tl.maximum(kv_len, 0), Nk).to(tl.int32)
+    kv_len = _length(seqlens_ptr, b, stride_seqlens, Nk, HAS_SEQLENS)
     offs_m = tl.arange(0, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
     columns = n0 + offs_n
-    # Keys at or past `seen` are seen by no row. Query tiles from `start` on see a key of this tile, those from `full`
-    # on all that are seen at all; from `whole` on rows are missing. Masked: [start, full), and `whole` if there is one.
-    first_limit = 1 + lower_right * (kv_len - Nq)
-    seen = kv_len
-    start = 0
-    full = 0
-    whole = Nq // BLOCK_M
+    # Masked: the query tiles [start, full), and from `whole` on the one whose rows end, if there is one.
+    diagonal = _diagonal(kv_len, Nq, lower_right)
+    seen, start, full, whole = _queries_that_see(n0, diagonal, kv_len, Nq, BLOCK_M, BLOCK_N, CAUSAL)
     q_tiles = (Nq + BLOCK_M - 1) // BLOCK_M
-    if CAUSAL:
-        seen = tl.maximum(tl.minimum(kv_len, Nq - 1 + first_limit), 0)
-        start = tl.maximum(n0 + 1 - first_limit, 0) // BLOCK_M
-        full = (tl.maximum(tl.minimum(n0 + BLOCK_N, seen) - first_limit, 0) + BLOCK_M - 1) // BLOCK_M
-    whole = tl.maximum(whole, full)
-    if n0 >= seen:
-        start = q_tiles
-        full = q_tiles
-        whole = q_tiles
 
     hk64 = hk.to(tl.int64)
     k_ptr += b * stride_kb + hk64 * stride_kh + n0.to(tl.int64) * stride_kn
@@ -360,15 +313,15 @@ def _backward_kv(
 
     dk = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
     dv = tl.full([BLOCK_N, BLOCK_D], 0.0, tl.float32)
-    dk, dv, visited = _visit_queries(
+    dk, dv = _visit_queries(
         dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, stride_qh, stride_doh,
-        offs_m, columns, in_d, first_limit, group, Nq, scale_log2, full, whole - full, 0, 0,
-        BLOCK_M, CAUSAL, PAD_D, False, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN, COUNT,
+        offs_m, columns, in_d, diagonal, group, Nq, scale_log2, full, whole - full, 0, 0,
+        BLOCK_M, CAUSAL, PAD_D, False, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
     )  # fmt: skip
-    dk, dv, visited_masked = _visit_queries(
+    dk, dv = _visit_queries(
         dk, dv, k, v, q_ptr, do_ptr, lse_ptr, delta_ptr, q_offsets, do_offsets, q_step, do_step, stride_qh, stride_doh,
-        offs_m, columns, in_d, first_limit, group, Nq, scale_log2, start, full - start + q_tiles - whole, full,
-        whole - full, BLOCK_M, CAUSAL, PAD_D, True, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN, COUNT,
+        offs_m, columns, in_d, diagonal, group, Nq, scale_log2, start, full - start + q_tiles - whole, full,
+        whole - full, BLOCK_M, CAUSAL, PAD_D, True, FAST, FAST_DO, ZERO_SCALE, NEED_K, NEED_V, WIDEN,
     )  # fmt: skip
 
     is_key = columns < Nk
@@ -382,9 +335,6 @@ def _backward_kv(
     if NEED_V:
         dv = tl.where(is_seen[:, None], dv, 0.0)
         _store_rows(dv_ptr, dv, key0, offs_n, is_key, offs_d, in_d, d, PAD_D, FAST, WIDEN)
-    if COUNT:
-        skipped = group * q_tiles - visited - visited_masked
-        tl.store(skipped_ptr + head.to(tl.int64) * k_tiles + n0 // BLOCK_N, skipped)
 
 
 @triton.jit
@@ -413,14 +363,12 @@ def _visit_keys(
     FAST: tl.constexpr,
     ZERO_SCALE: tl.constexpr,
     WIDEN: tl.constexpr,
-    COUNT: tl.constexpr,
 ):
     """Add to dQ / scale what the key tiles of [start, stop) give, and return it with the advanced pointers.
 
-    With COUNT the number of tiles visited comes with them. Columns and masks are those of the forward pass's `_visit`.
+    Columns and masks are those of the forward pass's `_visit`.
     """
     io_dtype = v_ptr.dtype.element_ty
-    visited = 0
     for n0 in tl.range(start, stop, BLOCK_N, num_stages=1 if MASKED else None, disable_licm=MASKED):
         columns = n0 + offs_n
         readable = (columns < visible)[:, None]
@@ -435,7 +383,7 @@ def _visit_keys(
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
         p = tl.math.exp2(scores - lse_log2[:, None])
         if MASKED:
-            p = tl.where(columns[None, :] < row_limit, p, 0.0)
+            p = tl.where(_sees(columns[None, :], row_limit), p, 0.0)
         dp = tl.dot(do, tl.trans(v), input_precision="ieee")
         ds = p * (dp - delta[:, None])
         if WIDEN:
@@ -444,9 +392,7 @@ def _visit_keys(
             dq = tl.dot(ds.to(io_dtype), k, dq, input_precision="ieee")
         k_ptr += k_step
         v_ptr += v_step
-        if COUNT:
-            visited += 1
-    return dq, k_ptr, v_ptr, visited
+    return dq, k_ptr, v_ptr
 
 
 @triton.jit(do_not_specialize=_not_specialized("q", "k", "v", "do"))
@@ -459,7 +405,6 @@ def _backward_q(
     delta_ptr,
     seqlens_ptr,
     dq_ptr,
-    skipped_ptr,
     stride_qb: tl.int64,
     stride_qh: tl.int64,
     stride_qn: tl.int64,
@@ -496,51 +441,23 @@ def _backward_q(
     WIDE: tl.constexpr,
     ZERO_SCALE: tl.constexpr,
     WIDEN: tl.constexpr,
-    COUNT: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
     """dQ of one query tile of one head, in the order of `_forward`.
 
-    The arguments are those of `_backward_kv`; COUNT stores the skipped key tiles.
+    The arguments are those of `_backward_kv`.
     """
-    pid = tl.program_id(0)
-    q_tiles = (Nq + BLOCK_M - 1) // BLOCK_M
-    first_head = pid // (section * q_tiles) * section
-    width = tl.minimum(section, heads - first_head)
-    rank = pid - first_head * q_tiles
-    q_tile = rank // width
-    head = first_head + rank - q_tile * width
-    if CAUSAL:
-        q_tile = q_tiles - 1 - q_tile
-    b = head // Hq
-    hq = head - b * Hq
-    hk = hq // group
-    m0 = q_tile * BLOCK_M
-    b = b.to(tl.int64)
-
-    kv_len = Nk
-    if HAS_SEQLENS:
-        kv_len = tl.load(seqlens_ptr + b * stride_seqlens)
-        kv_len = tl.minimum(tl.maximum(kv_len, 0), Nk).to(tl.int32)
+    head, b, hq, hk, m0 = _place_query_tile(heads, Hq, group, Nq, section, BLOCK_M, CAUSAL)
+    kv_len = _length(seqlens_ptr, b, stride_seqlens, Nk, HAS_SEQLENS)
     offs_m = tl.arange(0, BLOCK_M)
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
-    # Keys below `full` are seen by every row of the tile, keys at or past `visible` by none.
-    visible = kv_len
-    full = kv_len
-    row_limit = kv_len
-    if CAUSAL:
-        first_limit = m0 + 1 + lower_right * (kv_len - Nq)
-        last_limit = first_limit + tl.minimum(BLOCK_M, Nq - m0) - 1
-        visible = tl.maximum(tl.minimum(kv_len, last_limit), 0)
-        full = tl.maximum(tl.minimum(kv_len, first_limit), 0)
-        row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]
-    full = full // BLOCK_N * BLOCK_N
+    diagonal = _diagonal(kv_len, Nq, lower_right)
+    full, visible, row_limit = _limits_of_tile(m0, offs_m, diagonal, kv_len, Nq, BLOCK_M, BLOCK_N, CAUSAL)
 
-    hk = hk.to(tl.int64)
-    q_ptr += b * stride_qb + hq.to(tl.int64) * stride_qh + m0.to(tl.int64) * stride_qn
-    do_ptr += b * stride_dob + hq.to(tl.int64) * stride_doh + m0.to(tl.int64) * stride_don
+    q_ptr += b * stride_qb + hq * stride_qh + m0.to(tl.int64) * stride_qn
+    do_ptr += b * stride_dob + hq * stride_doh + m0.to(tl.int64) * stride_don
     k_ptr += b * stride_kb + hk * stride_kh
     v_ptr += b * stride_vb + hk * stride_vh
     k_step = stride_kn.to(tl.int64) * BLOCK_N
@@ -566,18 +483,15 @@ def _backward_q(
         do = _widen(do)
 
     dq = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
-    dq, k_ptr, v_ptr, visited = _visit_keys(
+    dq, k_ptr, v_ptr = _visit_keys(
         dq, q, do, lse_log2, delta, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
-        scale_log2, 0, full, visible, BLOCK_N, PAD_D, False, FAST, ZERO_SCALE, WIDEN, COUNT,
+        scale_log2, 0, full, visible, BLOCK_N, PAD_D, False, FAST, ZERO_SCALE, WIDEN,
     )  # fmt: skip
-    dq, _, _, visited_masked = _visit_keys(
+    dq, _, _ = _visit_keys(
         dq, q, do, lse_log2, delta, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
-        scale_log2, full, visible, visible, BLOCK_N, PAD_D, True, FAST, ZERO_SCALE, WIDEN, COUNT,
+        scale_log2, full, visible, visible, BLOCK_N, PAD_D, True, FAST, ZERO_SCALE, WIDEN,
     )  # fmt: skip
     dq = dq * scale
     if ZERO_SCALE:
         dq = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
     _store_rows(dq_ptr, dq, row0, offs_m, is_query, offs_d, in_d, d, PAD_D, FAST, WIDEN)
-    if COUNT:
-        k_tiles = (Nk + BLOCK_N - 1) // BLOCK_N
-        tl.store(skipped_ptr + head.to(tl.int64) * q_tiles + m0 // BLOCK_M, k_tiles - visited - visited_masked)

@@ -7,7 +7,9 @@ rows to fill a device. A second kernel merges the parts by their running max and
 import triton
 import triton.language as tl
 
-from .forward import _narrow, _tile_offsets, _visit, _whole_units, _widen
+from .forward import _visit
+from .mask import _diagonal, _length, _limits
+from .tile import _load_queries, _narrow, _tile_offsets, _whole_units
 
 _NOT_SPECIALIZED = [
     *("q_ptr", "k_ptr", "v_ptr", "o_ptr", "lse_ptr", "seqlens_ptr", "acc_ptr", "m_ptr", "l_ptr"),
@@ -79,10 +81,7 @@ def _decode(
     b = (kv_head // Hk).to(tl.int64)
     hk = kv_head - kv_head // Hk * Hk
 
-    kv_len = Nk
-    if HAS_SEQLENS:
-        kv_len = tl.load(seqlens_ptr + b * stride_seqlens)
-        kv_len = tl.minimum(tl.maximum(kv_len, 0), Nk).to(tl.int32)
+    kv_len = _length(seqlens_ptr, b, stride_seqlens, Nk, HAS_SEQLENS)
     offs_n = tl.arange(0, BLOCK_N)
     offs_d = tl.arange(0, BLOCK_D)
     r = r0 + tl.arange(0, BLOCK_M)
@@ -90,18 +89,14 @@ def _decode(
     h = hk * group + r - i * group
     is_query = r < rows
 
-    # As in `_forward`, inside the part: keys below `full` are seen by every row, keys at or past `visible` by none.
+    # The limits inside this part of the keys.
     start = p * part
-    visible = tl.minimum(kv_len, start + part)
-    full = visible
-    row_limit = kv_len
-    if CAUSAL:
-        shift = 1 + lower_right * (kv_len - Nq)
-        last = (tl.minimum(r0 + BLOCK_M, rows) - 1) // group
-        visible = tl.minimum(visible, last + shift)
-        full = tl.minimum(visible, r0 // group + shift)
-        row_limit = tl.minimum(i + shift, kv_len)[:, None]
-    full = start + tl.maximum(full - start, 0) // BLOCK_N * BLOCK_N
+    stop = tl.maximum(tl.minimum(kv_len, start + part), start)
+    diagonal = _diagonal(kv_len, Nq, lower_right)
+    last = (tl.minimum(r0 + BLOCK_M, rows) - 1) // group
+    full, visible, row_limit = _limits(
+        r0 // group + diagonal, last + diagonal, i + diagonal, start, stop, kv_len, BLOCK_N, CAUSAL
+    )
 
     k_ptr += b * stride_kb + hk.to(tl.int64) * stride_kh + start.to(tl.int64) * stride_kn
     v_ptr += b * stride_vb + hk.to(tl.int64) * stride_vh + start.to(tl.int64) * stride_vn
@@ -116,35 +111,24 @@ def _decode(
     v_offsets = _tile_offsets(offs_n, offs_d, stride_vn, stride_vd, WIDE, FAST)
     d = _whole_units(d, q_ptr, FAST)
     in_d = (offs_d < d)[None, :]
-    in_q = is_query[:, None]
-    if PAD_D:
-        in_q = in_q & in_d
-
-    q_tile_ptr = q_ptr + q_offsets
-    if FAST:
-        q_tile_ptr = tl.multiple_of(q_tile_ptr, (16, 16))
-    q = tl.load(q_tile_ptr, mask=in_q, other=0.0)
-    io_dtype = q.dtype
-    if WIDEN:
-        q = _widen(q)
-    if SIGN < 0:
-        q = -q
-    if SIGN == 0:
-        q = tl.full([BLOCK_M, BLOCK_D], 0.0, q.dtype)
+    q = _load_queries(q_ptr, q_offsets, is_query, in_d, PAD_D, FAST, WIDEN, SIGN)
 
     m = tl.full([BLOCK_M], -float("inf"), tl.float32)
     l = tl.full([BLOCK_M], 0.0, tl.float32)
     acc = tl.full([BLOCK_M, BLOCK_D], 0.0, tl.float32)
-    acc, m, l, k_ptr, v_ptr, _ = _visit(
+    acc, m, l, k_ptr, v_ptr = _visit(
         acc, m, l, q, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
-        scale_log2, start, full, visible, BLOCK_N, PAD_D, False, FAST, WIDEN, False,
+        scale_log2, start, full, visible, BLOCK_N, PAD_D, False, FAST, WIDEN,
     )  # fmt: skip
-    acc, m, l, _, _, _ = _visit(
+    acc, m, l, _, _ = _visit(
         acc, m, l, q, k_ptr, v_ptr, k_offsets, v_offsets, k_step, v_step, offs_n, row_limit, in_d,
-        scale_log2, full, visible, visible, BLOCK_N, PAD_D, True, FAST, WIDEN, False,
+        scale_log2, full, visible, visible, BLOCK_N, PAD_D, True, FAST, WIDEN,
     )  # fmt: skip
 
     row = (b * Hk * group + h) * Nq + i
+    in_q = is_query[:, None]
+    if PAD_D:
+        in_q = in_q & in_d
     if SPLIT:
         place = row * parts + p
         tl.store(m_ptr + place, m, mask=is_query)
@@ -156,7 +140,7 @@ def _decode(
         acc = acc * (1.0 / l)[:, None]
         if WIDEN:
             acc = _narrow(acc)
-        tl.store(o_ptr + row[:, None] * d + offs_d[None, :], acc.to(io_dtype), mask=in_q)
+        tl.store(o_ptr + row[:, None] * d + offs_d[None, :], acc.to(o_ptr.dtype.element_ty), mask=in_q)
 
 
 @triton.jit(do_not_specialize=["o_ptr", "lse_ptr", "acc_ptr", "m_ptr", "l_ptr", "parts", "d"])

@@ -80,6 +80,7 @@ edit(
     None,
     "Query head h reads KV head h % Hk instead of h // group.",
     [("hk = hq // group", "hk = hq % (Hq // group)")],
+    file="portable/device/tile.py",
     witness=case(1, 1, Hq=4, Hk=2),
 )
 
@@ -89,6 +90,7 @@ edit(
     "https://github.com/jax-ml/jax/pull/39521",
     "Query head h reads KV head h, or the last where there is none.",
     [("hk = hq // group", "hk = tl.minimum(hq, Hq // group - 1)")],
+    file="portable/device/tile.py",
     witness=case(1, 1, Hq=4, Hk=2),
 )
 
@@ -107,5 +109,6 @@ edit(
     None,
     "The stride of seqlens_k is dropped: the length of batch entry 0 holds for all.",
     [("kv_len = tl.load(seqlens_ptr + b * stride_seqlens)", "kv_len = tl.load(seqlens_ptr)")],
+    file="portable/device/mask.py",
     witness=case(1, 2, B=2, seqlens_k=(1, 2)),
 )

@@ -6,6 +6,7 @@ from harness.recall.faults.registry import GRADIENT, edit
 from harness.recall.faults.witness import gradients
 
 _FILE = "portable/device/backward.py"
+_PLACE = "    head, b, hq, hk, m0 = _place_query_tile(heads, Hq, group, Nq, section, BLOCK_M, CAUSAL)\n"
 
 edit(
     "L",
@@ -70,7 +71,7 @@ edit(
     "kernel-dq-gqa-modulo",
     None,
     "dQ of query head h reads KV head h % Hk.",
-    [("    hk = hq // group\n", "    hk = hq % (Hq // group)\n")],
+    [(_PLACE, _PLACE + "    hk = hq % (Hq // group)\n")],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=4, Hk=2),

@@ -5,15 +5,16 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "portable/device/backward.py"
-_KV_LIMIT = "p = tl.where(columns[:, None] < (first_limit + m0 + offs_m)[None, :], p, 0.0)"
+_FILE, _MASK = "portable/device/backward.py", "portable/device/mask.py"
+_DIAGONAL = "_diagonal(kv_len, Nq, lower_right)"
+_KV_LIMIT = "p = tl.where(_sees(columns[:, None], (diagonal + m0 + offs_m)[None, :]), p, 0.0)"
 
 edit(
     "B",
     "kernel-bwd-align-differs",
     "https://github.com/xlite-dev/ffpa-attn/pull/300",
     "dK and dV know the upper-left diagonal alone.",
-    [("first_limit = 1 + lower_right * (kv_len - Nq)", "first_limit = 1 + 0 * lower_right")],
+    [(f"{_DIAGONAL}\n    seen", f"{_DIAGONAL.replace('lower', '0 * lower')}\n    seen")],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, causal="lower_right"),
@@ -24,7 +25,7 @@ edit(
     "kernel-dq-lower-right-of-padded",
     None,
     "The lower-right diagonal of dQ ends at Nk, and not at the length.",
-    [("first_limit = m0 + 1 + lower_right * (kv_len - Nq)", "first_limit = m0 + 1 + lower_right * (Nk - Nq)")],
+    [(f"{_DIAGONAL}\n    full", f"{_DIAGONAL.replace('kv_len', 'Nk')}\n    full")],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 3, causal="lower_right", seqlens_k=(2,)),
@@ -62,7 +63,7 @@ edit(
     "kernel-dkv-diagonal-one-off",
     None,
     "dK and dV leave the diagonal itself out.",
-    [(_KV_LIMIT, _KV_LIMIT.replace("first_limit + m0", "first_limit - 1 + m0"))],
+    [(_KV_LIMIT, _KV_LIMIT.replace("diagonal + m0", "diagonal - 1 + m0"))],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 1, causal=True),
@@ -75,11 +76,11 @@ edit(
     "The causal loop over queries starts a tile late where a tile of keys begins inside a tile of queries.",
     [
         (
-            "start = tl.maximum(n0 + 1 - first_limit, 0) // BLOCK_M",
-            "start = (tl.maximum(n0 + 1 - first_limit, 0) + BLOCK_M - 1) // BLOCK_M",
+            "start = tl.maximum(n0 + 1 - diagonal, 0) // BLOCK_M",
+            "start = (tl.maximum(n0 + 1 - diagonal, 0) + BLOCK_M - 1) // BLOCK_M",
         )
     ],
-    file=_FILE,
+    file=_MASK,
     expects=GRADIENT,
     witness=gradients(64, 64, causal=True, config="64x32x4x2"),
 )
@@ -89,8 +90,8 @@ edit(
     "kernel-diagonal-tile-taken-for-full",
     None,
     "The last tile of queries that the diagonal cuts counts as wholly visible.",
-    [("- first_limit, 0) + BLOCK_M - 1) // BLOCK_M", "- first_limit, 0)) // BLOCK_M")],
-    file=_FILE,
+    [("- diagonal, 0) + BLOCK_M - 1) // BLOCK_M", "- diagonal, 0)) // BLOCK_M")],
+    file=_MASK,
     expects=GRADIENT,
     witness=gradients(64, 64, causal=True),
 )
@@ -101,7 +102,7 @@ edit(
     "https://github.com/jax-ml/jax/issues/23819",
     "The last tile of queries is read whole, rows past Nq too.",
     [("whole = Nq // BLOCK_M", "whole = (Nq + BLOCK_M - 1) // BLOCK_M")],
-    file=_FILE,
+    file=_MASK,
     expects=GRADIENT,
     witness=gradients(2, 2),
     slack=True,

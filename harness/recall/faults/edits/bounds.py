@@ -12,10 +12,11 @@ edit(
     "The last key tile is that of the query tile's first row, which is too early where BLOCK_M > BLOCK_N.",
     [
         (
-            "last_limit = first_limit + tl.minimum(BLOCK_M, Nq - m0) - 1",
-            "last_limit = ((first_limit + BLOCK_N - 1) // BLOCK_N) * BLOCK_N",
+            "last = first + tl.minimum(BLOCK_M, Nq - m0) - 1",
+            "last = ((first + BLOCK_N - 1) // BLOCK_N) * BLOCK_N",
         )
     ],
+    file="portable/device/mask.py",
     witness=case(64, 64, causal=True, config="64x32x4x2"),
 )
 
@@ -26,10 +27,11 @@ edit(
     "The bound of a causal tile is one key short: its last row never sees its own key.",
     [
         (
-            "last_limit = first_limit + tl.minimum(BLOCK_M, Nq - m0) - 1",
-            "last_limit = first_limit + tl.minimum(BLOCK_M, Nq - m0) - 2",
+            "last = first + tl.minimum(BLOCK_M, Nq - m0) - 1",
+            "last = first + tl.minimum(BLOCK_M, Nq - m0) - 2",
         )
     ],
+    file="portable/device/mask.py",
     witness=case(2, 2, causal=True),
 )
 
@@ -38,7 +40,8 @@ edit(
     "full-tiles-rounded-up",
     None,
     "One tile too many counts as wholly visible, so the tile that the diagonal or the end cuts has no mask.",
-    [("full = full // BLOCK_N * BLOCK_N", "full = (full + BLOCK_N - 1) // BLOCK_N * BLOCK_N")],
+    [("full = start + (full - start) // BLOCK_N * BLOCK_N", "full = (full + BLOCK_N - 1) // BLOCK_N * BLOCK_N")],
+    file="portable/device/mask.py",
     witness=case(1, 3, 16),
     slack=True,
 )
@@ -73,8 +76,8 @@ edit(
     "A batch entry without keys returns before the store, and O keeps what stood there.",
     [
         (
-            "kv_len = tl.minimum(tl.maximum(kv_len, 0), Nk).to(tl.int32)",
-            "kv_len = tl.minimum(tl.maximum(kv_len, 0), Nk).to(tl.int32)\n        if kv_len == 0:\n            return",
+            "kv_len = _length(seqlens_ptr, b, stride_seqlens, Nk, HAS_SEQLENS)",
+            "kv_len = _length(seqlens_ptr, b, stride_seqlens, Nk, HAS_SEQLENS)\n    if kv_len == 0:\n        return",
         )
     ],
     witness=case(1, 1, seqlens_k=(0,)),
@@ -141,6 +144,7 @@ edit(
     "diagonal-not-masked",
     "https://github.com/triton-lang/triton/issues/4541",
     "The tiles that the diagonal cuts are masked at the end of the keys alone.",
-    [("row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]", "row_limit = kv_len")],
+    [("limit = tl.minimum(own, kv_len)[:, None]", "limit = kv_len")],
+    file="portable/device/mask.py",
     witness=case(2, 2, causal=True),
 )

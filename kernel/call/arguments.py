@@ -7,10 +7,11 @@ it alone, so a plan kept under the call's values cannot be out of date.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+
+from .problem import BackwardProblem, Needs, Problem
 
 MAX_HEAD_DIM = 256
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -53,59 +54,34 @@ class Call(NamedTuple):
     config: Any
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A checked call.
+class Asked(NamedTuple):
+    """The arguments of `kernel.flash_attention` that its passes take, in order; a new keyword is a field here."""
 
-    alignment: of the diagonal, None where not causal. strides: of q, k and v in elements, 0 where the dimension has one
-    entry. aligned: whether the data pointers of q, k and v are multiples of 16 bytes. seqlens_dtype, seqlens_stride:
-    those of seqlens_k, None and 0 without it.
-    """
-
-    B: int
-    Hq: int
-    Hk: int
-    Nq: int
-    Nk: int
-    d: int
-    alignment: str | None
-    scale: float
-    dtype: torch.dtype
-    device: torch.device
-    strides: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-    aligned: tuple[bool, bool, bool]
-    seqlens_dtype: torch.dtype | None
-    seqlens_stride: int
-
-    @property
-    def causal(self) -> bool:
-        """Whether there is a diagonal."""
-        return self.alignment is not None
-
-    @property
-    def group(self) -> int:
-        """Query heads per head of k and v."""
-        return self.Hq // self.Hk if self.Hk else 1
-
-    @property
-    def heads(self) -> int:
-        """Query heads of the whole batch."""
-        return self.B * self.Hq
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    causal: bool | str = False
+    seqlens_k: torch.Tensor | None = None
+    scale: float | None = None
+    config: object = None
 
 
-def as_values(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool | str = False,
-    seqlens_k: torch.Tensor | None = None,
-    scale: float | None = None,
-    config: object = None,
-) -> tuple[Any, ...]:
+class Saved(NamedTuple):
+    """What a backward pass takes beside what was asked: gradients of the outputs or None, the outputs, its needs."""
+
+    dO: torch.Tensor
+    dLSE: torch.Tensor | None
+    O: torch.Tensor
+    LSE: torch.Tensor
+    needs: Needs
+
+
+def as_values(asked: Asked) -> tuple[Any, ...]:
     """The fields of a `Call`, as plain tuples since every call of the kernel pays for them.
 
     TypeError or ValueError in one sentence where q, k, v or seqlens_k is no strided tensor.
     """
+    q, k, v, causal, seqlens_k, scale, config = asked
     try:
         return (
             (q.shape, q.stride(), q.dtype, q.device, q.layout, q.data_ptr() % 16 == 0),
@@ -120,17 +96,32 @@ def as_values(
     raise error
 
 
-def check_arguments(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool | str = False,
-    seqlens_k: torch.Tensor | None = None,
-    scale: float | None = None,
-) -> Problem:
-    """Check the arguments of a forward call and return its `Problem`; ValueError or TypeError in one sentence."""
-    problem = check(as_call(as_values(q, k, v, causal, seqlens_k, scale)))
-    check_lengths(seqlens_k, problem.Nk)
+def as_backward_values(asked: Asked, saved: Saved) -> tuple[Any, ...]:
+    """The values of the forward call, and those of O, LSE and their gradients.
+
+    ValueError in one sentence for a tensor that is not strided.
+    """
+    forward = as_values(asked)
+    dO, dLSE, O, LSE, needs = saved
+    for name, x in (("dO", dO), ("O", O), ("LSE", LSE), ("dLSE", dLSE)):
+        if x is not None and x.layout != torch.strided:
+            raise ValueError(f"{name} must be a dense strided tensor, got the layout {x.layout}")
+    return (
+        forward,
+        (
+            (dO.shape, dO.stride(), dO.dtype, dO.device, dO.layout, dO.data_ptr() % 16 == 0),
+            None if dLSE is None else (dLSE.shape, dLSE.stride(), dLSE.dtype, dLSE.device, dLSE.layout, True),
+            (O.shape, O.stride(), O.dtype, O.device, O.layout, O.data_ptr() % 16 == 0),
+            (LSE.shape, (), LSE.dtype, LSE.device, LSE.layout, True),
+            needs,
+        ),
+    )
+
+
+def check_arguments(asked: Asked) -> Problem:
+    """Check a forward call, the values of seqlens_k too, and return its `Problem`; ValueError or TypeError."""
+    problem = check(as_call(as_values(asked)))
+    check_lengths(asked.seqlens_k, problem.Nk)
     return problem
 
 
@@ -149,12 +140,30 @@ def check(call: Call) -> Problem:
     Hk, Nk = call.k.shape[1:3]
     if call.seqlens_k is not None:
         _check_lengths(call.seqlens_k, B, call.q.device)
-    operands = (call.q, call.k, call.v)
-    strides = tuple(_used_strides(x) for x in operands)
+    strides = (_used_strides(call.q), _used_strides(call.k), _used_strides(call.v))
     return Problem(
         *(B, Hq, Hk, Nq, Nk, d, alignment_of(call.causal), _scale(call.scale, d), call.q.dtype, call.q.device),
-        *(strides, tuple(x.aligned for x in operands)),
-        *((call.seqlens_k.dtype, call.seqlens_k.strides[0]) if call.seqlens_k else (None, 0)),
+        strides=strides,
+        aligned=(call.q.aligned, call.k.aligned, call.v.aligned),
+        seqlens_dtype=call.seqlens_k.dtype if call.seqlens_k else None,
+        seqlens_stride=call.seqlens_k.strides[0] if call.seqlens_k else 0,
+    )
+
+
+def check_backward(values: tuple[Any, ...]) -> BackwardProblem:
+    """The problem of a backward call; ValueError or TypeError in one sentence."""
+    forward = check(as_call(values[0]))
+    *operands, needs = values[1]
+    dO, dLSE, O, LSE = (operand and Operand(*operand) for operand in operands)
+    shape = (forward.B, forward.Hq, forward.Nq, forward.d)
+    for name, x in (("dO", dO), ("O", O)):
+        _check_saved(name, x, forward, shape, forward.dtype)
+    for name, x in (("LSE", LSE), ("dLSE", dLSE)):
+        if x is not None:
+            _check_saved(name, x, forward, shape[:3], torch.float32)
+    return BackwardProblem(
+        *(forward, needs, dO.aligned, _used_strides(dO), O.aligned, _used_strides(O)),
+        _used_strides(dLSE) if dLSE else None,
     )
 
 
@@ -223,6 +232,15 @@ def _check_lengths(lengths: Lengths, B: int, device: torch.device) -> None:
         raise ValueError(f"seqlens_k must be on q's device {device}, got {lengths.device}")
 
 
+def _check_saved(name: str, x: Operand, forward: Problem, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if tuple(x.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {tuple(x.shape)}")
+    if x.dtype != dtype:
+        raise TypeError(f"{name} must be {_short(dtype)}, got {_short(x.dtype)}")
+    if x.device != forward.device:
+        raise ValueError(f"{name} must be on q's device {forward.device}, got {x.device}")
+
+
 def _used_strides(x: Operand) -> tuple[int, ...]:
     """Strides in elements, 0 where the dimension has one entry: that stride is never used and may be anything."""
     return tuple(stride if size > 1 else 0 for size, stride in zip(x.shape, x.strides, strict=True))
@@ -241,7 +259,7 @@ def alignment_of(causal: bool | str) -> str | None:
 
 def _scale(scale: float | None, d: int) -> float:
     if scale is None:
-        return d**-0.5
+        return float(d**-0.5)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)):
         raise TypeError(f"scale must be a float or None, got {type(scale).__name__}")
     # The kernel folds log2(e) into the scale, in fp32; not (x <= y) also catches NaN.

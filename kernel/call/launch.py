@@ -90,15 +90,18 @@ def direct(
     x, y, z = (*grid, 1, 1)[:3]
     run, function, metadata = compiled.run, compiled.function, compiled.packed_metadata
     stream_of, index = triton.runtime.driver.active.get_current_stream, device.index
-    expanded = _expanded(run, blocks) if blocks else None
 
     def launch(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
         # Given addresses, the launcher does not ask the driver whether they are the device's: the plan's checks did.
         addresses = _addresses(described(blocks, tensors) if blocks else tensors)
         run(x, y, z, stream_of(index), function, metadata, None, None, None, *addresses, *arguments)
 
+    expanded = _expanded(run, blocks) if blocks else None
+    if expanded is None:
+        return launch
+    launcher, expand = expanded
+
     def launch_expanded(tensors: tuple[Any, ...], arguments: tuple[Any, ...]) -> None:
-        launcher, expand = expanded
         hooks = no_scratch = (None, None)
         launcher(
             *(x, y, z, stream_of(index), function, False, False, *no_scratch, metadata, None, *hooks),
@@ -106,7 +109,7 @@ def direct(
             *arguments,
         )
 
-    return launch if expanded is None else launch_expanded
+    return launch_expanded
 
 
 def _addresses(tensors: Iterable[Any]) -> list[Any]:

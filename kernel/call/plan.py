@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from .arguments import Problem
-from .backward_arguments import BackwardProblem
+from .problem import BackwardProblem, Problem
+
+P = TypeVar("P", bound=Problem | BackwardProblem)
+P_contra = TypeVar("P_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Plan:
     path, config: who runs it and how it names its tile. launch: takes q, k, v, O (contiguous, like q), LSE (contiguous
     (B, Hq, Nq), fp32) and seqlens_k or None, of a call with the plan's values, and fills O and LSE on the device's
     current stream. It allocates by torch alone and never waits for the device, so that a CUDA graph can record it. It
-    keeps no tensor, and nothing that depends on one's address but for its alignment to 16 bytes.
+    keeps no tensor, and nothing that depends on the address of one but for its alignment to 16 bytes.
 
     The launch of a backward plan takes q, k, v, O (any layout), LSE (contiguous), dO (any layout), dLSE (any layout) or
     None, seqlens_k or None, and dQ, dK and dV, contiguous, to be filled, or None for each that is not needed.
@@ -28,15 +30,18 @@ class Plan:
     launch: Callable[..., None]
 
 
-class Path(Protocol):
-    """One implementation of the forward pass; `PATHS` in `paths.py` lists them, the best one first.
+class Path(Protocol[P_contra]):
+    """One implementation of a pass, on a `Problem` or a `BackwardProblem`; `choose.py` lists them, the best one first.
 
     name: what `config=` calls it, a lower-case word; `config="name"` pins the path, `config="name:tile"` its tile too.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """See above."""
+        ...
 
-    def refusal(self, problem: Problem) -> str | None:
+    def refusal(self, problem: P_contra) -> str | None:
         """Why the path does not take the problem, as a clause ("the head dim 40 is no multiple of 16"), or None.
 
         It may depend on the problem and on what stays as it is while the process runs (the device's architecture,
@@ -44,37 +49,14 @@ class Path(Protocol):
         """
         ...
 
-    def configs(self, problem: Problem) -> tuple[str, ...]:
+    def configs(self, problem: P_contra) -> tuple[str, ...]:
         """The tiles that autotuning tries, the shipped default among them."""
         ...
 
-    def plan(self, problem: Problem, config: str | None = None) -> Plan:
-        """The plan of a problem that is not refused and has a query row, at a tile or, with None, the shipped default.
-
-        ValueError for a tile that cannot be read, NotImplementedError for one that cannot run here.
-        """
-        ...
-
-
-class BackwardPath(Protocol):
-    """One implementation of the backward pass; `BACKWARD_PATHS` in `backward_paths.py` lists them, the best one first.
-
-    name: what the second half of `config=` calls it. The methods promise what those of `Path` do.
-    """
-
-    name: str
-
-    def refusal(self, problem: BackwardProblem) -> str | None:
-        """Why the path does not take the problem, as a clause, or None."""
-        ...
-
-    def configs(self, problem: BackwardProblem) -> tuple[str, ...]:
-        """The tiles that autotuning tries, the shipped default among them."""
-        ...
-
-    def plan(self, problem: BackwardProblem, config: str | None = None) -> Plan:
+    def plan(self, problem: P_contra, config: str | None = None) -> Plan:
         """The plan of a problem that is not refused, at a tile or, with None, the shipped default.
 
-        It must also fill what is needed where there are no rows, no keys or no heads.
+        A forward problem has a query row; a backward plan must fill what is needed where there are no rows, keys or
+        heads too. ValueError for a tile that cannot be read, NotImplementedError for one that cannot run here.
         """
         ...

@@ -10,14 +10,13 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import triton
 
-from ..call.arguments import Problem
-from ..call.backward_arguments import BackwardProblem
 from ..call.launch import Launch
 from ..call.plan import Plan
+from ..call.problem import BackwardProblem, Problem
 from ..portable.backward import delta_launch
-from ..portable.forward import split_scale
+from ..portable.bind import split_scale
 from ..tiles.config import block_d
-from .forward import ROWS, Block, device_refusal, fits, is_masked, persistent, problem_refusal, tile_width
+from .forward import ROWS, Block, device_refusal, is_masked, persistent, problem_refusal, takes_strides, tile_width
 
 BLOCK = 2 * ROWS
 """Rows of a program's own tile, 64 for each of two warpgroups: keys in the one kernel, queries in the other."""
@@ -82,15 +81,15 @@ class HopperBackward:
 
     def configs(self, problem: BackwardProblem) -> tuple[str, ...]:
         """The tiles of the head dim, the default first."""
-        return tuple(map(str, tiles_of(problem.forward)))
+        return tuple(map(str, pairs_of(problem.forward)))
 
     def plan(self, problem: BackwardProblem, config: str | None = None) -> Plan:
         """The plan at a pair of tiles or at the shipped one."""
-        tiles = tiles_of(problem.forward)[0] if config is None else _parse(config, problem.forward)
+        tiles = pairs_of(problem.forward)[0] if config is None else _parse(config, problem.forward)
         return Plan(self.name, str(tiles), _launch(problem, tiles))
 
 
-def tiles_of(forward: Problem) -> tuple[Tiles, ...]:
+def pairs_of(forward: Problem) -> tuple[Tiles, ...]:
     """The tiles of a problem, the shipped ones first."""
     tiles = TILES[tile_width(forward.d)]
     return tiles[::-1] if forward.causal else tiles
@@ -101,7 +100,7 @@ def _parse(config: str, forward: Problem) -> Tiles:
     one = r"\d+x\d+x\d+x\d+"
     if re.fullmatch(rf"{one}\+{one}", config) is None:
         raise ValueError(f"config /hopper: must read like {TILES[128][0]} (rows x keys x slots x own), got {config!r}")
-    known = {str(tiles): tiles for tiles in tiles_of(forward)}
+    known = {str(tiles): tiles for tiles in pairs_of(forward)}
     if config not in known:
         raise NotImplementedError(f"config /hopper:{config} must be one of {', '.join(known)} for this head dim")
     return known[config]
@@ -163,7 +162,7 @@ def _takes_dO(problem: BackwardProblem) -> bool:
     return (
         not _may_rows_be_empty(forward)
         and problem.dO_aligned
-        and fits(problem.dO_strides, (forward.B, forward.Hq, forward.Nq))
+        and takes_strides(problem.dO_strides, (forward.B, forward.Hq, forward.Nq))
     )
 
 

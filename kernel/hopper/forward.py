@@ -1,4 +1,4 @@
-"""The Hopper path: the Gluon kernel of `flash_attn_hopper.py`, for fp16 and bf16 on sm_90."""
+"""The Hopper path: the Gluon kernel of `device/forward.py`, for fp16 and bf16 on sm_90."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import triton
 
-from ..call.arguments import Problem
 from ..call.launch import INTERPRETED, Launch
 from ..call.plan import Plan
-from ..portable.forward import split_scale
+from ..call.problem import Problem
+from ..portable.bind import split_scale
 from ..tiles.config import block_d, device_arch
 
 TRITONS = ("3.6.", "3.7.")
@@ -95,8 +95,8 @@ class Hopper:
 def tiles_of(problem: Problem, processors: int | None = None) -> tuple[HopperTile, ...]:
     """The tiles of a problem, the shipped one first: that whose busiest multiprocessor, of so many, is done first.
 
-    So the choice hangs on the batch and the heads too, which may change no bit of a row: tiles of a head dim differ in
-    rows and slots alone, never in BLOCK_N, so that each row meets the same keys in the same steps.
+    So the choice depends on the batch and the heads too, which may change no bit of a row: tiles of a head dim differ
+    only in rows and slots, never in BLOCK_N, so that each row meets the same keys in the same steps.
     """
     tiles = known_tiles(problem.d)
     time = functools.partial(_longest, problem, processors or multiprocessors(problem.device))
@@ -115,7 +115,7 @@ def tile_width(d: int) -> int:
 
 def _longest(problem: Problem, processors: int, tile: HopperTile) -> int:
     """Time of the busiest multiprocessor: its turns by what one takes, where few tall tiles leave others idle."""
-    turns = triton.cdiv(_units(problem, tile), processors)
+    turns = -(-_units(problem, tile) // processors)
     if problem.causal:
         # Of a pair of tiles one sees what the other does not.
         return turns * tile.BLOCK_M * (problem.Nk + tile.BLOCK_M) * _CAUSAL_PACE[tile.groups]
@@ -173,12 +173,12 @@ def problem_refusal(problem: Problem) -> str | None:
     if not all(problem.aligned):
         return "a tensor does not begin at a multiple of 16 bytes"
     sizes = ((problem.B, problem.Hq, problem.Nq), *2 * ((problem.B, problem.Hk, problem.Nk),))
-    if not all(fits(strides, size) for strides, size in zip(problem.strides, sizes, strict=True)):
+    if not all(takes_strides(strides, size) for strides, size in zip(problem.strides, sizes, strict=True)):
         return "the strides are not 1 along the head dim and positive multiples of 8 elsewhere"
     return None
 
 
-def fits(strides: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
+def takes_strides(strides: tuple[int, ...], sizes: tuple[int, ...]) -> bool:
     """Whether TMA takes the strides of a tensor whose first three sizes are given."""
     used = [stride for stride, size in zip(strides, sizes, strict=False) if size > 1]
     return strides[3] == 1 and all(s > 0 and s % _ALIGNMENT == 0 and 2 * s < _LONGEST_STRIDE for s in used)
@@ -195,8 +195,8 @@ def _launch(problem: Problem, tile: HopperTile) -> Launch:
 
 def _units(problem: Problem, tile: HopperTile) -> int:
     """What programs share among them: query tiles of all heads, or pairs of them where causal."""
-    q_tiles = triton.cdiv(problem.Nq, tile.BLOCK_M)
-    return problem.heads * (triton.cdiv(q_tiles, 2) if problem.causal else q_tiles)
+    q_tiles = -(-problem.Nq // tile.BLOCK_M)
+    return problem.heads * ((q_tiles + 1) // 2 if problem.causal else q_tiles)
 
 
 def persistent(

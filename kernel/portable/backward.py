@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..call.arguments import Problem
-from ..call.backward_arguments import BackwardProblem
-from ..call.launch import INTERPRETED, Launch
+from ..call.launch import Launch
 from ..call.plan import Plan
-from ..tiles.backward import BackwardTiles, default_tiles, fits, fitting_tiles
-from ..tiles.config import TileConfig, block_d, device_arch
+from ..call.problem import BackwardProblem, Problem
+from ..tiles.config import BackwardTiles, TileConfig, block_d
+from ..tiles.defaults import default_pair
+from ..tiles.space import fitting_pairs, pair_fits
+from .bind import constexprs_of, fitting_the_cache, grid, is_fast, is_wide, is_widened, split_scale, where_of
 from .device.backward import _backward_kv, _backward_q, _delta
-from .forward import _L2_BYTES, constexprs_of, grid, is_fast, is_wide, section, split_scale
+from .forward import section
 
 _DELTA_ELEMENTS = 4096
 _DELTA_WARPS = 4
@@ -32,41 +33,33 @@ class PortableBackward:
 
     def configs(self, problem: BackwardProblem) -> tuple[str, ...]:
         """The tiles that fit the device, the shipped ones first, or the interpreter's."""
-        return tuple(map(str, dict.fromkeys((default_tiles(*_where(problem)), *fitting_tiles(*_where(problem))))))
+        where = where_of(problem.forward)
+        return tuple(map(str, dict.fromkeys((default_pair(where, problem.forward.causal), *fitting_pairs(where)))))
 
     def plan(self, problem: BackwardProblem, config: str | None = None) -> Plan:
         """The plan at a pair of tiles or at the device's default one."""
-        tiles = usable_tiles(problem, config and BackwardTiles.parse(config))
-        return Plan(self.name, str(tiles), launch_of(problem, tiles))
+        tiles = _usable_tiles(problem, config)
+        return Plan(self.name, str(tiles), _launch(problem, tiles))
 
     def like(self, problem: BackwardProblem, tile: TileConfig) -> str | None:
         """The config of both kernels at the tile of a forward pass, in one stage, or None where that does not fit."""
-        tiles = BackwardTiles.of(tile)
-        return str(tiles) if INTERPRETED or fits(tiles, *_where(problem)[:3]) else None
+        tiles, where = BackwardTiles.of(tile), where_of(problem.forward)
+        return str(tiles) if not where.arch or pair_fits(tiles, where) else None
 
 
-def usable_tiles(problem: BackwardProblem, tiles: BackwardTiles | None) -> BackwardTiles:
+def _usable_tiles(problem: BackwardProblem, config: str | None) -> BackwardTiles:
     """The pinned tiles, if they can run, or the default ones; NotImplementedError where they cannot."""
-    BLOCK_D, dtype, arch, causal = _where(problem)
-    if tiles is None:
-        return default_tiles(BLOCK_D, dtype, arch, causal)
-    if not INTERPRETED and not fits(tiles, BLOCK_D, dtype, arch):
-        where = f"d up to {BLOCK_D} in {str(dtype).removeprefix('torch.')} on sm_{arch}"
+    where = where_of(problem.forward)
+    if config is None:
+        return default_pair(where, problem.forward.causal)
+    tiles = BackwardTiles.parse(config)
+    if where.arch and not pair_fits(tiles, where):
         raise NotImplementedError(f"config /{tiles} needs more shared memory or registers than there are for {where}")
     return tiles
 
 
-def _where(problem: BackwardProblem) -> tuple[int, torch.dtype, int, bool]:
-    """The head-dim tile, dtype, architecture (0 for the interpreter) and whether there is a diagonal."""
-    forward = problem.forward
-    return (
-        *(block_d(forward.d), forward.dtype),
-        *(0 if INTERPRETED else device_arch(forward.device), forward.causal),
-    )
-
-
-def launch_of(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., None]:
-    """What runs the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not."""
+def _launch(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., None]:
+    """Launch the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not."""
     need_q, need_k, need_v = problem.needs
     forward = problem.forward
     kv = _kv_launch(problem, tiles.kv) if (need_k or need_v) and forward.B * forward.Hk * forward.Nk else None
@@ -109,7 +102,7 @@ def delta_launch(problem: BackwardProblem, stride: int) -> Launch:
     aligned, strides = (problem.dO_aligned, problem.O_aligned), (problem.dO_strides, problem.O_strides)
     constexprs = (
         *(width, problem.dLSE_strides is not None, forward.d != width),
-        *(is_fast(forward.dtype, forward.d, aligned, strides), _is_widened(forward), rows),
+        *(is_fast(forward.dtype, forward.d, aligned, strides), is_widened(forward), rows),
     )
     options = {"num_warps": _DELTA_WARPS}
     return Launch(_delta, grid(forward.heads, forward.Nq, rows), (*scalars, *constexprs), options, forward.device)
@@ -121,7 +114,7 @@ def _kv_launch(problem: BackwardProblem, tile: TileConfig) -> Launch:
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, kv_section(forward)))
     constexprs = {**_constexprs(problem), "NEED_K": need_k, "NEED_V": need_v, **tile.blocks()}
     programs = grid(forward.B * forward.Hk, forward.Nk, tile.BLOCK_N)
-    return Launch(_backward_kv, programs, (*scalars, *constexprs.values()), _options(tile), forward.device)
+    return Launch(_backward_kv, programs, (*scalars, *constexprs.values()), tile.options(), forward.device)
 
 
 def _q_launch(problem: BackwardProblem, tile: TileConfig) -> Launch:
@@ -130,7 +123,7 @@ def _q_launch(problem: BackwardProblem, tile: TileConfig) -> Launch:
     scalars = (*_strides(problem), *sizes, *_last_scalars(forward, section(forward)))
     constexprs = {**_constexprs(problem), **tile.blocks()}
     programs = grid(forward.heads, forward.Nq, tile.BLOCK_M)
-    return Launch(_backward_q, programs, (*scalars, *constexprs.values()), _options(tile), forward.device)
+    return Launch(_backward_q, programs, (*scalars, *constexprs.values()), tile.options(), forward.device)
 
 
 def _strides(problem: BackwardProblem) -> tuple[int, ...]:
@@ -159,14 +152,6 @@ def _constexprs(problem: BackwardProblem) -> dict[str, Any]:
     }
 
 
-def _options(tile: TileConfig) -> dict[str, int]:
-    return {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-
-
-def _is_widened(forward: Problem) -> bool:
-    return INTERPRETED and forward.dtype == torch.bfloat16
-
-
 def kv_section(problem: Problem) -> int:
     """KV heads whose key tiles run side by side: one; for causal, longest first, as many as fit the L2 cache.
 
@@ -174,6 +159,5 @@ def kv_section(problem: Problem) -> int:
     """
     if not problem.causal:
         return 1
-    bytes_of_head = max(1, 2 * problem.group * problem.Nq * problem.d * problem.dtype.itemsize)
-    fitting = max(1, _L2_BYTES // bytes_of_head)
-    return max(1, min(problem.B * problem.Hk, 1 << (fitting.bit_length() - 1)))
+    queries_and_dO = 2 * problem.group * problem.Nq * problem.d * problem.dtype.itemsize
+    return max(1, min(problem.B * problem.Hk, fitting_the_cache(queries_and_dO)))

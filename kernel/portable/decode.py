@@ -1,7 +1,7 @@
 """The path for few query rows: heads of a group packed into one tile, keys in parts that run side by side.
 
-Where the keys are cut depends on Nk alone, never on the batch, the heads or the group, so what a row gives does not
-depend on what stands beside it.
+Where the keys are cut depends on Nk alone, never on the batch, the heads or the group, so a row's result does not
+depend on the other rows.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import ClassVar
 import torch
 import triton
 
-from ..call.arguments import Problem
-from ..call.launch import INTERPRETED, Launch
+from ..call.launch import Launch
 from ..call.plan import Plan
-from ..tiles.config import TileConfig, block_d, check_pinned, device_arch
+from ..call.problem import Problem
+from ..tiles.config import TileConfig, Where, block_d
+from ..tiles.space import check_pinned
+from .bind import constexprs_of, is_widened, split_scale, where_of
 from .device.decode import _decode, _merge
-from .forward import constexprs_of, split_scale
 
 MOST_ROWS = 16
 WORTH_IT = 2048
@@ -56,14 +57,13 @@ class Decode:
 
     def configs(self, problem: Problem) -> tuple[str, ...]:
         """The tiles that fit the device, the shipped one first, or the interpreter's one."""
-        if INTERPRETED:
-            return (str(INTERPRETER_TILE),)
-        tiles = dict.fromkeys((default_tile(block_d(problem.d), problem.dtype), *_HALF_SPACE))
-        return tuple(str(tile) for tile in tiles if _runs(problem, tile))
+        where = where_of(problem)
+        tiles = dict.fromkeys((default_tile(where), *(_HALF_SPACE if where.arch else ())))
+        return tuple(str(tile) for tile in tiles if _runs(tile, where))
 
     def plan(self, problem: Problem, config: str | None = None) -> Plan:
         """The plan at a tile or at the default one."""
-        tile = _usable_tile(problem, config and TileConfig.parse(config))
+        tile = _usable_tile(problem, config)
         parts = triton.cdiv(problem.Nk, part_of(problem.Nk))
         first = _first(problem, tile, parts)
         launch = _Whole(first) if parts <= 1 else _Split(first, _second(problem, parts), parts)
@@ -109,34 +109,36 @@ def part_of(Nk: int) -> int:
 
     On an H100 with 8,192 keys 512 is best over seven problems together: 256 is 10 % faster where one sequence must fill
     the device, 1024 is 3 to 7 % faster where many do. A rule that counted sequences or heads would be faster, but a
-    row's bits would then hang on what stands beside it.
+    row's bits would then depend on the rest of the call.
     """
-    wanted = max(1, triton.cdiv(Nk, _PARTS))
+    wanted = max(1, -(-Nk // _PARTS))
     return min(_LONGEST_PART, max(_SHORTEST_PART, 1 << (wanted - 1).bit_length()))
 
 
-def default_tile(BLOCK_D: int, dtype: torch.dtype) -> TileConfig:
+def default_tile(where: Where) -> TileConfig:
     """The shipped tile of a head-dim tile, on every architecture: it compiles without spilling.
 
     On an H100, in bf16, no other of the tiles that autotuning tries was 10 % faster on any of eleven problems.
     """
-    rows = _FMA_DEFAULTS if dtype == torch.float32 else _HALF_DEFAULTS
-    return next(tile for widest, tile in rows if widest >= BLOCK_D)
+    if not where.arch:
+        return INTERPRETER_TILE
+    rows = _FMA_DEFAULTS if where.dtype == torch.float32 else _HALF_DEFAULTS
+    return next(tile for widest, tile in rows if widest >= where.BLOCK_D)
 
 
-def _usable_tile(problem: Problem, tile: TileConfig | None) -> TileConfig:
+def _usable_tile(problem: Problem, config: str | None) -> TileConfig:
     """The pinned tile, if it can run, or the default one; NotImplementedError where it cannot."""
-    if INTERPRETED:
-        return tile or INTERPRETER_TILE
-    if tile is None:
-        return default_tile(block_d(problem.d), problem.dtype)
-    check_pinned(tile, block_d(problem.d), problem.dtype, device_arch(problem.device))
+    where = where_of(problem)
+    if config is None:
+        return default_tile(where)
+    tile = TileConfig.parse(config)
+    check_pinned(tile, where)
     return tile
 
 
-def _runs(problem: Problem, tile: TileConfig) -> bool:
+def _runs(tile: TileConfig, where: Where) -> bool:
     with contextlib.suppress(NotImplementedError):
-        check_pinned(tile, block_d(problem.d), problem.dtype, device_arch(problem.device))
+        check_pinned(tile, where)
         return True
     return False
 
@@ -149,13 +151,11 @@ def _first(problem: Problem, tile: TileConfig, parts: int) -> Launch:
         *(int(problem.alignment == "lower_right"), part_of(problem.Nk), max(1, parts), scale_log2),
     )
     constexprs = {**constexprs_of(problem, sign), "SPLIT": parts > 1, **tile.blocks()}
-    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     row_tiles = triton.cdiv(problem.group * problem.Nq, tile.BLOCK_M)
     grid = (problem.B * problem.Hk * max(1, parts) * row_tiles,)
-    return Launch(_decode, grid, (*scalars, *constexprs.values()), options, problem.device)
+    return Launch(_decode, grid, (*scalars, *constexprs.values()), tile.options(), problem.device)
 
 
 def _second(problem: Problem, parts: int) -> Launch:
-    widen = INTERPRETED and problem.dtype == torch.bfloat16
-    arguments = (parts, problem.d, block_d(problem.d), widen, _PARTS_A_STEP)
+    arguments = (parts, problem.d, block_d(problem.d), is_widened(problem), _PARTS_A_STEP)
     return Launch(_merge, (problem.heads * problem.Nq,), arguments, {"num_warps": 4}, problem.device)

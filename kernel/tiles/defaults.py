@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from .config import TileConfig, like
+from .config import INTERPRETER_TILE, BackwardTiles, TileConfig, Where, like
 
 MEASURED = "the fastest of the tiles that fit, or within 1 % of it, at N 4096 on an H100, causal and not"
 COMPILED = "compiles without spilling a register; not timed on such a device"
@@ -70,23 +70,20 @@ BACKWARD_TABLE = (
 # fmt: on
 
 
-def default_tile(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> TileConfig:
-    """The shipped tile for a head-dim tile; a device older than every row takes the oldest rows."""
-    return TileConfig.parse(default_row(BLOCK_D, dtype, arch, causal).tile)
+def default_tile(where: Where, causal: bool) -> TileConfig:
+    """The shipped tile of the forward pass; a device older than every row takes the oldest rows."""
+    return TileConfig.parse(row_of(TABLE, where, causal).tile) if where.arch else INTERPRETER_TILE
 
 
-def default_row(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> Row:
-    """The row of `TABLE` that holds: of the newest architecture, then of the smallest head dim."""
-    return _row_of(TABLE, BLOCK_D, dtype, arch, causal)
+def default_pair(where: Where, causal: bool) -> BackwardTiles:
+    """The shipped tiles of the backward pass."""
+    pair = row_of(BACKWARD_TABLE, where, causal).tile if where.arch else str(INTERPRETER_TILE)
+    return BackwardTiles.parse(pair)
 
 
-def default_backward(BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> Row:
-    """The row of `BACKWARD_TABLE` that holds."""
-    return _row_of(BACKWARD_TABLE, BLOCK_D, dtype, arch, causal)
-
-
-def _row_of(table: tuple[Row, ...], BLOCK_D: int, dtype: torch.dtype, arch: int, causal: bool) -> Row:
-    newest = max(row.arch for row in table if row.arch <= max(like(arch), min(table).arch))
-    kind = "fp32" if dtype == torch.float32 else "half"
+def row_of(table: tuple[Row, ...], where: Where, causal: bool) -> Row:
+    """The row of a table that holds: of the newest architecture, then of the smallest head dim."""
+    newest = max(row.arch for row in table if row.arch <= max(like(where.arch), min(table).arch))
+    kind = "fp32" if where.dtype == torch.float32 else "half"
     rows = [row for row in table if row.arch == newest and row.dtype == kind and row.causal in (None, causal)]
-    return min((row for row in rows if row.d >= BLOCK_D), key=lambda row: row.d)
+    return min((row for row in rows if row.d >= where.BLOCK_D), key=lambda row: row.d)

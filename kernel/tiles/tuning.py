@@ -23,10 +23,9 @@ import triton
 import triton.testing
 from triton.errors import TritonError
 
-from ..call.arguments import Problem
-from ..call.backward_arguments import BackwardProblem
 from ..call.launch import on
-from ..call.plan import BackwardPath, Path, Plan
+from ..call.plan import P, Path, Plan
+from ..call.problem import BackwardProblem, Problem
 
 AUTOTUNE = "autotune"
 FORMAT = 1
@@ -68,22 +67,18 @@ def bench(call: Callable[[], None]) -> float:
     return float(triton.testing.do_bench(call, return_mode="median"))
 
 
-def bucket_of(problem: Problem | BackwardProblem, paths: Sequence[Path] | Sequence[BackwardPath]) -> Bucket:
+def bucket_of(problem: Problem | BackwardProblem, paths: Sequence[Path[Any]]) -> Bucket:
     """The bucket of a problem that these paths take; a backward one names the gradients before its paths."""
+    names, aligned = ",".join(path.name for path in paths), True
     if isinstance(problem, BackwardProblem):
         needs = " ".join(name for name, need in zip(("dQ", "dK", "dV"), problem.needs, strict=True) if need)
-        bucket = bucket_of(problem.forward, paths)
-        return bucket._replace(paths=f"{needs}: {bucket.paths}", aligned=bucket.aligned and problem.dO_aligned)
+        names, aligned, forward = f"{needs}: {names}", problem.dO_aligned, problem.forward
+    else:
+        forward = problem
     return Bucket(
-        device_name(problem.device),
-        triton.__version__,
-        ",".join(path.name for path in paths),
-        str(problem.dtype).removeprefix("torch."),
-        problem.d,
-        problem.alignment,
-        problem.seqlens_dtype is not None,
-        all(problem.aligned),
-        *(power_of_two(size) for size in (problem.Nq, problem.Nk, problem.heads)),
+        *(device_name(forward.device), triton.__version__, names, str(forward.dtype).removeprefix("torch.")),
+        *(forward.d, forward.alignment, forward.seqlens_dtype is not None, all(forward.aligned) and aligned),
+        *(power_of_two(forward.Nq), power_of_two(forward.Nk), power_of_two(forward.heads)),
     )
 
 
@@ -97,11 +92,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def tuned_plan(
-    problem: Problem | BackwardProblem,
-    paths: Sequence[Path] | Sequence[BackwardPath],
-    timer: Timer = bench,
-) -> Plan:
+def tuned_plan(problem: P, paths: Sequence[Path[P]], timer: Timer = bench) -> Plan:
     """A plan that, each time it runs, looks up what was found for the problem's bucket, and measures if nothing was.
 
     paths: those that take the problem. A single candidate is not measured.
@@ -169,7 +160,7 @@ def load(path: str | os.PathLike[str]) -> int:
     """Take over what `save` wrote, before what was measured here, and return how many buckets that is.
 
     A bucket names its device and its Triton, so those of others are kept and saved again, and never used here. A path
-    or a tile that this version does not have is measured anew. ValueError, in one sentence, for any other file.
+    or a tile that this version does not have is measured again. ValueError, in one sentence, for any other file.
     """
     try:
         content = json.loads(pathlib.Path(path).read_text())

@@ -148,8 +148,10 @@ def _written_after(written: frozenset[int], line: str) -> frozenset[int]:
 def writes(line: str) -> Iterable[int]:
     """The uniform registers that an instruction writes, also where a predicate may keep it from running."""
     match = _INSTRUCTION.search(line)
-    first = match and re.match(_PREDICATE + r"UR(\d+)\b", match[3])
-    if not first or not _WRITERS.match(match[2]):
+    if match is None or not _WRITERS.match(match[2]):
+        return []
+    first = re.match(_PREDICATE + r"UR(\d+)\b", match[3])
+    if first is None:
         return []
     register = int(first[1])
     is_pair = ".64" in match[2] or ".WIDE" in match[2]
@@ -177,7 +179,7 @@ def reads(line: str) -> Iterable[int]:
 
 def _of_operands(opcode: str, operands: str) -> list[int]:
     """The registers of operands, pairs where they are 64 bits: a desc[], UR4.64, and by the opcode."""
-    found = []
+    found: list[int] = []
     parts = operands.split(",")
     for i, operand in enumerate(parts):
         is_addend = i == len(parts) - 1

@@ -20,10 +20,12 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, cast
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -38,15 +40,19 @@ from ..portable import decode
 from ..portable.device.backward import _backward_kv, _backward_q
 from ..portable.device.decode import _decode
 from ..portable.device.forward import _forward
-from ..tiles.backward import default_tiles
-from ..tiles.config import TileConfig, block_d, fitting_space, shared_memory_limit
-from ..tiles.defaults import default_tile
+from ..tiles.config import TileConfig, Where, block_d, shared_memory_limit
+from ..tiles.defaults import default_pair, default_tile
+from ..tiles.space import FORWARD
 from . import hopper_ahead
 from .assembly import disassemble, unwritten
 from .hopper_ahead import VARIANTS, Variant, compile_hopper, compile_hopper_kv, compile_hopper_q
 
 ARCHITECTURES = (80, 89, 90, 100)
-HOPPER = {"hopper": compile_hopper, "hopper dK dV": compile_hopper_kv, "hopper dQ": compile_hopper_q}
+HOPPER: dict[str, Callable[..., CompiledKernel]] = {
+    "hopper": compile_hopper,
+    "hopper dK dV": compile_hopper_kv,
+    "hopper dQ": compile_hopper_q,
+}
 """What compiles the kernels of the Hopper paths."""
 BACKWARD_KV, BACKWARD_Q = "dK dV", "dQ"
 # Without tensor cores dK and dV of a head dim past 128 fill more registers than there are, at every tile.
@@ -59,7 +65,7 @@ _POINTERS = {
 }
 _BACKWARD: dict[str, object] = {"FAST_DO": True, "ZERO_SCALE": False}
 # Each path's kernel and the constants of its own.
-_KERNELS = {
+_KERNELS: dict[str, tuple[Any, dict[str, object]]] = {
     "portable": (_forward, {"SIGN": 1}),
     "decode": (_decode, {"SIGN": 1, "SPLIT": True}),
     BACKWARD_KV: (_backward_kv, {**_BACKWARD, "NEED_K": True, "NEED_V": True}),
@@ -103,7 +109,8 @@ def compile_kernel(point: Point, **constexprs: int) -> CompiledKernel:
     `constexprs` replaces single ones, FAST=False for the path of any strides.
     """
     kernel, own = _KERNELS[point.path]
-    constants = {
+    assert isinstance(point.tile, TileConfig)
+    constants: dict[str, object] = {
         "BLOCK_D": block_d(point.d),
         "PAD_D": point.d != block_d(point.d),
         **{"CAUSAL": True, "HAS_SEQLENS": True, "FAST": True, "WIDE": False, "WIDEN": False},
@@ -112,9 +119,8 @@ def compile_kernel(point: Point, **constexprs: int) -> CompiledKernel:
         **constexprs,
     }
     signature = {p.name: "constexpr" if p.name in constants else _argument_type(p, point.dtype) for p in kernel.params}
-    options = {"num_warps": point.tile.num_warps, "num_stages": point.tile.num_stages}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    return triton.compile(source, target=GPUTarget("cuda", point.arch, _WARP_SIZE), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", point.arch, _WARP_SIZE), options=point.tile.options())
 
 
 def measure(point: Point) -> Resources:
@@ -125,7 +131,7 @@ def measure(point: Point) -> Resources:
         kernel = compile_kernel(point)
     log = _ptxas_log(kernel, point.arch)
     registers, stores, loads = (
-        int(re.search(pattern, log).group(1))
+        int(re.findall(pattern, log)[0])
         for pattern in (r"Used (\d+) registers", r"(\d+) bytes spill stores", r"(\d+) bytes spill loads")
     )
     verdict = _verdict(point, kernel, log, stores + loads)
@@ -155,27 +161,27 @@ def _verdict(point: Point, kernel: CompiledKernel, log: str, spilled: int) -> st
 
 def measure_all(points: list[Point], jobs: int) -> Iterator[tuple[Point, Resources]]:
     """Measure each point in a process of its own, since a failing compiler pass may abort; in order of completion."""
-    running: dict[Connection, tuple[Point, multiprocessing.Process]] = {}
+    running: dict[Any, tuple[Point, BaseProcess]] = {}
     waiting = list(reversed(points))
     context = multiprocessing.get_context("fork")
     while waiting or running:
         while waiting and len(running) < jobs:
             receiver, sender = context.Pipe(duplex=False)
             point = waiting.pop()
-            process = context.Process(target=_child, args=(point, sender))
+            process: BaseProcess = context.Process(target=_child, args=(point, sender))
             process.start()
             sender.close()
             running[receiver] = (point, process)
-        for receiver in wait(list(running)):
-            point, process = running.pop(receiver)
+        for answered in wait(list(running)):
+            point, process = running.pop(answered)
             result = Resources()
             with contextlib.suppress(EOFError):
-                result = receiver.recv()
+                result = cast(Any, answered).recv()
             process.join()
             yield point, result
 
 
-def _child(point: Point, sender: Connection) -> None:
+def _child(point: Point, sender: Any) -> None:
     # A failing pass prints pages of intermediate code.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     sender.send(measure(point))
@@ -188,15 +194,15 @@ def _argument_type(parameter: triton.runtime.jit.KernelParam, dtype: str) -> str
 
 
 def _points(options: argparse.Namespace) -> list[Point]:
-    points = []
+    points: list[Point] = []
     for arch, dtype, d in itertools.product(options.arch, options.dtype, options.d):
-        where = (block_d(d), DTYPES[dtype], arch)
-        defaults = dict.fromkeys(default_tile(*where, causal) for causal in (False, True))
-        tiles = defaults if options.defaults_only else dict.fromkeys((*defaults, *fitting_space(*where)))
+        where = Where(block_d(d), DTYPES[dtype], arch)
+        defaults = dict.fromkeys(default_tile(where, causal) for causal in (False, True))
+        tiles = defaults if options.defaults_only else dict.fromkeys((*defaults, *FORWARD.fitting(where)))
         points += [Point(arch, d, dtype, tile, tile in defaults) for tile in tiles]
-        points.append(Point(arch, d, dtype, decode.default_tile(*where[:2]), True, "decode"))
+        points.append(Point(arch, d, dtype, decode.default_tile(where), True, "decode"))
         for causal in (False, True):
-            kv, q = default_tiles(*where, causal)
+            kv, q = default_pair(where, causal)
             points += [Point(arch, d, dtype, kv, True, BACKWARD_KV), Point(arch, d, dtype, q, True, BACKWARD_Q)]
     return list(dict.fromkeys((*points, *_hopper_points(options))))
 

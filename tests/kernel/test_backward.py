@@ -7,10 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel import backward, flash_attention
-from kernel.backward import flash_attn_backward
+from kernel import eager, flash_attention
+from kernel.call.arguments import Asked
 from kernel.call.launch import INTERPRETED
-from kernel.portable.forward import is_wide
+from kernel.eager import flash_attn_backward
+from kernel.portable.bind import is_wide
 
 from .reference import assert_gradients_close, draw
 from .test_forward import columns_first, every_other_row, lengths, off_by_one, padded_rows, transposed
@@ -155,11 +156,11 @@ def test_the_saved_output_and_lse_may_have_any_layout(device):
     q, k, v = draw(2, 2, 1, 20, 40, 16, device=device)
     dO, dLSE = cotangents(q)
     o, lse = flash_attention(q, k, v, return_lse=True)
-    want = flash_attn_backward(dO, dLSE, q, k, v, o, lse)
+    want = flash_attn_backward(dO, dLSE, Asked(q, k, v), o, lse)
     strided = dLSE.transpose(0, 2).contiguous().transpose(0, 2)
     lse = lse.transpose(0, 2).contiguous().transpose(0, 2)
     for layout in (transposed, columns_first, off_by_one):
-        got = flash_attn_backward(dO, strided, q, k, v, layout(o), lse)
+        got = flash_attn_backward(dO, strided, Asked(q, k, v), layout(o), lse)
         assert_gradients_close(got, q, k, v, dO, dLSE)
         assert same(want, got) or not INTERPRETED
 
@@ -188,8 +189,8 @@ def test_only_what_is_needed_is_computed(needs, with_lse, device, monkeypatch):
     dLSE = dLSE if with_lse else None
     want = differentiate(q, k, v, dO, dLSE, True)
     asked = []
-    real = backward.flash_attn_backward
-    monkeypatch.setattr("kernel.autograd.flash_attn_backward", lambda *a: asked.append(real(*a)) or asked[-1])
+    real = eager.flash_attn_backward
+    monkeypatch.setattr(eager, "flash_attn_backward", lambda *a: asked.append(real(*a)) or asked[-1])
     got = differentiate(q, k, v, dO, dLSE, True, needs=needs)
     assert same([x if need else None for x, need in zip(want, needs, strict=True)], got)
     assert [x is not None for x in asked[0]] == list(needs)
@@ -231,7 +232,7 @@ def test_query_tiles_that_see_no_key_of_a_tile_never_matter(device):
     o, lse = flash_attention(q, k, v, True, return_lse=True, config=SMALL_TILE)
     for x in (q, dO, dLSE):
         x[:, :, :16] = torch.nan
-    _, late_dK, late_dV = flash_attn_backward(dO, dLSE, q, k, v, o, lse, True, config=SMALL_TILE)
+    _, late_dK, late_dV = flash_attn_backward(dO, dLSE, Asked(q, k, v, True, config=SMALL_TILE), o, lse)
     assert torch.equal(dK[:, :, 16:], late_dK[:, :, 16:])
     assert torch.equal(dV[:, :, 16:], late_dV[:, :, 16:])
     assert late_dK[:, :, :16].isnan().all()
@@ -316,5 +317,5 @@ def test_a_bad_cotangent_is_refused_in_one_sentence(changes, error, message):
     q, k, v = draw(1, 1, 1, 3, 5, 8)
     tensors = {"dO": torch.ones(1, 1, 3, 8), "O": q, "LSE": torch.ones(1, 1, 3), "dLSE": None} | changes
     with pytest.raises(error) as caught:
-        flash_attn_backward(q=q, k=k, v=v, **tensors)
+        flash_attn_backward(asked=Asked(q, k, v), **tensors)
     assert str(caught.value).startswith(message)

@@ -5,16 +5,15 @@ import logging
 import pytest
 import torch
 
-from kernel import backward, backward_paths, flash_attention
-from kernel import choose as paths
-from kernel.backward_paths import backward_plan_of
-from kernel.call.arguments import DTYPES, as_call, check
-from kernel.call.backward_arguments import as_backward_values, check_backward
+from kernel import choose, flash_attention
+from kernel.call.arguments import DTYPES, Asked, Saved, as_backward_values, as_call, check, check_backward
 from kernel.call.plan import Plan
+from kernel.choose import BACKWARD, backward_plan_of
+from kernel.eager import flash_attn_backward
 from kernel.portable.backward import kv_section
-from kernel.tiles.backward import BackwardTiles, default_tiles, fits, fitting_tiles, shared_memory
-from kernel.tiles.config import SHARED_MEMORY, TileConfig
-from kernel.tiles.defaults import BACKWARD_TABLE, default_backward
+from kernel.tiles.config import SHARED_MEMORY, BackwardTiles, TileConfig, Where
+from kernel.tiles.defaults import BACKWARD_TABLE, default_pair, row_of
+from kernel.tiles.space import BACKWARD_KV, BACKWARD_Q, fitting_pairs, pair_fits
 from kernel.tiles.tuning import TUNED, bucket_of, tuned_plan
 
 from .reference import draw
@@ -47,14 +46,14 @@ class Picky:
 @pytest.fixture(autouse=True)
 def _no_plan_is_kept():
     backward_plan_of.cache_clear()
-    paths._log_refusal.cache_clear()
+    choose._log_refusal.cache_clear()
     yield
     backward_plan_of.cache_clear()
 
 
 @pytest.fixture
 def _picky(monkeypatch):
-    monkeypatch.setattr(backward_paths, "BACKWARD_PATHS", (Picky(), backward_paths.PORTABLE_BACKWARD))
+    monkeypatch.setattr(BACKWARD, "paths", (Picky(), BACKWARD.paths[-1]))
 
 
 def gradients(config=None, d=16, device="cpu"):
@@ -66,7 +65,7 @@ def values(config=None, dtype=torch.float32, device="cpu", needs=(True, True, Tr
     q, k, v = draw(2, 2, 1, 17, 33, d, dtype, device)
     dO, dLSE = cotangents(q)
     o, lse = flash_attention(q, k, v, return_lse=True)
-    return as_backward_values(change(dO), dLSE, q, k, v, o, lse, False, None, None, config, needs)
+    return as_backward_values(Asked(q, k, v, config=config), Saved(change(dO), dLSE, o, lse, needs))
 
 
 def problem(**options):
@@ -170,7 +169,7 @@ def test_a_kept_plan_gives_what_a_fresh_one_gives(device):
     o, lse = flash_attention(q, k, v, True, return_lse=True)
 
     def run(x, y, needs):
-        return backward.flash_attn_backward(x, y, q, k, v, o, lse, True, config=SMALL, needs=needs)
+        return flash_attn_backward(x, y, Asked(q, k, v, True, config=SMALL), o, lse, needs)
 
     kept = [run(*call) for _ in range(2) for call in some]
     for call, got in zip(some * 2, kept, strict=True):
@@ -220,13 +219,13 @@ def test_the_interpreter_has_nothing_to_tune(device):
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("BLOCK_D", HEAD_TILES)
 def test_what_autotuning_tries_fits(BLOCK_D, dtype, arch):
-    tried = fitting_tiles(BLOCK_D, dtype, arch, True)
+    where = Where(BLOCK_D, dtype, arch)
+    tried = fitting_pairs(where)
     assert 1 <= len(tried) <= 60
-    assert all(fits(tiles, BLOCK_D, dtype, arch) for tiles in tried)
-    assert fits(BackwardTiles.parse(default_backward(BLOCK_D, dtype, arch, True).tile), BLOCK_D, dtype, arch)
+    assert all(pair_fits(tiles, where) for tiles in (*tried, default_pair(where, True)))
 
 
-# What the compiler said, by `python -m kernel.resources`.
+# What the compiler said, by `python -m kernel.tools.resources`.
 @pytest.mark.parametrize(
     ("tiles", "BLOCK_D", "arch", "kv", "q"),
     [
@@ -240,20 +239,20 @@ def test_what_autotuning_tries_fits(BLOCK_D, dtype, arch):
 )
 def test_the_estimate_of_shared_memory_is_what_was_compiled_or_a_little_more(tiles, BLOCK_D, arch, kv, q):
     tiles = BackwardTiles.parse(tiles)
-    of_kv = shared_memory(tiles.kv.BLOCK_N, tiles.kv.BLOCK_M, BLOCK_D, tiles.kv.num_stages, torch.float16, arch, 2)
-    of_q = shared_memory(tiles.q.BLOCK_M, tiles.q.BLOCK_N, BLOCK_D, tiles.q.num_stages, torch.float16, arch, 1)
+    where = Where(BLOCK_D, torch.float16, arch)
+    of_kv, of_q = BACKWARD_KV.shared_memory(tiles.kv, where), BACKWARD_Q.shared_memory(tiles.q, where)
     assert kv <= of_kv <= kv + 8192
     assert q <= of_q <= q + 8192
 
 
 def test_every_row_of_the_defaults_is_used():
-    used = {default_backward(d, dtype, a, c) for d in HEAD_TILES for dtype in DTYPES.values() for a in SHARED_MEMORY
-            for c in (False, True)}  # fmt: skip
+    problems = (Where(d, dtype, arch) for d in HEAD_TILES for dtype in DTYPES.values() for arch in SHARED_MEMORY)
+    used = {row_of(BACKWARD_TABLE, where, causal) for where in problems for causal in (False, True)}
     assert used == set(BACKWARD_TABLE)
 
 
 def test_text_and_tiles_are_the_same():
-    tiles = default_tiles(128, torch.float16, 90, True)
+    tiles = default_pair(Where(128, torch.float16, 90), True)
     assert BackwardTiles.parse(str(tiles)) == tiles
     assert BackwardTiles.parse("64x32x4x1") == BackwardTiles(TileConfig(64, 32, 4, 1), TileConfig(64, 32, 4, 1))
 

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.call.arguments import check_arguments
+from kernel.call.arguments import Asked, check_arguments
 from kernel.call.launch import INTERPRETED
 from kernel.choose import plan_for, plan_of
 from kernel.portable import decode
 from kernel.portable.decode import MOST_ROWS, WORTH_IT, Decode, default_tile, part_of
-from kernel.tiles.config import SHARED_MEMORY, TileConfig, check_pinned
+from kernel.tiles.config import SHARED_MEMORY, TileConfig, Where
+from kernel.tiles.space import check_pinned
 
 from .compiled import run_compiled
 from .reference import assert_close, draw
@@ -150,30 +151,31 @@ def test_many_rows_are_refused(device):
 def test_it_is_chosen_where_it_was_measured_to_be_worth_it(shape, dtype, reason):
     Nq, Nk = shape
     q, k = (torch.empty(1, 2, N, 8, dtype=dtype, device="meta") for N in (Nq, Nk))
-    assert Decode(WORTH_IT, fp32=False).refusal(check_arguments(q, k, k)) == reason
+    assert Decode(WORTH_IT, fp32=False).refusal(check_arguments(Asked(q, k, k))) == reason
 
 
 def test_compiled_it_stands_before_the_portable_path():
-    done = run_compiled("-c", "from kernel.choose import PATHS; print(*(path.name for path in PATHS))")
+    done = run_compiled("-c", "from kernel.choose import FORWARD; print(*(path.name for path in FORWARD.paths))")
     assert done.stdout.split() == ["hopper", "decode", "portable"], done.stderr
 
 
 @pytest.mark.cuda
 def test_compiled_it_is_chosen_for_few_rows_and_many_keys(device):
     q, k, v = draw(2, 4, 1, 3, 2100, 64, torch.bfloat16, device)
-    assert plan_for(q, k, v).path == "decode"
+    assert plan_for(Asked(q, k, v)).path == "decode"
     check(q, k, v, config=None)
-    assert plan_for(q, k[:, :, :300], v[:, :, :300]).path == "portable"
+    assert plan_for(Asked(q, k[:, :, :300], v[:, :, :300])).path == "portable"
 
 
 def test_it_runs_where_it_is_asked_for(device):
     q, k, v = draw(1, 1, 1, 1, 20, 8, device=device)
-    assert plan_for(q, k, v).path == "portable"
-    assert plan_for(q, k, v, config="decode").path == "decode"
-    assert plan_for(q, k, v, config="decode:16x32x4x1").config == "16x32x4x1"
+    assert plan_for(Asked(q, k, v)).path == "portable"
+    assert plan_for(Asked(q, k, v, config="decode")).path == "decode"
+    assert plan_for(Asked(q, k, v, config="decode:16x32x4x1")).config == "16x32x4x1"
 
 
 @pytest.mark.parametrize("arch", SHARED_MEMORY)
 def test_the_default_tiles_fit(arch):
     for BLOCK_D, dtype in itertools.product((16, 64, 128, 256), DTYPES):
-        check_pinned(default_tile(BLOCK_D, dtype), BLOCK_D, dtype, arch)
+        where = Where(BLOCK_D, dtype, arch)
+        check_pinned(default_tile(where), where)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.portable.forward import is_fast, is_wide
+from kernel.portable.bind import is_fast, is_wide
 
 from .reference import assert_close, draw
 

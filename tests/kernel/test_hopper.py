@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.call.arguments import Problem, check_arguments
+from kernel.call.arguments import Asked, check_arguments
 from kernel.call.launch import INTERPRETED
-from kernel.choose import parse_config, plan_for
+from kernel.call.problem import Problem
+from kernel.choose import FORWARD, plan_for
 from kernel.hopper import forward as hopper
 from kernel.hopper.forward import TILES, WORTH_IT, Block, Hopper, is_masked, known_tiles, tiles_of
 from kernel.tiles.config import SHARED_MEMORY
@@ -175,8 +176,8 @@ def test_when_some_row_sees_a_tile_in_part(changes, masked):
 
 
 def test_a_config_names_the_path_and_its_tile():
-    assert parse_config("hopper") == (Hopper(), None)
-    assert parse_config("hopper:128x128x2x1") == (Hopper(), "128x128x2x1")
+    assert FORWARD.parse("hopper") == (Hopper(), None)
+    assert FORWARD.parse("hopper:128x128x2x1") == (Hopper(), "128x128x2x1")
 
 
 @pytest.mark.usefixtures("_h100")
@@ -207,7 +208,7 @@ def test_a_tile_of_another_head_dim(config):
 def test_strides_of_dimensions_of_size_1_are_made_legal():
     """They may be anything in the tensor, since nothing uses them; TMA checks them all the same."""
     odd = torch.empty(4096, dtype=torch.float16).as_strided((1, 1, 1, 64), (3, 7, 5, 1))
-    single = dataclasses.replace(check_arguments(odd, odd, odd), device=PROBLEM.device)
+    single = dataclasses.replace(check_arguments(Asked(odd, odd, odd)), device=PROBLEM.device)
     assert Hopper().refusal(dataclasses.replace(single, aligned=PROBLEM.aligned)) is None
     for block in hopper._blocks(single, tiles_of(single)[0]):
         assert block.strides == [64, 64, 64, 1]
@@ -358,11 +359,11 @@ def test_a_layout_gives_the_bits_of_another(d, causal):
 @on_device
 def test_it_is_picked_where_it_is_worth_it():
     def path(Nq, d=64, dtype=torch.float16, config=None):
-        return plan_for(*draw(1, 2, 1, Nq, 200, d, dtype, "cuda"), config=config).path
+        return plan_for(Asked(*draw(1, 2, 1, Nq, 200, d, dtype, "cuda"), config=config)).path
 
     assert path(WORTH_IT) == path(WORTH_IT, 256, torch.bfloat16) == path(1, config="hopper") == "hopper"
     assert path(WORTH_IT - 1) == path(WORTH_IT, 36) == path(WORTH_IT, dtype=torch.float32) == "portable"
-    assert plan_for(*draw(1, 2, 1, 200, 200, 64, torch.float16, "cuda"), scale=0.0).path == "portable"
+    assert plan_for(Asked(*draw(1, 2, 1, 200, 200, 64, torch.float16, "cuda"), scale=0.0)).path == "portable"
     with pytest.raises(NotImplementedError, match="config 'hopper' does not take this call: the dtype is not"):
         path(200, dtype=torch.float32, config="hopper")
 

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.backward_paths import choose_backward
-from kernel.call.arguments import Problem
-from kernel.call.backward_arguments import BackwardProblem
 from kernel.call.launch import INTERPRETED
-from kernel.hopper.backward import TILES, HopperBackward, _takes_dO, tiles_of
+from kernel.call.problem import BackwardProblem, Problem
+from kernel.choose import BACKWARD, backward_half
+from kernel.hopper.backward import TILES, HopperBackward, _takes_dO, pairs_of
 from kernel.hopper.forward import WORTH_IT, is_masked
 from kernel.tiles.config import SHARED_MEMORY
 
@@ -24,6 +23,10 @@ FORWARD = Problem(
     seqlens_stride=0,
 )
 DENSE = (131072, 32768, 128, 1)
+
+
+def choose_backward(problem, config):
+    return BACKWARD.choose(problem, backward_half(problem, config), config)
 
 
 def problem(dO=DENSE, dO_aligned=True, **changes):
@@ -77,7 +80,7 @@ def test_what_a_config_chooses():
 
 @pytest.mark.parametrize(("d", "causal"), [(64, False), (64, True), (128, False), (128, True)])
 def test_the_tiles_read_back_and_fit(d, causal):
-    known = tiles_of(dataclasses.replace(FORWARD, d=d, alignment="upper_left" if causal else None))
+    known = pairs_of(dataclasses.replace(FORWARD, d=d, alignment="upper_left" if causal else None))
     assert sorted(known) == sorted(TILES[d])
     for tiles in known:
         own = max(tile.own * 2 * 128 * d * 2 + tile.slots * 2 * 128 * d * 2 for tile in tiles)
@@ -106,7 +109,7 @@ def test_whether_dO_is_read_as_it_lies(changes, taken):
 @pytest.mark.parametrize(("changes", "masked"), [({}, False), ({"Nk": 500}, True), ({"alignment": "upper_left"}, True)])
 def test_what_is_masked(changes, masked):
     forward = dataclasses.replace(FORWARD, **changes)
-    assert is_masked(forward, tiles_of(forward)[0].q.BLOCK_N) == masked
+    assert is_masked(forward, pairs_of(forward)[0].q.BLOCK_N) == masked
 
 
 @pytest.mark.usefixtures("_h100")

@@ -6,7 +6,7 @@ import triton
 
 from kernel import flash_attention
 from kernel.call.launch import INTERPRETED
-from kernel.portable.forward import grid
+from kernel.portable.bind import grid
 from kernel.tiles.config import TileConfig
 
 from .reference import draw, visible_keys

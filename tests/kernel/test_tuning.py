@@ -9,7 +9,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from kernel import flash_attention
-from kernel.call.arguments import check_arguments
+from kernel.call.arguments import Asked, check_arguments
 from kernel.call.plan import Plan
 from kernel.tiles import tuning
 from kernel.tiles.tuning import TUNED, Choice, bucket_of, load, power_of_two, save, tuned_plan
@@ -48,7 +48,7 @@ def _nothing_tuned():
 
 
 def problem(Nq=17, Nk=33, heads=2, causal=False, dtype=torch.float32, seqlens_k=None, d=16):
-    return check_arguments(*draw(1, heads, 1, Nq, Nk, d, dtype), causal, seqlens_k)
+    return check_arguments(Asked(*draw(1, heads, 1, Nq, Nk, d, dtype), causal, seqlens_k))
 
 
 def clock(path):

@@ -59,7 +59,7 @@ edit(
             "o = torch.empty_like(q)",
         )
     ],
-    file="forward.py",
+    file="eager.py",
     witness=case(2, 2, Hq=2, Hk=2, layout=("bshd", "contiguous", "contiguous")),
 )
 
@@ -69,7 +69,7 @@ edit(
     "https://github.com/microsoft/onnxruntime/issues/28376",
     "The path for contiguous, aligned rows is picked from the head dimension and the pointer, not the strides.",
     [("and all(s[3] == 1 and all(stride % unit == 0 for stride in s[:3]) for s in strides)", "and bool(strides)")],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(2, 2, layout="column_major"),
     slack=True,
 )

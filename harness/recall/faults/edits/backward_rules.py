@@ -151,7 +151,7 @@ edit(
     None,
     "Which gradients are wanted is read from the last input to the first.",
     [("needs = tuple(ctx.needs_input_grad[:3])", "needs = tuple(ctx.needs_input_grad[2::-1])")],
-    file="autograd.py",
+    file="eager.py",
     expects=GRADIENT,
     witness=gradients(1, 2, needs=("v",)),
 )
@@ -169,11 +169,11 @@ edit(
             " if need else None",
         ),
         (
-            "for x, need in zip(like, needs, strict=True)",
-            "for n, (x, need) in enumerate(zip(like, needs, strict=True))",
+            "for x, need in zip((q, k, v), needs, strict=True)",
+            "for n, (x, need) in enumerate(zip((q, k, v), needs, strict=True))",
         ),
     ],
-    file="backward.py",
+    file="eager.py",
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",
     witness=gradients(1, 2),

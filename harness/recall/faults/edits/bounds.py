@@ -110,7 +110,7 @@ edit(
             "return (heads * (triton.cdiv(Nq, BLOCK_M) if BLOCK_M != 128 else max(1, Nq // BLOCK_M)),)",
         )
     ],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(129, 1, config="128x64x8x3"),
 )
 
@@ -120,7 +120,7 @@ edit(
     "https://github.com/flashinfer-ai/flashinfer/issues/3125",
     "The grid ends at 127 heads (a stand-in for 65,535, the end of a CUDA grid's other axes); the rest is not written.",
     [("return (heads * triton.cdiv(Nq, BLOCK_M),)", "return (min(heads, 127) * triton.cdiv(Nq, BLOCK_M),)")],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(1, 1, 1, B=2, Hq=65, Hk=65),
 )
 
@@ -135,7 +135,7 @@ edit(
             '"CAUSAL": problem.causal and problem.Nq > 1,',
         )
     ],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(1, 2, causal=True),
 )
 

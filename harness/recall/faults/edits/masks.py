@@ -140,7 +140,7 @@ edit(
     "scale-from-padded-d",
     "https://github.com/tile-ai/tilelang-ascend/issues/1669",
     "The default scale is that of the padded head dimension.",
-    [("return d**-0.5", "return max(16, 1 << (d - 1).bit_length()) ** -0.5")],
+    [("return float(d**-0.5)", "return float(max(16, 1 << (d - 1).bit_length()) ** -0.5)")],
     file="call/arguments.py",
     witness=case(1, 2, 17),
 )

@@ -100,7 +100,7 @@ edit(
     None,
     "Scores go to exp2 without log2(e).",
     [("scale_log2 = float(np.float32(abs(scale) * math.log2(math.e)))", "scale_log2 = float(np.float32(abs(scale)))")],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(1, 2),
 )
 
@@ -120,7 +120,7 @@ edit(
     "https://github.com/pytorch/pytorch/pull/105202",
     "The sign of the scale is lost.",
     [("return (1 if scale > 0 else -1), scale_log2", "return 1, scale_log2")],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(1, 2, scale=-1.0),
 )
 
@@ -136,7 +136,7 @@ edit(
         ),
         ("return (1 if scale > 0 else -1), scale_log2", "return 1, scale_log2"),
     ],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(1, 1, scale=-1.0),
 )
 

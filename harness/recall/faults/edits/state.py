@@ -21,7 +21,7 @@ edit(
             '"CAUSAL": _kept.setdefault((problem.Nq, problem.Nk, problem.d), problem.causal),',
         ),
     ],
-    file="portable/forward.py",
+    file="portable/bind.py",
     witness=case(2, 2, history=("other_causal",)),
     expects=NUMBERS | HISTORY,
 )
@@ -51,8 +51,9 @@ edit(
     [
         _KEEP,
         (
-            "strides = tuple(_used_strides(x) for x in operands)",
-            "strides = _kept.setdefault((call.q.shape, call.k.shape), tuple(_used_strides(x) for x in operands))",
+            "strides = (_used_strides(call.q), _used_strides(call.k), _used_strides(call.v))",
+            "strides = (_used_strides(call.q), _used_strides(call.k), _used_strides(call.v))\n"
+            "    strides = _kept.setdefault((call.q.shape, call.k.shape), strides)",
         ),
     ],
     file="call/arguments.py",
@@ -73,7 +74,7 @@ edit(
             "o = _kept.setdefault((q.shape, q.dtype), torch.empty_like(q, memory_format=torch.contiguous_format))",
         ),
     ],
-    file="forward.py",
+    file="eager.py",
     witness=case(1, 1),
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",

@@ -9,7 +9,7 @@ from kernel import flash_attention
 from kernel.call.arguments import Asked, check_arguments
 from kernel.tiles.config import TileConfig
 
-from .reference import draw
+from .tensors import draw
 
 Q, K, V = draw(2, 4, 2, 3, 5, 8)
 HALF = torch.float16

@@ -6,19 +6,16 @@ import pytest
 import torch
 
 from kernel import choose, flash_attention
-from kernel.call.arguments import DTYPES, Asked, Saved, as_backward_values, as_call, check, check_backward
+from kernel.call.arguments import DTYPES, Asked, Saved, as_backward_values, check_backward
 from kernel.call.plan import Plan
 from kernel.choose import BACKWARD, backward_plan_of
 from kernel.eager import flash_attn_backward
-from kernel.portable.backward import kv_section
 from kernel.tiles.config import SHARED_MEMORY, BackwardTiles, TileConfig, Where
 from kernel.tiles.defaults import BACKWARD_TABLE, default_pair, row_of
 from kernel.tiles.space import BACKWARD_KV, BACKWARD_Q, fitting_pairs, pair_fits
 from kernel.tiles.tuning import TUNED, bucket_of, tuned_plan
 
-from .reference import draw
-from .test_backward import cotangents, differentiate, same
-from .test_forward import transposed
+from .tensors import cotangents, differentiate, draw, same, transposed
 
 HEAD_TILES = (16, 32, 64, 128, 256)
 SMALL = "16x16x4x1"
@@ -135,14 +132,7 @@ def test_a_second_half_that_cannot_be_read_is_refused_by_the_forward_call(half, 
         flash_attention(q, k, v, config=f"portable/{half}")
 
 
-def test_all_tiles_agree(device):
-    want = gradients(None, 16, device)
-    for tiles in ("16x32x4x1+32x16x4x1", "32x16x4x1+16x32x4x1", "32x32x4x1"):
-        for x, y in zip(want, gradients(f"/{tiles}", 16, device), strict=True):
-            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
-
-
-# Pairs of calls that differ in one thing that a plan hangs on.
+# Pairs of calls that differ in one thing that a plan depends on.
 PAIRS = [
     ({}, {"config": "16x32x4x1"}),
     ({}, {"needs": (True, False, True)}),
@@ -255,15 +245,3 @@ def test_text_and_tiles_are_the_same():
     tiles = default_pair(Where(128, torch.float16, 90), True)
     assert BackwardTiles.parse(str(tiles)) == tiles
     assert BackwardTiles.parse("64x32x4x1") == BackwardTiles(TileConfig(64, 32, 4, 1), TileConfig(64, 32, 4, 1))
-
-
-def test_heads_side_by_side_fit_the_cache(device):
-    assert kv_section(problem(device=device).forward) == 1
-    q, k, v = (torch.empty(4, 8, n, 64, dtype=torch.half, device="meta") for n in (65536, 16, 16))
-    assert kv_section(check(as_call(_values(q, k, v)))) == 2
-
-
-def _values(q, k, v):
-    """Those of a causal call on tensors without memory."""
-    of = [(x.shape, x.stride(), x.dtype, x.device, x.layout, True) for x in (q, k, v)]
-    return (*of, None, True, bool, None, type(None), None)

@@ -10,7 +10,7 @@ from kernel import flash_attention, functional
 from kernel.ops import flash_attention_backward, flash_attention_forward
 from kernel.tiles.config import TileConfig
 
-from .reference import draw
+from .tensors import draw
 
 SMALL = "16x16x4x1"
 

@@ -15,7 +15,7 @@ from kernel.call.plan import Plan
 from kernel.choose import BACKWARD, FORWARD, MOST_PLANS, plan_of
 from kernel.tiles.config import TileConfig
 
-from .reference import draw
+from .tensors import draw
 
 SMALL = "16x16x4x1"
 

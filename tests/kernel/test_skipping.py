@@ -6,10 +6,9 @@ import triton
 
 from kernel import flash_attention
 from kernel.call.launch import INTERPRETED
-from kernel.portable.bind import grid
 from kernel.tiles.config import TileConfig
 
-from .reference import draw, visible_keys
+from .tensors import draw
 from .visits import counted
 
 ALIGNMENTS = (None, "upper_left", "lower_right")
@@ -42,7 +41,10 @@ def skipped_query_tiles(Nq: int, Nk: int, kv_len: int, alignment: str | None, ti
 
 
 def visible_pairs(Nq, Nk, kv_len, alignment):
-    return visible_keys(1, Nq, Nk, alignment or False, torch.tensor([kv_len]))[0, 0]
+    """Boolean (Nq, Nk), by the definition of the mask."""
+    i, j = torch.arange(Nq)[:, None], torch.arange(Nk)
+    limits = {None: Nk, "upper_left": i + 1, "lower_right": i + 1 + kv_len - Nq}
+    return (j < kv_len) & (j < limits[alignment]).expand(Nq, Nk) if alignment else (j < kv_len).expand(Nq, Nk)
 
 
 def tiles_of(keep, size, dim):
@@ -137,8 +139,3 @@ def test_each_entry_of_a_batch_skips_by_its_own_length(kernel):
 @pytest.mark.parametrize("kernel", ["forward", "dQ", "dK dV"])
 def test_nothing_is_skipped_without_a_mask(kernel):
     assert skipped(kernel, (1, 1, 1, 32, 32), None, [32], "16x16x4x1", 2, 2) == [0, 0]
-
-
-def test_the_grid_has_one_dimension_past_65535():
-    assert grid(70_000, 130, 64) == (210_000,)
-    assert grid(3, 64, 64) == (3,)

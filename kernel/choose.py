@@ -1,8 +1,8 @@
 """Which path takes a pass of a call: the one that `config` names, or the first that does not refuse it.
 
-`config` speaks of both passes: "FORWARD/BACKWARD", of which either half may be left out, the second with its slash. A
-plan is computed from a call's values alone (`call.arguments.Call`) and kept under the same values: there is nothing
-else that it could be out of date with.
+`config` covers both passes: "FORWARD/BACKWARD", of which either half may be left out, the second with its slash. A
+plan depends only on a call's values (`call.arguments.Call`) and is cached under the same values, so it cannot be
+out of date.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Choice(Generic[P]):
         return path.plan(problem, tile)
 
     def choose(self, problem: P, half: object, config: object) -> tuple[Path[P], str | None]:
-        """The path of a problem and its tile, None for the path's own default; `config` is for the error alone.
+        """The path of a problem and its tile, None for the path's own default; only the error needs `config`.
 
         TypeError or ValueError for a half that cannot be read, NotImplementedError for a path that refuses the problem.
         """
@@ -100,7 +100,7 @@ class Choice(Generic[P]):
 FORWARD: Choice[Problem] = Choice(
     name="",
     call="this call",
-    # Interpreted, parts of the keys do not run in parallel, so there is nothing in which the decode path is better.
+    # The interpreter does not run parts of the keys in parallel, so the decode path gains nothing there.
     paths=(Hopper(MANY_ROWS), *(() if INTERPRETED else (Decode(MANY_KEYS, fp32=False),)), Portable()),
     asked_for=(Decode(), Hopper()),
     read=TileConfig.parse,
@@ -130,7 +130,7 @@ def plan_for(asked: Asked) -> Plan:
 
 @functools.lru_cache(MOST_PLANS)
 def plan_of(values: tuple[Any, ...]) -> Plan:
-    """The plan of a call's values, as `as_values` gives them; a function of them alone."""
+    """The plan of a call's values, as `as_values` gives them; it depends on nothing else."""
     call = as_call(values)
     problem, (half, _) = check(call), halves(call.config)
     _check_device(problem.device)
@@ -142,7 +142,7 @@ def plan_of(values: tuple[Any, ...]) -> Plan:
 
 @functools.lru_cache(MOST_PLANS)
 def backward_plan_of(values: tuple[Any, ...]) -> Plan:
-    """The plan of a backward call's values, as `as_backward_values` gives them; a function of them alone."""
+    """The plan of a backward call's values, as `as_backward_values` gives them; it depends on nothing else."""
     problem, config = check_backward(values), as_call(values[0]).config
     _check_device(problem.device)
     half = backward_half(problem, config)

@@ -39,10 +39,10 @@ def flash_attention(
             "hopper:128x128x2x1" its tile too; "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` is a
             tile of the portable path, which the interpreter takes as well. "autotune" compiles and times every tile
             in the first call of each kind of problem (device, dtype, d, mask; Nq, Nk and heads by powers of two),
-            which takes seconds; `tuning.save` and `tuning.load` keep what it found. After a slash stands what the
+            which takes seconds; `tuning.save` and `tuning.load` keep what it found. After a slash comes what the
             backward pass takes, as in "hopper/portable", "/64x128x8x2+128x64x8x2" (the portable path's tile for dK and
             dV, and that for dQ) or "/autotune"; without one it takes its best path, or autotunes where the forward
-            does, and beside a tile of the portable forward that same tile where it fits the backward's kernels.
+            does, or uses the tile of a pinned portable forward where it fits the backward's kernels.
 
     Returns:
         O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that
@@ -64,7 +64,7 @@ def flash_attention(
     return (o, lse) if return_lse else o
 
 
-# What the function tells a test harness about itself; "configs" are worth testing against each other. Not promised:
+# What the function declares to a test harness; "configs" are worth testing against each other. Not promised:
 # unit_weight, since compiled in fp32 a row that sees one key comes out one unit in the last place off; and, compiled,
 # layout_invariant, since a layout that TMA does not take goes to another path.
 flash_attention.__flashattest__ = {  # type: ignore[attr-defined]

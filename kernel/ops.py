@@ -22,7 +22,7 @@ _BACKWARD = "flash_attention_backward"
 
 
 def _namespace() -> str:
-    """Where the operator is registered: torch knows it by its name alone, and a second time refuses it.
+    """Where the operator is registered: torch knows it by its name, and refuses the same name twice.
 
     So a copy of this package under another name has operators of its own, and so has this one when it is imported
     again, after another `kernel`.

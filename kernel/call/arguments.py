@@ -1,7 +1,7 @@
 """What the kernel accepts: every refusal is one sentence that names the argument, what came and what is legal.
 
-A call is first written down as a `Call`: plain values, no tensor. All checks, and all that a plan is made of, come from
-it alone, so a plan kept under the call's values cannot be out of date.
+A call is first written down as a `Call`: plain values, no tensor. All checks, and all that a plan is made of, use
+only that, so a plan cached under the call's values cannot be out of date.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Lengths(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call, unchecked. The classes of causal and scale stand beside them, since True == 1 and 1 == 1.0."""
+    """A call, unchecked. It has the classes of causal and scale too, since True == 1 and 1 == 1.0."""
 
     q: Operand
     k: Operand
@@ -67,7 +67,7 @@ class Asked(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What a backward pass takes beside what was asked: gradients of the outputs or None, the outputs, its needs."""
+    """What a backward pass takes besides what was asked: gradients of the outputs or None, the outputs, its needs."""
 
     dO: torch.Tensor
     dLSE: torch.Tensor | None

@@ -30,7 +30,7 @@ INTERPRETED = bool(_RUNTIME.interpret)
 
 
 class Describes(Protocol):
-    """What makes the descriptors by which a kernel reaches tensors that differ in their address alone."""
+    """Makes the descriptors by which a kernel reaches tensors that differ only in their address."""
 
     def of(self, x: torch.Tensor) -> Any:
         """Triton's descriptor of a tensor, which has it as `base`."""

@@ -18,8 +18,8 @@ class Plan:
 
     path, config: who runs it and how it names its tile. launch: takes q, k, v, O (contiguous, like q), LSE (contiguous
     (B, Hq, Nq), fp32) and seqlens_k or None, of a call with the plan's values, and fills O and LSE on the device's
-    current stream. It allocates by torch alone and never waits for the device, so that a CUDA graph can record it. It
-    keeps no tensor, and nothing that depends on the address of one but for its alignment to 16 bytes.
+    current stream. It allocates only through torch and never waits for the device, so that a CUDA graph can record it.
+    It keeps no tensor, and nothing that depends on the address of one but for its alignment to 16 bytes.
 
     The launch of a backward plan takes q, k, v, O (any layout), LSE (contiguous), dO (any layout), dLSE (any layout) or
     None, seqlens_k or None, and dQ, dK and dV, contiguous, to be filled, or None for each that is not needed.

@@ -23,7 +23,7 @@ BLOCK = 2 * ROWS
 REGISTERS = 240
 """A thread's, of those warpgroups: the 65,536 of a multiprocessor less 24 for each thread that loads."""
 _PITCH = 4
-"""Heads of LSE and delta begin at multiples of so many fp32, the unit of TMA."""
+"""Heads of LSE and delta begin at multiples of this many fp32, the unit of TMA."""
 _WIDEST = 128
 """Elements of a head-dim tile: of a wider one, dK and dV do not fit the registers."""
 
@@ -107,7 +107,7 @@ def _parse(config: str, forward: Problem) -> Tiles:
 
 
 def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
-    """What runs the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not."""
+    """Launch the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what is absent."""
     forward, (need_q, need_k, need_v) = problem.forward, problem.needs
     pitch = triton.cdiv(forward.Nq, _PITCH) * _PITCH
     delta_of = delta_launch(problem, pitch)
@@ -136,7 +136,7 @@ def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
             # A row that sees nothing may have any dO, NaN too, and TMA has no mask.
             dO.masked_fill_((lse == -torch.inf)[..., None], 0.0)
         if kv is not None:
-            # Both come of one kernel; what is not wanted is made and forgotten.
+            # One kernel makes both; what is not wanted is made and dropped.
             kv(
                 q,
                 k,

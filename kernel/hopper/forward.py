@@ -28,11 +28,11 @@ _LONGEST_STRIDE = 2**40
 """Bytes from which TMA takes no stride."""
 _MOST_ROWS = 2**31 - 2**12
 """Rows, and tiles of all heads, from which 32-bit sums of a row and a tile's height, or of a tile and the grid's size,
-may overflow; tensors of so many fit where rows overlap."""
+may overflow; tensors with that many fit where rows overlap."""
 
 
 class HopperTile(NamedTuple):
-    """BLOCK_M query rows against BLOCK_N keys, with rings of so many K and V tiles and of so many Q tiles."""
+    """BLOCK_M query rows against BLOCK_N keys, with rings of `slots` K and V tiles and `q_slots` Q tiles."""
 
     BLOCK_M: int
     BLOCK_N: int
@@ -93,10 +93,11 @@ class Hopper:
 
 
 def tiles_of(problem: Problem, processors: int | None = None) -> tuple[HopperTile, ...]:
-    """The tiles of a problem, the shipped one first: that whose busiest multiprocessor, of so many, is done first.
+    """The tiles of a problem, the shipped one first: that whose busiest multiprocessor finishes first.
 
-    So the choice depends on the batch and the heads too, which may change no bit of a row: tiles of a head dim differ
-    only in rows and slots, never in BLOCK_N, so that each row meets the same keys in the same steps.
+    processors: multiprocessors of the device, by default as it says. The choice depends on the batch and the heads too,
+    which may change no bit of a row: tiles of a head dim differ only in rows and slots, never in BLOCK_N, so that each
+    row meets the same keys in the same steps.
     """
     tiles = known_tiles(problem.d)
     time = functools.partial(_longest, problem, processors or multiprocessors(problem.device))
@@ -129,7 +130,7 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def is_masked(problem: Problem, BLOCK_N: int) -> bool:
-    """Whether some row may see some tile of so many keys in part."""
+    """Whether some row may see part of a tile of BLOCK_N keys."""
     return problem.causal or problem.seqlens_dtype is not None or problem.Nk % BLOCK_N != 0
 
 

@@ -59,7 +59,7 @@ def _usable_tiles(problem: BackwardProblem, config: str | None) -> BackwardTiles
 
 
 def _launch(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., None]:
-    """Launch the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what there is not."""
+    """Launch the kernels on q, k, v, O, LSE, dO, dLSE, seqlens_k, dQ, dK and dV; None for what is absent."""
     need_q, need_k, need_v = problem.needs
     forward = problem.forward
     kv = _kv_launch(problem, tiles.kv) if (need_k or need_v) and forward.B * forward.Hk * forward.Nk else None

@@ -1,4 +1,4 @@
-"""What the portable kernels are launched with beside tensors: constexprs, scalars and the grid."""
+"""What the portable kernels are launched with besides tensors: constexprs, scalars and the grid."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def _points(options: argparse.Namespace) -> list[Point]:
 
 
 def _hopper_points(options: argparse.Namespace) -> Iterator[Point]:
-    """The Hopper paths': all variants of all tiles, and beside fp16 one variant of each head dim in bf16."""
+    """The Hopper paths': all variants of all tiles, and besides fp16 one variant of each head dim in bf16."""
     if hopper_ahead.ARCH not in options.arch or not hopper_ahead.AVAILABLE:
         return
     for path, d in itertools.product(HOPPER, options.d):

@@ -86,7 +86,7 @@ PATHS = {
         dtypes=tuple(DTYPES),
         head_dims=(1, 15, 16, 17, 72, 128, 200, 256),
         d=8,
-        boxes=tuple((Nq, Nk) for Nq in (1, 5) for Nk in (0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 65)),
+        boxes=tuple((1 + Nk % 5, Nk) for Nk in (0, 1, 2, 3, 4, 15, 16, 17, 31, 32, 33, 34, 63, 64, 65)),
         edges=((1, 2 * PART + 13), (7, 2 * PART), (MOST_ROWS, 2 * PART - 1), (1, 32 * 17 + 5), (3, 1100)),
         differentiable=False,
     ),

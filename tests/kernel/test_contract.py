@@ -43,9 +43,8 @@ def test_tile_edges(path, causal):
 
 
 def test_any_head_dim(path):
-    for d in path.head_dims:
-        for dtype in path.dtypes[::2]:
-            path.attest(5, 20, d, dtype, causal=True)
+    for d, dtype in zip(path.head_dims, itertools.cycle(path.dtypes[::2]), strict=False):
+        path.attest(5, 20, d, dtype, causal=True)
 
 
 @pytest.mark.parametrize("causal", CAUSAL)
@@ -71,7 +70,7 @@ def test_any_scale(path, scale):
     ],
 )
 def test_scores_that_are_far_from_0_or_move_over_the_keys(path, values):
-    for dtype in path.dtypes:
+    for dtype in path.dtypes[:2]:
         path.attest(14, 80, dtype=dtype, causal=True, scale=1.0, values=values)
 
 

@@ -30,13 +30,13 @@ from .common import (
     _FIRST_FREE,
     _REGISTERS_TO_LOAD,
     _acquire,
-    _length,
     _next,
     _release,
     _steps,
     _sync,
     _wgmma_layout,
 )
+from .mask import _hide, _queries
 
 # Warpgroups that compute.
 _GROUPS = gl.constexpr(2)
@@ -60,26 +60,6 @@ def _place_keys(step, geometry, CAUSAL: gl.constexpr):
         is_due = (step % 2 == 0) | (mirrored != tile)
         tile = gl.where(step % 2 == 0, tile, mirrored)
     return is_due, b, head - b * Hk, tile
-
-
-@gluon.jit
-def _queries(b, n0, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
-    """Who sees a key tile that begins with key n0.
-
-    Returns the keys of the batch entry that any row sees, the shift of the diagonal, the first query tile that sees a
-    key of this one and the end of the query tiles.
-    """
-    _seqlens, _stride, _Hq, _group, Nq, _Nk, _k_tiles, lower_right = geometry
-    kv_len = _length(b, geometry)
-    shift = 0
-    first = 0
-    if CAUSAL:
-        shift = lower_right * (kv_len - Nq)
-        kv_len = gl.maximum(gl.minimum(kv_len, Nq + shift), 0)
-        first = gl.maximum(n0 - shift, 0) // BLOCK_M
-    end = (Nq + BLOCK_M - 1) // BLOCK_M
-    first = gl.where(n0 < kv_len, gl.minimum(first, end), end)
-    return kv_len, shift, first, end
 
 
 @gluon.jit
@@ -139,20 +119,6 @@ def _load_queries(
                     )
                     loaded += 1
                     slot, phase = _next(slot, phase, SLOTS)
-
-
-@gluon.jit
-def _hide(p, key0, query0, last):
-    """P^T of keys from key0 and queries whose last key is query0 and so on; 0 where a query does not see a key.
-
-    last: the end of the program's key tile; where query0 has come so far, all is seen.
-    """
-    layout: gl.constexpr = p.type.layout
-    if query0 < last:
-        key = key0 + gl.arange(0, p.shape[0], layout=gl.SliceLayout(1, layout))
-        query = query0 + gl.arange(0, p.shape[1], layout=gl.SliceLayout(0, layout))
-        p = gl.where(key[:, None] <= query[None, :], p, 0.0)
-    return p
 
 
 @gluon.jit

@@ -22,8 +22,6 @@ from .common import (
     _FIRST_FREE,
     _REGISTERS_TO_LOAD,
     _acquire,
-    _is_seen,
-    _keys,
     _load_kv,
     _next,
     _place,
@@ -32,6 +30,7 @@ from .common import (
     _sync,
     _wgmma_layout,
 )
+from .mask import _is_seen, _keys
 
 # Warpgroups that compute.
 _GROUPS = gl.constexpr(2)

@@ -1,4 +1,4 @@
-"""What the Hopper kernels share on the device: barriers, rings, the order of query tiles, and what their rows see.
+"""What the Hopper kernels share on the device: barriers, rings, the order of query tiles, and who loads K and V.
 
 `geometry` is (seqlens_ptr or None, stride_seqlens, Hq, group, Nq, Nk, tiles, lower_right): `tiles` are those of a head
 that programs share among them, of queries or of keys.
@@ -7,6 +7,8 @@ that programs share among them, of queries or of keys.
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+
+from .mask import _first_key, _keys
 
 # A barrier of a warpgroup, renamed in Triton 3.7.
 _sync = getattr(gl, "barrier", None) or gl.thread_barrier
@@ -89,63 +91,6 @@ def _place(step, geometry, BLOCK_M: gl.constexpr, CAUSAL: gl.constexpr):
         is_due = (step % 2 == 0) | (mirrored != q_tile)
         q_tile = gl.where(step % 2 == 0, mirrored, q_tile)
     return is_due, b, hq, hk, q_tile * BLOCK_M
-
-
-@gluon.jit
-def _length(b, geometry):
-    """Keys of a batch entry."""
-    seqlens_ptr, stride_seqlens, _Hq, _group, _Nq, Nk, _tiles, _lower_right = geometry
-    kv_len = Nk
-    if seqlens_ptr is not None:
-        kv_len = gl.load(seqlens_ptr + b.to(gl.int64) * stride_seqlens)
-        kv_len = gl.minimum(gl.maximum(kv_len, 0), Nk).to(gl.int32)
-    return kv_len
-
-
-@gluon.jit
-def _keys(b, m0, geometry, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
-    """What the rows of a query tile see.
-
-    Returns the keys that any row of the batch entry sees, the shift of the diagonal, the key tiles that all rows of the
-    query tile see whole, and those that any of them sees.
-    """
-    _seqlens, _stride, _Hq, _group, Nq, _Nk, _q_tiles, lower_right = geometry
-    kv_len = _length(b, geometry)
-    shift = 0
-    full = kv_len
-    visible = kv_len
-    if CAUSAL:
-        shift = lower_right * (kv_len - Nq)
-        full = gl.maximum(gl.minimum(kv_len, m0 + 1 + shift), 0)
-        visible = gl.maximum(gl.minimum(kv_len, gl.minimum(m0 + BLOCK_M, Nq) + shift), 0)
-        kv_len = gl.maximum(gl.minimum(kv_len, Nq + shift), 0)
-    return kv_len, shift, full // BLOCK_N, (visible + BLOCK_N - 1) // BLOCK_N
-
-
-@gluon.jit
-def _first_key(n, kv_len, BLOCK_N: gl.constexpr):
-    """Row of K where key tile n begins. The last tile ends with the last key, so none behind it is ever read.
-
-    The rows of the tile before that it repeats, or the rows before 0, which TMA fills with 0, are masked.
-    """
-    return gl.minimum(n * BLOCK_N, kv_len - BLOCK_N)
-
-
-@gluon.jit
-def _is_seen(
-    layout: gl.constexpr, n, row0, kv_len, shift, ROWS: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr
-):
-    """Which rows see which keys of tile n: not those past a row's limit, nor those that an earlier tile holds."""
-    begin = n * BLOCK_N
-    # As unsigned numbers, columns of the tile before are larger than any limit.
-    skipped = _first_key(n, kv_len, BLOCK_N) - begin
-    column = (gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, layout)) + skipped).to(gl.uint32, bitcast=True)
-    limit = gl.full([ROWS], 0, gl.int32, layout=gl.SliceLayout(1, layout)) + kv_len
-    if CAUSAL:
-        own = gl.arange(0, ROWS, layout=gl.SliceLayout(1, layout)) + (row0 + 1 + shift)
-        limit = gl.minimum(limit, own)
-    limit = gl.maximum(limit - begin, 0).to(gl.uint32, bitcast=True)
-    return column[None, :] < limit[:, None]
 
 
 @gluon.jit

@@ -23,8 +23,6 @@ from .common import (
     _FIRST_FREE,
     _REGISTERS_TO_LOAD,
     _acquire,
-    _is_seen,
-    _keys,
     _load_kv,
     _next,
     _place,
@@ -33,6 +31,7 @@ from .common import (
     _sync,
     _wgmma_layout,
 )
+from .mask import _is_seen, _keys
 
 _LN2 = gl.constexpr(0.6931471805599453)
 

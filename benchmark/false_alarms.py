@@ -20,7 +20,8 @@ from harness.campaign.parallel.jobs import Jobs, Part
 from harness.judging.story import story
 from harness.recall.faults import CONTROLS
 from harness.running.devices import choose, prepare
-from harness.subject.subject import Subject, load
+from harness.subject.declaration import Subject
+from harness.subject.loading import load
 from harness.workers import Apart, Limits
 
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from harness.errors import Refused
 from harness.running.attempt import attempt
 from harness.running.devices import prepare
-from harness.subject.subject import DEFAULT, load
+from harness.subject.loading import DEFAULT, load
 from oracles import compare
 from strategies import AttentionCase
 

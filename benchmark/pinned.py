@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from harness.recall.faults.planting import pinned
 from harness.subject.adapters._conventions import declares
 from harness.subject.adapters.kernel_hopper import attention as hopper
-from harness.subject.subject import DECLARATION, Attention
+from harness.subject.declaration import DECLARATION, Attention
 from kernel import flash_attention
 from kernel.hopper import backward as hopper_backward
 from kernel.hopper.forward import TILES as HOPPER_TILES

@@ -20,7 +20,8 @@ import torch
 
 from harness.campaign.campaign import Campaign
 from harness.running.devices import prepare
-from harness.subject.subject import Subject, load
+from harness.subject.declaration import Subject
+from harness.subject.loading import load
 
 ROOT = Path(__file__).parents[1]
 INTERVAL = 0.001

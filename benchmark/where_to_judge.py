@@ -19,7 +19,7 @@ import torch
 from harness.running.devices import LARGE, choose, size
 from oracles import compare, float64, forward_budget
 from strategies import AttentionCase, Geometry, Problem, build
-from strategies.case import MAX_LENGTH
+from strategies.geometry import MAX_LENGTH
 
 HEAD_DIMS = (16, 64, 256)
 FIRST = 16

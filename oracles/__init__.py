@@ -12,10 +12,11 @@ for _module in walk_packages(__path__, f"{__name__}."):
 from oracles.budget.backward import GradientBudget, gradient_budget  # noqa: E402
 from oracles.budget.forward import Budget, forward_budget  # noqa: E402
 from oracles.compare import Comparison, compare, error_over_budget  # noqa: E402
+from oracles.judgement import Judgement  # noqa: E402
 from oracles.registry import ORACLES, Answer, Oracle, oracle  # noqa: E402
 from oracles.truth.float64 import Truth, float64  # noqa: E402
 from oracles.truth.gradients64 import Gradients, gradients64  # noqa: E402
-from oracles.vote import compared, hold, odd_one_out, vote  # noqa: E402
+from oracles.vote import compared, vote  # noqa: E402
 
 __all__ = [
     "ORACLES",
@@ -24,6 +25,7 @@ __all__ = [
     "Comparison",
     "GradientBudget",
     "Gradients",
+    "Judgement",
     "Oracle",
     "Truth",
     "compare",
@@ -33,8 +35,6 @@ __all__ = [
     "forward_budget",
     "gradient_budget",
     "gradients64",
-    "hold",
-    "odd_one_out",
     "oracle",
     "vote",
 ]

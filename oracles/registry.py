@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -16,20 +16,22 @@ from strategies.spec import require
 class Answer:
     """An oracle's answer, in the precision that it computed in: O (B, Hq, Nq, d), natural LSE (B, Hq, Nq) or None.
 
-    dQ (B, Hq, Nq, d), dK and dV (B, Hk, Nk, d): gradients, where the problem has a dO and the oracle gives any.
+    gradients: by name ("dQ", "dK", ...), those that the oracle gives where the problem has a dO.
     """
 
     O: Tensor
     LSE: Tensor | None = None
-    dQ: Tensor | None = None
-    dK: Tensor | None = None
-    dV: Tensor | None = None
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
-    def gradients(self) -> dict[str, Tensor]:
-        """The gradients that there are, by name."""
-        named = {"dQ": self.dQ, "dK": self.dK, "dV": self.dV}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name: "O", "LSE" where there is one, and the gradients."""
+        outputs = {"O": self.O} if self.LSE is None else {"O": self.O, "LSE": self.LSE}
+        return outputs | dict(self.gradients)
+
+    def without(self, gradient: str) -> Answer:
+        """The answer without one of its gradients."""
+        return replace(self, gradients={name: found for name, found in self.gradients.items() if name != gradient})
 
 
 class Compute(Protocol):

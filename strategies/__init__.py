@@ -1,8 +1,10 @@
 """Cases: what they are, how they become tensors, and the Hypothesis strategies that draw them."""
 
-from strategies.case import AttentionCase, Features, Geometry, TensorSpec
+from strategies.case import AttentionCase, Features
 from strategies.draw import attention_cases
+from strategies.geometry import Geometry
 from strategies.history import calls_before
+from strategies.tensor_spec import TensorSpec
 from strategies.tensors import Problem, build, checksum
 
 __all__ = [

@@ -5,20 +5,20 @@ A case holds no tensor. Its tensors follow from it alone (`strategies.tensors`),
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import dataclasses
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
-from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
-from strategies.spec import Spec, require, require_int
-from strategies.values import FAMILIES
-
-Causal = Literal[False, True, "lower_right"]
+from strategies.features import FEATURES, VARIATIONS, Role
+from strategies.features.seqlens_k import PAST_END
+from strategies.geometry import Geometry
+from strategies.layouts import LAYOUTS
+from strategies.spec import Spec, require, require_known
+from strategies.tensor_spec import TensorSpec
 
 DTYPES = ("fp32", "fp16", "bf16")
-CAUSAL_KINDS: tuple[Causal, ...] = (False, True, "lower_right")
-PAST_END = ("values", "nan", "inf", "huge")
 OPERATIONS = ("forward", "forward_backward")
 INPUTS = ("q", "k", "v")
 NEEDS: tuple[tuple[str, ...], ...] = (
@@ -30,92 +30,92 @@ NEEDS: tuple[tuple[str, ...], ...] = (
     ("q", "v"),
     ("k", "v"),
 )
-"""What `needs_grad` may be: all inputs, or some of them in their order."""
+"""What `needs_grad` is drawn from: q, k and v, or some of them in their order. A feature's tensor may follow."""
 
-VARIATIONS: dict[str, Callable[[AttentionCase], AttentionCase]] = {}
-"""Calls that may come before a case, by name: `strategies.history` fills it."""
-
-MAX_LENGTH = 1 << 16
-MAX_HEAD_DIM = 1024
-MAX_ELEMENTS = 1 << 28
-MAX_SEED = (1 << 32) - 1
 MAX_HISTORY = 8
 
 
-@dataclass(frozen=True, repr=False)
-class Geometry(Spec):
-    """Sizes: q is (B, Hq, Nq, d), k and v are (B, Hk, Nk, d), and Hq is a multiple of Hk."""
-
-    B: int = 1
-    Hq: int = 1
-    Hk: int = 1
-    Nq: int = 1
-    Nk: int = 1
-    d: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("B", "Hq", "Hk"):
-            require_int(name, getattr(self, name), 1, MAX_LENGTH * 4)
-        for name in ("Nq", "Nk"):
-            require_int(name, getattr(self, name), 0, MAX_LENGTH)
-        require_int("d", self.d, 1, MAX_HEAD_DIM)
-        require(self.Hq % self.Hk == 0, f"Hq must be a multiple of Hk, not {self.Hq} against {self.Hk}.")
-        largest = self.B * max(self.Hq * self.Nq, self.Hk * self.Nk) * self.d
-        require(largest <= MAX_ELEMENTS, f"A tensor of a case holds at most {MAX_ELEMENTS} elements, not {largest}.")
-
-    @property
-    def q_shape(self) -> tuple[int, int, int, int]:
-        """Shape of q and of O."""
-        return (self.B, self.Hq, self.Nq, self.d)
-
-    @property
-    def k_shape(self) -> tuple[int, int, int, int]:
-        """Shape of k and of v."""
-        return (self.B, self.Hk, self.Nk, self.d)
-
-    @property
-    def group(self) -> int:
-        """Query heads that share one head of K and V."""
-        return self.Hq // self.Hk
-
-
-@dataclass(frozen=True, repr=False)
 class Features(Spec):
-    """What is asked of the attention beyond its tensors: the keyword arguments of the call.
+    """What is asked of the attention beyond its tensors: one value for each feature that is registered.
 
-    causal: False, True (upper-left: query i sees keys j <= i) or "lower_right" (shifted by seqlen_k - Nq).
-    scale: None means d^-0.5. seqlens_k: visible keys of each batch entry, or None for all Nk.
-    return_lse: ask for (O, LSE). config: a tile configuration by the subject's own name for it.
+    Read a value as an attribute: `Features(causal=True).causal`. What is not given has the feature's default.
     """
 
-    causal: Causal = False
-    scale: float | None = None
-    seqlens_k: tuple[int, ...] | None = None
-    return_lse: bool = False
-    config: str | None = None
+    _values: Mapping[str, Any]
+    _asked: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        is_kind = isinstance(self.causal, bool) or self.causal == "lower_right"
-        require(is_kind, f"causal must be False, True or 'lower_right', not {self.causal!r}.")
-        is_number = isinstance(self.scale, float) and math.isfinite(self.scale)
-        require(self.scale is None or is_number, f"scale must be None or a finite float, not {self.scale!r}.")
-        require(isinstance(self.return_lse, bool), f"return_lse must be a bool, not {self.return_lse!r}.")
-        is_text = isinstance(self.config, str)
-        require(self.config is None or is_text, f"config must be None or a string, not {self.config!r}.")
+    def __init__(self, *values: Any, **named: Any) -> None:
+        known = {name: each.default for name, each in FEATURES.items()}
+        if len(values) > len(known):
+            raise TypeError(f"there are {len(known)} features, not {len(values)}")
+        given = dict(zip(known, values, strict=False))
+        for name, value in named.items():
+            if name not in known or name in given:
+                raise TypeError(f"there is no feature {name!r}, or it is given twice; there are {', '.join(known)}")
+            given[name] = value
+        for name, value in given.items():
+            if value != FEATURES[name].default or isinstance(value, bool) != isinstance(FEATURES[name].default, bool):
+                FEATURES[name].check_form(value)
+        object.__setattr__(self, "_values", known | given)
+        asked = {name: value for name, value in self._values.items() if value != FEATURES[name].default}
+        object.__setattr__(self, "_asked", asked)
+
+    def __getattr__(self, name: str) -> Any:
+        values: Mapping[str, Any] = object.__getattribute__(self, "_values")
+        if name not in values:
+            raise AttributeError(f"there is no feature {name!r}; there are {', '.join(values)}")
+        return values[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return self.asked() == other.asked() if isinstance(other, Features) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.asked().items()))
+
+    def __reduce__(self) -> Any:
+        return _features, (self.asked(),)
+
+    def asked(self) -> dict[str, Any]:
+        """The values that are not a feature's default, by name."""
+        return self._asked
+
+    def replace(self, **changes: Any) -> Features:
+        """Return a copy with these values changed (and checked again)."""
+        return Features(**(self.asked() | changes))
+
+    def fitted(self, geometry: Geometry) -> Features:
+        """The values that stand for these in a problem of other sizes."""
+        return self.replace(**{name: FEATURES[name].fit(value, geometry) for name, value in self.asked().items()})
+
+    def part(self, places: Mapping[str, slice]) -> Features:
+        """The values for the part of a problem at these places along B, Hq, Hk, Nq and Nk."""
+        return self.replace(**{name: FEATURES[name].part(value, places) for name, value in self.asked().items()})
+
+    def check(self, geometry: Geometry) -> None:
+        """Raise ValueError unless every value is legal in a problem of these sizes."""
+        for name, value in self.asked().items():
+            FEATURES[name].check(value, geometry)
+
+    def roles(self) -> dict[str, Role]:
+        """The float tensors that the features bring, by name."""
+        found: dict[str, Role] = {}
+        for name, value in self.asked().items():
+            found |= FEATURES[name].roles(value)
+        return found
+
+    @classmethod
+    def _hints(cls) -> dict[str, Any]:
+        return {name: each.kind for name, each in FEATURES.items()}
+
+    def _given(self) -> dict[str, Any]:
+        return self.asked()
 
 
-@dataclass(frozen=True, repr=False)
-class TensorSpec(Spec):
-    """How one tensor is made: its value family, the seed of its values, and how it lies in memory."""
-
-    values: str = "normal"
-    seed: int = 0
-    layout: str = "contiguous"
-
-    def __post_init__(self) -> None:
-        require_known("value family", self.values, FAMILIES)
-        require_known("layout", self.layout, GRADIENT_LAYOUTS)
-        require_int("seed", self.seed, 0, MAX_SEED)
+def _features(values: dict[str, Any]) -> Features:
+    return Features(**values)
 
 
 @dataclass(frozen=True, repr=False)
@@ -151,32 +151,33 @@ class AttentionCase(Spec):
         )
         for variation in self.history:
             require_known("variation", variation, VARIATIONS)
-        self._check_lengths()
+        self.features.check(self.geometry)
         self._check_layouts()
         self._check_gradients()
-
-    def _check_lengths(self) -> None:
-        lengths = self.features.seqlens_k
-        if lengths is None:
-            return
-        require(isinstance(lengths, tuple), f"seqlens_k must be a tuple or None, not {lengths!r}.")
-        B = self.geometry.B
-        require(len(lengths) == B, f"seqlens_k must hold one length for each of {B} batch entries, not {len(lengths)}.")
-        for length in lengths:
-            require_int("seqlens_k", length, 0, self.geometry.Nk)
 
     def _check_layouts(self) -> None:
         for role in INPUTS:
             require_known(f"layout of {role}", getattr(self, role).layout, LAYOUTS)
 
     def _check_gradients(self) -> None:
-        choices = ", ".join(map(repr, NEEDS))
-        require(self.needs_grad in NEEDS, f"needs_grad must be one of {choices}, not {self.needs_grad!r}.")
+        if self.needs_grad not in NEEDS:
+            self._check_needs_grad()
         if not self.has_gradients:
             bare = (self.dO, self.dLSE, self.needs_grad) == (TensorSpec(), None, INPUTS)
             require(bare, "dO, dLSE and needs_grad belong to operation 'forward_backward', not to 'forward'.")
         has_lse = self.features.return_lse
         require(self.dLSE is None or has_lse, "dLSE needs return_lse=True: without it no gradient comes through LSE.")
+
+    def _check_needs_grad(self) -> None:
+        names = self.inputs
+        choices = [some for n in range(1, len(names) + 1) for some in itertools.combinations(names, n)]
+        sentence = f"needs_grad must be one of {', '.join(map(repr, choices))}, not {self.needs_grad!r}."
+        require(self.needs_grad in choices, sentence)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors that a gradient may be asked of: q, k, v, and those of features."""
+        return (*INPUTS, *(name for name, role in self.features.roles().items() if role.wants_grad))
 
     @property
     def has_gradients(self) -> bool:
@@ -186,20 +187,19 @@ class AttentionCase(Spec):
     @property
     def scale(self) -> float:
         """The scale that holds: the case's own, or d^-0.5."""
-        return self.geometry.d**-0.5 if self.features.scale is None else self.features.scale
+        return float(self.geometry.d**-0.5 if self.features.scale is None else self.features.scale)
 
     @property
     def lengths(self) -> tuple[int, ...]:
         """Visible keys of each batch entry."""
         return self.features.seqlens_k or (self.geometry.Nk,) * self.geometry.B
 
+    def resized(self, **sizes: int) -> AttentionCase:
+        """The case with other sizes, and the features' values as they stand for these."""
+        geometry = self.geometry.replace(**sizes)
+        return self.replace(geometry=geometry, features=self.features.fitted(geometry))
+
     @property
     def work(self) -> int:
         """Scores of the whole problem, B·Hq·Nq·Nk."""
         return self.geometry.B * self.geometry.Hq * self.geometry.Nq * self.geometry.Nk
-
-
-def require_known(what: str, name: object, known: object) -> None:
-    """Raise ValueError unless the name is one of those known."""
-    names = list(known)  # type: ignore[call-overload]
-    require(isinstance(name, str) and name in names, f"{what} must be one of {', '.join(names)}, not {name!r}.")

@@ -6,33 +6,29 @@ toward fp32, layouts toward contiguous, values toward normal, features toward no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import cache
-from operator import itemgetter
-from typing import Literal, TypeVar
+from itertools import combinations
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
 from strategies.case import (
-    CAUSAL_KINDS,
     DTYPES,
-    MAX_SEED,
     NEEDS,
     OPERATIONS,
-    PAST_END,
-    VARIATIONS,
     AttentionCase,
-    Causal,
     Features,
-    Geometry,
-    TensorSpec,
-    require_known,
 )
+from strategies.drawing import Draw, any_of, one_in
+from strategies.features import FEATURES, VARIATIONS, Value
+from strategies.features.seqlens_k import PAST_END
+from strategies.geometry import Geometry
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
-from strategies.spec import require
+from strategies.spec import require, require_known
+from strategies.tensor_spec import MAX_SEED, TensorSpec
 from strategies.values import FAMILIES
-
-T = TypeVar("T")
 
 TILES = (16, 32, 64, 128)
 FIRST_EDGES = (16, 17, 32, 33, 64, 65)
@@ -47,7 +43,8 @@ MAX_HEADS = 160
 """B·Hq at most, of queries that fit one tile: enough for a kernel that folds 128 heads into one."""
 MAX_SIZE = 1 << 20
 """Elements of q, or of K and V with each head repeated for its group."""
-SCALES = (None, None, None, 1.0, 0.05, 0.0, -0.25, -1.0)
+EXTRAS = (6, 6, 3, 1)
+"""How often none, one, two and three features are drawn that are not common."""
 
 TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
     ("normal", "normal", "normal"),
@@ -82,10 +79,6 @@ COST_OF_GRADIENTS = 3
 def attention_cases(
     *,
     dtypes: Sequence[str] = DTYPES,
-    causal: Causal | Sequence[Causal] = CAUSAL_KINDS,
-    seqlens_k: bool = True,
-    scale: bool = True,
-    return_lse: bool = True,
     gqa: bool = True,
     configs: Sequence[str] = (),
     head_dims: Sequence[int] = range(1, 257),
@@ -95,11 +88,13 @@ def attention_cases(
     max_work: int = 1 << 17,
     history: bool = True,
     gradients: bool | Literal["only"] = False,
+    **features: Any,
 ) -> st.SearchStrategy[AttentionCase]:
     """Draw attention problems; each argument narrows what is drawn.
 
-    dtypes, causal, configs, head_dims, layouts, families: what may be drawn (causal also takes a single kind).
-    seqlens_k, scale, return_lse, gqa, history: False leaves the feature out, True draws with and without it.
+    dtypes, configs, head_dims, layouts, families: what may be drawn. gqa, history: False leaves it out.
+    features: by name, True draws with and without the feature, False leaves it out; causal takes a kind, or several.
+    causal, scale, seqlens_k and return_lse are drawn unless they are left out, others only where they are named.
     max_length bounds Nq and Nk, max_work bounds B·Hq·Nq·Nk (a third of it where gradients are asked for).
     gradients: True asks for them in half of the cases, "only" in all. Layouts that q, k and v may not have are for
     dO and dLSE alone. Example: `@given(case=attention_cases(causal=True))`.
@@ -108,6 +103,7 @@ def attention_cases(
         ("dtype", dtypes, DTYPES),
         ("layout", layouts or (), GRADIENT_LAYOUTS),
         ("value family", families or (), FAMILIES),
+        ("feature", features, FEATURES),
     ):
         for name in names:
             require_known(what, name, known)
@@ -118,40 +114,67 @@ def attention_cases(
     require(gradients in (False, True, "only"), f"gradients must be False, True or 'only', not {gradients!r}.")
     for_inputs = layouts is None or any(name in LAYOUTS for name in layouts)
     require(for_inputs, "layouts must name one for q, k and v at least.")
-    kinds = (causal,) if isinstance(causal, bool | str) else tuple(causal)
     operations = OPERATIONS if gradients is True else OPERATIONS[-1:] if gradients else OPERATIONS[:1]
     work = {"forward": max_work, "forward_backward": max(1, max_work // COST_OF_GRADIENTS)}
     return _cases(
         {name: _geometries(dims, gqa, max_length, work[name]) for name in operations},
         tuple(name for name in DTYPES if name in dtypes),
-        tuple(kind for kind in CAUSAL_KINDS if kind in kinds),
-        (seqlens_k, scale, return_lse, history),
-        tuple(configs),
+        _asked({"config": configs} | features),
+        history,
         tuple(GRADIENT_LAYOUTS) if layouts is None else tuple(layouts),
         tuple(FAMILIES) if families is None else tuple(families),
     )
 
 
+def _asked(features: Mapping[str, Any]) -> dict[str, Any]:
+    """What may be asked of each feature that is drawn, by its name; common ones are drawn unless they are left out."""
+    named = {name: each.anything for name, each in FEATURES.items() if each.is_common} | dict(features)
+    narrowed = {name: FEATURES[name].narrow(named[name]) for name in FEATURES if name in named}
+    return {name: asked for name, asked in narrowed.items() if asked}
+
+
 @st.composite
-def _cases(draw, geometries, dtypes, kinds, drawn, configs, layouts, families):  # type: ignore[no-untyped-def]
-    """What a draw asks for never hangs on what another gave, but for the lengths at the end: so draws shrink alone."""
-    with_lengths, with_scale, with_lse, with_history = drawn
-    operation = draw(_any_of(tuple(geometries), "operation")) if len(geometries) > 1 else next(iter(geometries))
-    dtype = draw(_any_of(dtypes, "dtype"))
-    causal = draw(_any_of(kinds, "causal"))
-    scale = draw(_any_of(SCALES)) if with_scale else None
-    return_lse = with_lse and draw(_any_of((False, True), "return_lse"))
-    config = draw(_any_of((None,) * len(configs) + configs)) if configs else None
+def _cases(draw, geometries, dtypes, asked, history, layouts, families):  # type: ignore[no-untyped-def]
+    """Draw each part by itself, save what needs the sizes, which come last: so each shrinks by itself."""
+    operation = draw(any_of(tuple(geometries), "operation")) if len(geometries) > 1 else next(iter(geometries))
+    dtype = draw(any_of(dtypes, "dtype"))
+    values = _values(draw, asked, None)
     q, k, v = draw(_tensor_specs(layouts, families))
-    history = draw(_any_of(_histories())) if with_history else ()
-    past_end = draw(_any_of(PAST_END)) if with_lengths else "values"
+    calls_before = draw(any_of(_histories(_variations(asked)))) if history else ()
+    past_end = draw(any_of(PAST_END)) if "seqlens_k" in asked else "values"
     geometry = draw(geometries[operation])
-    has_lengths = with_lengths and draw(_any_of((False, True), "seqlens_k"))
-    lengths = draw(_seqlens_k(geometry.B, geometry.Nk)) if has_lengths else None
-    features = Features(causal, scale, lengths, return_lse, config)
-    past_end = past_end if lengths else "values"
-    case = AttentionCase(geometry, dtype, features, q, k, v, past_end=past_end, history=history)
+    values |= _values(draw, asked, geometry) | _extra_values(draw, asked, geometry)
+    features = Features(**values)
+    past_end = past_end if features.seqlens_k else "values"
+    case = AttentionCase(geometry, dtype, features, q, k, v, past_end=past_end, history=calls_before)
     return case if operation == "forward" else draw(_with_gradients(case, layouts, families))
+
+
+def _values(draw: Draw, asked: Mapping[str, Any], geometry: Geometry | None) -> dict[str, Value]:
+    """Values of the common features: of those that need the sizes where these are given, else of the others."""
+    named = [FEATURES[name] for name in asked if FEATURES[name].is_common]
+    found = (each for each in named if each.needs_geometry == (geometry is not None))
+    return {each.name: each.draw(draw, asked[each.name], geometry) for each in found}
+
+
+def _extra_values(draw: Draw, asked: Mapping[str, Any], geometry: Geometry) -> dict[str, Value]:
+    """Values of none to three of the other features; every pair is reached."""
+    names = tuple(name for name in asked if not FEATURES[name].is_common)
+    chosen = draw(any_of(_subsets(names), "extra features")) if names else ()
+    return {name: FEATURES[name].draw(draw, asked[name], geometry) for name in chosen}
+
+
+@cache
+def _subsets(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Subsets of up to three names, smaller ones first: none and one of them 6 times in 16 each, two 3, three once."""
+    by_size = [tuple(combinations(names, size)) for size in range(min(len(names), len(EXTRAS) - 1) + 1)]
+    common = math.lcm(*map(len, by_size))
+    return tuple(
+        subset
+        for subsets, weight in zip(by_size, EXTRAS, strict=False)
+        for subset in subsets
+        for _ in range(weight * common // len(subsets))
+    )
 
 
 @st.composite
@@ -159,22 +182,22 @@ def _with_gradients(draw, case, layouts, families):  # type: ignore[no-untyped-d
     """The case with what comes back through O and LSE; dLSE is drawn in any case, so that draws shrink alone."""
     values = tuple(name for name in GRADIENT_VALUES if name in families) or families
     dO, dLSE = (
-        TensorSpec(draw(_any_of(values, role)), case.q.seed, draw(_any_of(layouts, role))) for role in ("dO", "dLSE")
+        TensorSpec(draw(any_of(values, role)), case.q.seed, draw(any_of(layouts, role))) for role in ("dO", "dLSE")
     )
-    has_dLSE = draw(_any_of((False, True), "has_dLSE")) and case.features.return_lse
-    needs_grad = draw(_any_of(ALL_OR_SOME, "needs_grad"))
+    has_dLSE = draw(any_of((False, True), "has_dLSE")) and case.features.return_lse
+    needs_grad = draw(any_of(ALL_OR_SOME, "needs_grad"))
     return case.replace(operation="forward_backward", dO=dO, dLSE=dLSE if has_dLSE else None, needs_grad=needs_grad)
 
 
 @st.composite
 def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyped-def]
-    Nk = draw(_any_of(_lengths(max_length), "Nk"))
-    Nq = draw(_any_of(_lengths(max_length), "Nq"))
-    is_square = draw(_one_in(4))
-    d = draw(_any_of(_head_dims(dims)))
-    B = draw(_any_of(BATCHES))
-    Hk = draw(_any_of(HEADS))
-    group = draw(_any_of(GROUPS)) if gqa else 1
+    Nk = draw(any_of(_lengths(max_length), "Nk"))
+    Nq = draw(any_of(_lengths(max_length), "Nq"))
+    is_square = draw(one_in(4))
+    d = draw(any_of(_head_dims(dims)))
+    B = draw(any_of(BATCHES))
+    Hk = draw(any_of(HEADS))
+    group = draw(any_of(GROUPS)) if gqa else 1
     Nq = Nk if is_square else Nq
     Nk = min(Nk, max_work)
     Nq = min(Nq, max(1, max_work // max(1, Nk)))
@@ -188,32 +211,15 @@ def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyp
 
 
 @st.composite
-def _seqlens_k(draw, B, Nk):  # type: ignore[no-untyped-def]
-    ends = (Nk, max(0, Nk - 1), min(1, Nk), 0)
-    sixteenths = [draw(_any_of(tuple(range(len(ends) + 16)), b)) for b in range(B)]
-    return tuple(ends[n] if n < len(ends) else Nk * (n - len(ends)) // 16 for n in sixteenths)
-
-
-@st.composite
 def _tensor_specs(draw, layouts, families):  # type: ignore[no-untyped-def]
     seed = draw(_seeds())
     layouts = tuple(name for name in layouts if name in LAYOUTS)
-    together = draw(_any_of(tuple(t for t in TOGETHER if t is None or set(t) <= set(families))))
-    alone = [draw(_any_of(families, role)) for role in "qkv"]
-    how = draw(_any_of(("first", "own", "shared")))
-    own = [draw(_any_of(layouts, role)) for role in "qkv"]
+    together = draw(any_of(tuple(t for t in TOGETHER if t is None or set(t) <= set(families))))
+    alone = [draw(any_of(families, role)) for role in "qkv"]
+    how = draw(any_of(("first", "own", "shared")))
+    own = [draw(any_of(layouts, role)) for role in "qkv"]
     chosen = {"first": [layouts[0]] * 3, "shared": own[:1] * 3, "own": own}[how]
     return tuple(TensorSpec(name, seed, layout) for name, layout in zip(together or alone, chosen, strict=True))
-
-
-@cache
-def _any_of(elements: tuple[T, ...], site: object = "") -> st.SearchStrategy[T]:
-    """`sampled_from`, made once for each collection: making a strategy costs more than drawing from it.
-
-    Hypothesis makes most cases from earlier ones, by copying one draw over another of the same elements (Nq over Nk,
-    q's layout over k's), which leaves two cases in five as they were. So a site keeps such draws apart.
-    """
-    return st.sampled_from(tuple((site, element) for element in elements)).map(itemgetter(1))
 
 
 @cache
@@ -221,19 +227,19 @@ def _seeds() -> st.SearchStrategy[int]:
     return st.integers(0, MAX_SEED)
 
 
+def _variations(asked: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the calls that may come before, without those of features that are not asked for."""
+    absent = (each for name, each in FEATURES.items() if not each.is_common and name not in asked)
+    return tuple(sorted(VARIATIONS.keys() - {name for each in absent for name in each.variations}))
+
+
 @cache
-def _histories() -> tuple[tuple[str, ...], ...]:
-    """No call before, seven times in eight; else one call, or one more before it."""
-    one = [(name,) for name in sorted(VARIATIONS)]
+def _histories(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """No call before, seven times in eight; else one of the calls named, or one more before it."""
+    one = [(name,) for name in names]
     two = [(first, *second) for first in ("other_causal", "other_values") for second in one]
     some = [*one, *one, *two]
     return ((),) * (7 * len(some)) + tuple(some)
-
-
-@cache
-def _one_in(n: int) -> st.SearchStrategy[bool]:
-    """True once in n draws; shrinks to False."""
-    return st.sampled_from((False,) * (n - 1) + (True,))
 
 
 @cache

@@ -1,5 +1,7 @@
 """Calls that come before a case in the same process: one decorated function a variation of the case.
 
+The variations of a feature's value are the feature's own (`Feature.variations`).
+
 A kernel that keeps a cache, a buffer or a tuned configuration under too short a key answers the second of two
 calls that differ in one thing with what it kept of the first.
 """
@@ -8,9 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from strategies.case import DTYPES, INPUTS, VARIATIONS, AttentionCase, TensorSpec
+from strategies.case import INPUTS, AttentionCase
+from strategies.features import VARIATIONS
+from strategies.tensor_spec import TensorSpec
 
 Variation = Callable[[AttentionCase], AttentionCase]
+
+NEXT_DTYPE = {"fp32": "fp16", "fp16": "bf16", "bf16": "fp32"}
+"""Written down, so that a dtype more does not change what a saved case means."""
 
 
 def variation(function: Variation) -> Variation:
@@ -39,32 +46,9 @@ def other_values(case: AttentionCase) -> AttentionCase:
 
 
 @variation
-def other_causal(case: AttentionCase) -> AttentionCase:
-    """Causal switched off, or on where it was off."""
-    return case.replace(features=case.features.replace(causal=not case.features.causal))
-
-
-@variation
-def other_scale(case: AttentionCase) -> AttentionCase:
-    """Twice the scale, or 1 where it is the default or 0."""
-    scale = 2 * case.features.scale if case.features.scale else 1.0
-    return case.replace(features=case.features.replace(scale=scale))
-
-
-@variation
 def other_dtype(case: AttentionCase) -> AttentionCase:
     """The next dtype."""
-    following = (DTYPES.index(case.dtype) + 1) % len(DTYPES)
-    return case.replace(dtype=DTYPES[following])
-
-
-@variation
-def other_lengths(case: AttentionCase) -> AttentionCase:
-    """One visible key less in each batch entry, where the call has lengths at all."""
-    if case.features.seqlens_k is None:
-        return case
-    fewer = tuple(max(0, length - 1) for length in case.features.seqlens_k)
-    return case.replace(features=case.features.replace(seqlens_k=fewer))
+    return case.replace(dtype=NEXT_DTYPE[case.dtype])
 
 
 @variation
@@ -79,29 +63,23 @@ def other_layout(case: AttentionCase) -> AttentionCase:
 @variation
 def more_keys(case: AttentionCase) -> AttentionCase:
     """Seventeen keys more, so that a buffer sized by the first call is too large for the second."""
-    return case.replace(geometry=case.geometry.replace(Nk=case.geometry.Nk + 17))
+    return case.resized(Nk=case.geometry.Nk + 17)
 
 
 @variation
 def other_head_dim(case: AttentionCase) -> AttentionCase:
     """Twice the head dim, or half of one past 64: what was compiled or cached for one does not fit the other."""
     d = case.geometry.d
-    return case.replace(geometry=case.geometry.replace(d=2 * d if d <= 64 else d // 2))
+    return case.resized(d=2 * d if d <= 64 else d // 2)
 
 
 @variation
 def one_more_in_the_batch(case: AttentionCase) -> AttentionCase:
     """One batch entry more, as long as the last one."""
-    lengths = case.features.seqlens_k
-    more = None if lengths is None else (*lengths, lengths[-1])
-    geometry = case.geometry.replace(B=case.geometry.B + 1)
-    return case.replace(geometry=geometry, features=case.features.replace(seqlens_k=more))
+    return case.resized(B=case.geometry.B + 1)
 
 
 @variation
 def fewer_keys(case: AttentionCase) -> AttentionCase:
     """Half the keys, so that a buffer sized by the first call is too small for the second."""
-    Nk = case.geometry.Nk // 2
-    lengths = case.features.seqlens_k
-    cut = None if lengths is None else tuple(min(length, Nk) for length in lengths)
-    return case.replace(geometry=case.geometry.replace(Nk=Nk), features=case.features.replace(seqlens_k=cut))
+    return case.resized(Nk=case.geometry.Nk // 2)

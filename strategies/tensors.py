@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from strategies.case import AttentionCase, Causal, TensorSpec
+from strategies.case import AttentionCase, Features
+from strategies.features import FEATURES, Role
+from strategies.geometry import Geometry
 from strategies.layouts import GRADIENT_LAYOUTS, Placement, Shape
-from strategies.values import FAMILIES, Role, Stream
+from strategies.tensor_spec import TensorSpec
+from strategies.values import FAMILIES, Stream
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GUARD = 64
@@ -23,69 +27,91 @@ GUARD = 64
 class Problem:
     """The tensors of a case with what is asked of them: all that an oracle needs.
 
-    q (B, Hq, Nq, d), k and v (B, Hk, Nk, d) of one dtype; seqlens_k int32 (B,) or None. Scores are scale * q @ k^T.
-    Where gradients are asked for: dO (B, Hq, Nq, d) of that dtype, dLSE fp32 (B, Hq, Nq) or None, and the names of
+    q (B, Hq, Nq, d), k and v (B, Hk, Nk, d) of one dtype. features: the values asked for. brought: the tensors that
+    the features bring, by name, `seqlens_k` int32 (B,) among them.
+    Where gradients are asked for: dO (B, Hq, Nq, d) of q's dtype, dLSE fp32 (B, Hq, Nq) or None, and the names of
     the inputs that need one.
     """
 
     q: Tensor
     k: Tensor
     v: Tensor
-    causal: Causal
-    scale: float
-    seqlens_k: Tensor | None
+    features: Features = field(default_factory=Features)
+    brought: Mapping[str, Tensor] = field(default_factory=dict)
     dO: Tensor | None = None
     dLSE: Tensor | None = None
     needs_grad: tuple[str, ...] = ()
 
     @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The float tensors of the call by name: q, k, v, and those that features bring."""
+        brought = {name: tensor for name, tensor in self.brought.items() if tensor.is_floating_point()}
+        return {"q": self.q, "k": self.k, "v": self.v} | brought
+
+    @property
     def tensors(self) -> dict[str, Tensor]:
-        """The float tensors by name: q, k, v, and dO and dLSE where there are any."""
-        named = {"q": self.q, "k": self.k, "v": self.v, "dO": self.dO, "dLSE": self.dLSE}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+        """The float tensors by name: the inputs, and dO and dLSE where there are any."""
+        given = {"dO": self.dO, "dLSE": self.dLSE}
+        return self.inputs | {name: tensor for name, tensor in given.items() if tensor is not None}
+
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by: the scale asked for, or d^-0.5."""
+        return float(self.q.shape[-1] ** -0.5 if self.features.scale is None else self.features.scale)
+
+    @property
+    def seqlens_k(self) -> Tensor | None:
+        """The number of keys of each batch entry, int32 (B,); None means all."""
+        return self.brought.get("seqlens_k")
 
     @property
     def group(self) -> int:
         """Query heads that share one head of K and V."""
         return self.q.shape[1] // self.k.shape[1]
 
-    def visible(self) -> Tensor | None:
-        """Which keys each query may see: bool, broadcasts to (B, Hq, Nq, Nk); None where all see all."""
-        if not self.causal and self.seqlens_k is None:
-            return None
-        Nq, Nk = self.q.shape[2], self.k.shape[2]
-        keys = torch.arange(Nk, device=self.q.device)
-        seen = torch.ones(1, 1, 1, Nk, dtype=torch.bool, device=self.q.device)
-        lengths = self._lengths()
-        if self.seqlens_k is not None:
-            seen = keys < lengths
-        if self.causal:
-            last = torch.arange(Nq, device=self.q.device)[:, None]
-            shift = lengths - Nq if self.causal == "lower_right" else 0
-            seen = seen & (keys <= last + shift)
-        return seen
+    def given(self, feature: str) -> Any:
+        """What a feature is given: the tensor that it brings under its own name, or else its value."""
+        return self.brought.get(feature, getattr(self.features, feature))
+
+    def without_backward(self) -> Problem:
+        """The problem of the forward pass alone."""
+        return replace(self, dO=None, dLSE=None, needs_grad=())
+
+    def with_tensors(self, changed: Mapping[str, Tensor]) -> Problem:
+        """The problem with other tensors in the place of some of `tensors`."""
+        brought = {name: changed.get(name, tensor) for name, tensor in self.brought.items()}
+        own = {name: tensor for name, tensor in changed.items() if name not in brought}
+        return replace(self, brought=brought, **own)  # type: ignore[arg-type]
 
     def to(self, device: str) -> Problem:
         """The same problem on a device, bit for bit; this very one where it lies there already."""
         if self.q.device.type == device:
             return self
-        lengths = None if self.seqlens_k is None else self.seqlens_k.to(device)
-        return replace(self, seqlens_k=lengths, **{name: moved(t, device) for name, t in self.tensors.items()})  # type: ignore[arg-type]
-
-    def _lengths(self) -> Tensor:
-        if self.seqlens_k is None:
-            return torch.full((1, 1, 1, 1), self.k.shape[2], device=self.q.device)
-        return self.seqlens_k[:, None, None, None]
+        whole = {name: tensor.to(device) for name, tensor in self.brought.items()}
+        return replace(self, brought=whole).with_tensors({n: moved(t, device) for n, t in self.tensors.items()})
 
 
 def build(case: AttentionCase, device: str = "cpu") -> Problem:
     """Make the tensors of a case on a device; the bits are the same on every machine."""
-    shapes: dict[Role, Shape] = {"q": case.geometry.q_shape, "k": case.geometry.k_shape, "v": case.geometry.k_shape}
+    shapes: dict[str, Shape] = {"q": case.geometry.q_shape, "k": case.geometry.k_shape, "v": case.geometry.k_shape}
     q, k, v = (_tensor(case, role, shape) for role, shape in shapes.items())
-    lengths = case.features.seqlens_k
-    seqlens_k = None if lengths is None else torch.tensor(lengths, dtype=torch.int32)
-    problem = Problem(q, k, v, case.features.causal, case.scale, seqlens_k)
+    problem = Problem(q, k, v, case.features, brought_by(case.features, case.geometry))
     return (_with_gradients(problem, case) if case.has_gradients else problem).to(device)
+
+
+def brought_by(features: Features, geometry: Geometry) -> dict[str, Tensor]:
+    """The tensors that features bring to a problem of these sizes, on the CPU."""
+    brought = {name: _of_role(name, role, geometry) for name, role in features.roles().items()}
+    for name, value in features.asked().items():
+        brought |= FEATURES[name].tensors(value)
+    return brought
+
+
+def _of_role(name: str, role: Role, geometry: Geometry) -> Tensor:
+    shape = role.shape(geometry)
+    B, H, N, d = (*(1,) * (4 - len(shape)), *shape)
+    tensor = _values(role.spec, name, (B, H, N, d), TORCH_DTYPES[role.dtype])
+    return _place(tensor, GRADIENT_LAYOUTS[role.spec.layout]((B, H, N, d)))[(0,) * (4 - len(shape))]
 
 
 def _with_gradients(problem: Problem, case: AttentionCase) -> Problem:
@@ -109,7 +135,7 @@ def moved(tensor: Tensor, device: str) -> Tensor:
 
 
 def checksum(problem: Problem) -> str:
-    """SHA-256 over the values of q, k, v, dO and dLSE in (B, H, N, d) order, their layout left out."""
+    """SHA-256 over the values of the float tensors in (B, H, N, d) order, their layout left out."""
     digest = hashlib.sha256()
     for tensor in problem.tensors.values():
         # Not contiguous(): it leaves a last dimension of size 1 its stride, and the view as bytes wants stride 1.
@@ -118,15 +144,19 @@ def checksum(problem: Problem) -> str:
     return digest.hexdigest()
 
 
-def _tensor(case: AttentionCase, role: Role, shape: Shape) -> Tensor:
+def _tensor(case: AttentionCase, role: str, shape: Shape) -> Tensor:
     spec: TensorSpec = getattr(case, role)
-    values = FAMILIES[spec.values](Stream.of(spec.seed, role), shape, role)
     dtype = torch.float32 if role == "dLSE" else TORCH_DTYPES[case.dtype]
-    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(dtype)
     placement = GRADIENT_LAYOUTS[spec.layout](shape)
+    tensor = _values(spec, role, shape, dtype)
     if role in ("k", "v"):
         _fill_past_end(tensor, case, placement.strides)
     return _place(tensor, placement)
+
+
+def _values(spec: TensorSpec, role: str, shape: Shape, dtype: torch.dtype) -> Tensor:
+    values = FAMILIES[spec.values](Stream.of(spec.seed, role), shape, role)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(dtype)
 
 
 def _fill_past_end(tensor: Tensor, case: AttentionCase, strides: tuple[int, int, int, int]) -> None:

@@ -7,17 +7,18 @@ everywhere (+, -, *, /, comparisons), so that a case has the same tensors on eve
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Role = Literal["q", "k", "v", "dO", "dLSE"]
+Role = str
+"""The name of a tensor: q, k, v, dO, dLSE, or one that a feature brings."""
 STREAMS: dict[Role, int] = {"q": 0, "k": 1, "v": 2, "dO": 3, "dLSE": 1 << 64}
-"""What keeps the streams of a seed apart: a key is four times the seed, below 2^34, and this."""
+"""What keeps the streams of a seed apart: a key is four times the seed, below 2^34, and this or a hash of the name."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Stream:
     @classmethod
     def of(cls, seed: int, role: Role) -> Stream:
         """The stream of one tensor of a case: the same seed gives each tensor different numbers."""
-        return cls(np.random.Philox(key=seed * 4 + STREAMS[role]))
+        return cls(np.random.Philox(key=seed * 4 + STREAMS.get(role, zlib.crc32(role.encode()) << 66)))
 
     def uniform(self, size: tuple[int, ...]) -> Array:
         """Numbers in (0, 1) on a grid of 2^-53, never 0."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from harness import attest
 from harness.running.devices import choose
-from harness.subject.subject import DEFAULT, load
+from harness.subject.loading import DEFAULT, load
 from strategies import AttentionCase, Features, Geometry, attention_cases
 
 KERNEL = load(DEFAULT)

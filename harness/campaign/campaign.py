@@ -26,10 +26,11 @@ from harness.campaign.tally import Tally
 from harness.judging.examine import Examined, Examiner, Question
 from harness.judging.relations import BITS, RELATIONS
 from harness.judging.verdict import FAILURES, Failure, Verdict
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from harness.workers import Here
 from strategies import AttentionCase, TensorSpec
-from strategies.case import INPUTS, VARIATIONS
+from strategies.case import INPUTS
+from strategies.features import VARIATIONS
 
 CASES_A_ROUND = 200
 SHRINK_SECONDS = 30.0
@@ -288,7 +289,7 @@ class Campaign:
 
     def _count(self, case: AttentionCase, examined: Examined) -> None:
         if self._shrink_until is None:
-            self.tally.add(case, examined.compared, examined.rescales)
+            self.tally.add(case, examined.compared, examined.seen)
             if examined.compared and self._is_aiming:
                 _aim(max(found.ratio for found in examined.compared.values()))
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from harness.errors import CannotRun
 from harness.judging.examine import Examiner, Question
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Features, Geometry
+from strategies.features import FEATURES
 
 LENGTH = 64
 """Rows and keys of the call: a whole tile, since some subjects take no less."""
@@ -53,5 +54,5 @@ def _small_calls(subject: Subject) -> Iterator[AttentionCase]:
     """Square calls of one head, of which any subject takes one: of each mask, dtype, and d near to 64 or 128."""
     nearest = sorted(subject.head_dims, key=lambda d: (abs(d - HEAD_DIM), d))[:1]
     dims = [*nearest, *(d for d in (2 * HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
-    for causal, d, dtype in itertools.product(subject.causal_kinds(), dims, subject.dtypes):
+    for causal, d, dtype in itertools.product(FEATURES["causal"].taken_by(subject), dims, subject.dtypes):
         yield AttentionCase(Geometry(Nq=LENGTH, Nk=LENGTH, d=d), dtype=dtype, features=Features(causal))

@@ -9,8 +9,9 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from harness.campaign.coverage import AXES
+from harness.campaign.coverage import axes
 from strategies import AttentionCase
+from strategies.features import Axis
 
 LEAST, MOST = -12, 24
 """The outermost bins. What is nearer to 0, or larger, counts in them."""
@@ -20,22 +21,10 @@ ZERO, INFINITE = "zero", "inf"
 BINS = (ZERO, *(str(k) for k in range(LEAST, MOST + 1)), INFINITE)
 """Names of the bins, in order: bin k holds ratios over 2^(k-1) and up to 2^k, so those up to "0" are within budget."""
 
-_NAMES = (
-    "dtype",
-    "causal",
-    "Nq against Nk",
-    "tail of Nk",
-    "d",
-    "heads",
-    "scale",
-    "seqlens_k",
-    "layout",
-    "values",
-    "operation",
-    "dO layout",
-    "dO values",
-)
-SHOWN = tuple(axis for axis in AXES if axis.name in _NAMES)
+
+def shown_axes() -> tuple[Axis, ...]:
+    """The axes by whose classes error/budget is counted."""
+    return tuple(axis for axis in axes() if axis.has_histogram)
 
 
 def bin_of(ratio: float) -> str:
@@ -54,12 +43,12 @@ def bin_of(ratio: float) -> str:
 class Distribution:
     """How many cases fell into each bin, by axis and class."""
 
-    counts: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {axis.name: {} for axis in SHOWN})
+    counts: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: {axis.name: {} for axis in shown_axes()})
 
     def add(self, case: AttentionCase, ratio: float) -> None:
         """Count a case by its largest error/budget, under every class that it falls into."""
         where = bin_of(ratio)
-        for axis in SHOWN:
+        for axis in shown_axes():
             classes = self.counts[axis.name]
             for name in axis.of(case):
                 classes.setdefault(name, Counter())[where] += 1

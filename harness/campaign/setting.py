@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from harness.errors import CannotRun
-from harness.subject.subject import ANY, Subject, load
+from harness.subject.declaration import ANY, Subject
+from harness.subject.loading import load
 from harness.workers import Apart, Limits
 
 

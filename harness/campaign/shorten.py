@@ -15,13 +15,11 @@ EDGES = (1, 2, 3, 16, 17, 32, 33, 64, 65, 128, 129)
 
 def shorter(case: AttentionCase) -> Iterator[AttentionCase]:
     """The case with fewer keys or queries, at the edges of tiles, the shortest first."""
-    g, lengths = case.geometry, case.features.seqlens_k
     for n in EDGES:
-        if n < g.Nk:
-            cut = None if lengths is None else tuple(min(length, n) for length in lengths)
-            yield case.replace(geometry=g.replace(Nk=n), features=case.features.replace(seqlens_k=cut))
-        if n < g.Nq:
-            yield case.replace(geometry=g.replace(Nq=n))
+        if n < case.geometry.Nk:
+            yield case.resized(Nk=n)
+        if n < case.geometry.Nq:
+            yield case.resized(Nq=n)
 
 
 def polish(case: AttentionCase, fails: Callable[[AttentionCase], bool]) -> AttentionCase:

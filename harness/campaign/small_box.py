@@ -6,8 +6,9 @@ import itertools
 import zlib
 from collections.abc import Iterator
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Features, Geometry, TensorSpec
+from strategies.features import FEATURES
 
 LONGEST = 4
 HEAD_DIMS = (1, 16)
@@ -20,19 +21,26 @@ FAMILIES = (
 
 
 def small_box(subject: Subject) -> Iterator[AttentionCase]:
-    """Every Nq and Nk from 0 to 4, d of 1 and 16, causal kind, visible length, dtype and three value families.
+    """Every Nq and Nk from 0 to 4, d of 1 and 16, value of the features, dtype and three value families.
 
     What the subject does not take is left out; LSE, and gradients of all, are asked for where they can be, dLSE too.
     Smallest first.
     """
     sizes = sorted(itertools.product(range(LONGEST + 1), repeat=2), key=lambda pair: (max(pair), pair))
     dims = [d for d in HEAD_DIMS if d in subject.head_dims]
-    for (Nq, Nk), d, causal in itertools.product(sizes, dims, subject.causal_kinds()):
-        for lengths, dtype, (q, k, v) in itertools.product(_lengths(subject, Nk), subject.dtypes, FAMILIES):
-            asked = Features(causal, seqlens_k=lengths, return_lse="return_lse" in subject.keywords)
-            specs = TensorSpec(q), TensorSpec(k), TensorSpec(v)
-            forward = AttentionCase(Geometry(Nq=Nq, Nk=Nk, d=d), dtype, asked, *specs)
+    for (Nq, Nk), d in itertools.product(sizes, dims):
+        geometry = Geometry(Nq=Nq, Nk=Nk, d=d)
+        for asked, dtype, (q, k, v) in itertools.product(_features(subject, geometry), subject.dtypes, FAMILIES):
+            forward = AttentionCase(geometry, dtype, asked, TensorSpec(q), TensorSpec(k), TensorSpec(v))
             yield from (_asked_for(operation, forward) for operation in subject.operations)
+
+
+def _features(subject: Subject, geometry: Geometry) -> Iterator[Features]:
+    """Every combination of the values that each feature has for a small problem."""
+    taken = {name: asked for name, each in FEATURES.items() if (asked := each.taken_by(subject))}
+    boxes = [FEATURES[name].box(asked, geometry) for name, asked in taken.items()]
+    for values in itertools.product(*boxes):
+        yield Features(**dict(zip(taken, values, strict=True)))
 
 
 def _asked_for(operation: str, case: AttentionCase) -> AttentionCase:
@@ -46,7 +54,3 @@ def sample(subject: Subject, size: int) -> list[AttentionCase]:
     box = list(small_box(subject))
     by_chance = sorted(range(len(box)), key=lambda i: zlib.crc32(repr(box[i]).encode()))
     return [box[i] for i in sorted(by_chance[:size])]
-
-
-def _lengths(subject: Subject, Nk: int) -> list[tuple[int] | None]:
-    return [None, *((n,) for n in range(Nk + 1))] if "seqlens_k" in subject.keywords else [None]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from harness.campaign.coverage import Coverage
 from harness.campaign.distribution import Distribution
-from harness.running.backward import INPUTS
+from harness.judging.seen import Seen
 from oracles import Comparison
+from oracles.judgement import OUTPUTS
 from strategies import AttentionCase
 
 
@@ -79,15 +80,15 @@ class Tally:
         """Count a case that the subject refused."""
         self.refused[reason] += 1
 
-    def add(self, case: AttentionCase, compared: Mapping[str, Comparison], rescales: str | None = None) -> None:
+    def add(self, case: AttentionCase, compared: Mapping[str, Comparison], seen: Seen | None = None) -> None:
         """Count a case, with what came of holding its outputs against the truth, where they could be."""
         self.cases += 1
         self.backwards += case.has_gradients
-        self.coverage.add(case, rescales)
+        self.coverage.add(case, seen)
         if compared:
             self.distribution.add(case, max(found.ratio for found in compared.values()))
         for tensor, found in compared.items():
-            by_dtype = self.closest_gradients if tensor in INPUTS else self.closest
+            by_dtype = self.closest_gradients if tensor not in OUTPUTS else self.closest
             _keep(by_dtype, case.dtype, Closest(found.ratio, f"{tensor}{list(found.index)}", case))
 
 

@@ -21,7 +21,7 @@ from harness.cli.github import tell_campaign
 from harness.cli.outcome import print_outcome, write_json
 from harness.cli.progress import progress
 from harness.running.devices import choose, prepare
-from harness.subject.subject import DEFAULT
+from harness.subject.loading import DEFAULT
 from harness.workers import Limits
 from harness.workers.journal import Ahead, left_behind
 

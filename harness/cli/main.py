@@ -15,7 +15,7 @@ from harness.cli.sanitizer import TOOLS, run_under
 from harness.errors import CannotRun
 
 OPERATIONS = ("any", "forward", "forward_backward")
-"""As in `harness.subject.subject`, which takes a second to import."""
+"""As in `harness.subject.loading`, which takes a second to import."""
 
 STOPPED = 130
 """The exit code of what was broken off, as a shell gives it after Ctrl-C."""

@@ -17,8 +17,9 @@ from harness.judging.relations import RELATIONS
 from harness.judging.story import printable
 from harness.judging.verdict import Verdict
 from harness.running.devices import choose, prepare
-from harness.subject.subject import Subject, located
-from harness.subject.subject import load as load_subject
+from harness.subject.declaration import Subject
+from harness.subject.loading import load as load_subject
+from harness.subject.loading import located
 from harness.workers import Apart, Here
 from strategies import build, checksum
 

@@ -11,7 +11,7 @@ from harness.judging.verdict import FAILURES
 from harness.judging.votes import with_votes
 from harness.running.attempt import attempt
 from harness.running.devices import choose
-from harness.subject.subject import Attention, Subject, describe
+from harness.subject.declaration import Attention, Subject, describe
 from strategies import AttentionCase
 
 

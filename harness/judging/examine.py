@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.campaign.coverage import rescales
 from harness.errors import Refused, first_line
 from harness.judging.heat import HeatMap, heat_map
 from harness.judging.judge import judge
+from harness.judging.seen import Seen, seen_in
 from harness.judging.verdict import Verdict
 from harness.judging.votes import with_votes
 from harness.running.attempt import attempt
 from harness.running.call import has_gradients
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from oracles import Comparison
 from strategies import AttentionCase
 
@@ -45,13 +45,13 @@ class Examined:
 
     compared: O, LSE and the gradients, as far as they came, held against the truth; empty where what came back has no
     right form.
-    rescales: how often the running max moves, as `harness.campaign.coverage` classes it, where the truth was made.
+    seen: classes of the case that its truth shows, by axis, where the truth was made.
     maps: of the failures that have one, by check, where they were asked for. differentiable: where that was asked.
     """
 
     verdicts: tuple[Verdict, ...] = ()
     compared: dict[str, Comparison] = field(default_factory=dict)
-    rescales: str | None = None
+    seen: Seen | None = None
     refused: str | None = None
     maps: dict[str, HeatMap] = field(default_factory=dict)
     differentiable: bool | None = None
@@ -88,7 +88,7 @@ def examine(
         return Examined(tuple(verdicts))
     drawn = {verdict.check: heat_map(tried, verdict) for verdict in verdicts} if question.maps else {}
     maps = {check: found for check, found in drawn.items() if found is not None}
-    return Examined(tuple(verdicts), dict(tried.compared), rescales(tried.truth), maps=maps)
+    return Examined(tuple(verdicts), dict(tried.compared), seen_in(tried.truth), maps=maps)
 
 
 def _probed(subject: Subject, case: AttentionCase, device: str) -> Examined:

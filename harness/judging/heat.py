@@ -1,8 +1,9 @@
-"""Where a failure stands: error/budget over the rows and columns of a tensor, in cells that keep the edges of tiles."""
+"""Where a failure is: error/budget over the rows and columns of a tensor, in cells that keep the edges of tiles."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,7 @@ from harness.io.reading import Read, count, fields, index, maybe, number, severa
 from harness.judging.relations import RELATIONS, broken_claim
 from harness.judging.relations.base import Broken
 from harness.judging.verdict import Verdict, finite_or_text
-from harness.running.attempt import Attempt, came
-from harness.running.backward import INPUTS
+from harness.running.attempt import Attempt
 from oracles import error_over_budget
 from strategies.spec import require
 
@@ -24,8 +24,8 @@ MOST_CELLS = 32
 """Rows and columns of a map. A cell is a power of 2 wide, as tiles are, so that no tile's edge runs through one."""
 
 
-TENSORS = ("O", "LSE", *INPUTS)
-"""What a map may be of."""
+PLANES = re.compile(r"O|LSE|d[A-Z]\w*")
+"""What a map may be of: an output or a gradient, by name."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class HeatMap:
 
     tensor "O": rows of Nq, columns of d, of one batch entry and head; "dQ" too, and "dK" and "dV" with rows of Nk.
     "LSE": rows of Nq, columns are the heads, and head is None. shape: rows and columns of the plane. cell: rows and
-    columns that one cell stands for.
+    columns of one cell.
     """
 
     tensor: str
@@ -45,7 +45,7 @@ class HeatMap:
     cells: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        require(self.tensor in TENSORS, f"A map is of {', '.join(TENSORS)}, not {self.tensor!r}.")
+        require(bool(PLANES.fullmatch(self.tensor)), f"A map is of O, LSE or a gradient (dQ), not {self.tensor!r}.")
         require(len(self.shape) == len(self.cell) == 2, "shape and cell of a map must be two whole numbers each.")
         require(min(*self.shape, *self.cell) >= 1, "shape and cell of a map must be at least 1.")
         rows, columns = (-(-size // cell) for size, cell in zip(self.shape, self.cell, strict=True))
@@ -114,17 +114,14 @@ def pooled(plane: Tensor, tensor: str, batch: int, head: int | None) -> HeatMap:
 
 def _ratios(tried: Attempt, verdict: Verdict) -> Tensor | None:
     """Error/budget of each element of what the verdict compared."""
-    if verdict.tensor not in TENSORS:
+    if verdict.tensor is None:
         return None
     if verdict.check in RELATIONS:
         return _ratios_of_claim(tried, verdict)
-    is_gradient = verdict.tensor in INPUTS
-    came_back = came(tried.result) if is_gradient else {"O": tried.result.output, "LSE": tried.result.lse}
-    got = came_back.get(verdict.tensor)
+    got = tried.result.tensors.get(verdict.tensor)
     if got is None:
         return None
-    truth, budget = (tried.true_gradients, tried.gradient_budget) if is_gradient else (tried.truth, tried.budget)
-    return error_over_budget(got, getattr(truth, verdict.tensor), getattr(budget, verdict.tensor))
+    return error_over_budget(got, tried.judgement.wanted(verdict.tensor), tried.judgement.budget(verdict.tensor))
 
 
 def _ratios_of_claim(tried: Attempt, verdict: Verdict) -> Tensor | None:

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
-from harness.running.backward import INPUTS
-from oracles import Comparison, vote
+from oracles import vote
 
 
 def with_votes(attempt: Attempt, verdict: Verdict) -> Verdict:
@@ -16,21 +15,10 @@ def with_votes(attempt: Attempt, verdict: Verdict) -> Verdict:
         return verdict
     votes = {"subject": f"off by {verdict.ratio:.3g} x the budget"}
     dissent = []
-    for name, found in _votes(attempt, verdict.tensor).items():
+    # An oracle may be a kernel of the subject's own device.
+    for name, found in vote(attempt.judgement, verdict.tensor, attempt.device).items():
         agrees = found.ok
         votes[name] = f"agrees with float64, error/budget {found.ratio:.2g}" if agrees else f"off by {found.ratio:.3g}"
         dissent += [] if agrees else [name]
-    odd = ", ".join(["the subject", *dissent])
-    votes["odd one out"] = odd
+    votes["odd one out"] = ", ".join(["the subject", *dissent])
     return replace(verdict, votes=votes)
-
-
-def _votes(attempt: Attempt, tensor: str) -> dict[str, Comparison]:
-    """On O and LSE together, or on one gradient alone: an oracle may be wrong in another."""
-    # An oracle may be a kernel of the subject's own device.
-    problem = attempt.pristine.to(attempt.device)
-    if tensor in INPUTS:
-        gradients = attempt.true_gradients, attempt.gradient_budget
-        return vote(problem, attempt.truth, attempt.budget, *gradients, tensor=tensor)
-    forward = replace(problem, dO=None, dLSE=None, needs_grad=())
-    return vote(forward, attempt.truth, attempt.budget)

@@ -1,1 +1,1 @@
-"""The pytest plugin: saved failures as tests, Hypothesis profiles, one test over several workers."""
+"""The pytest plugin: saved failures as tests, Hypothesis profiles, one property test split over several workers."""

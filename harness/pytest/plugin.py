@@ -1,9 +1,9 @@
-"""pytest collects saved failures: each JSON file of a corpus is one test, which fails while the failure is there.
+"""pytest collects saved failures: each JSON file of a corpus is one test, which fails as long as its subject does.
 
 It also splits the cases of marked property tests among workers (`harness.pytest.split`).
 
-Collected are our files below a folder called `regressions`, and those that the command line names. pytest loads this
-module in every project that has Flashattest installed, so it imports nothing heavy before it meets such a file.
+It collects our files below a folder called `regressions`, and those that the command line names. pytest loads this
+module in every project that has Flashattest installed, so it imports nothing heavy until it meets such a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OUR_NAME = re.compile(r"[0-9a-f]{12}\.json")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the splitting known, and our Hypothesis profiles where `--hypothesis-profile` names one; none is loaded."""
+    """Register the splitting, and our Hypothesis profiles if `--hypothesis-profile` names one. Load none."""
     config.pluginmanager.register(pytest_split, "flashattest-split")
     asked = config.getoption("--hypothesis-profile", default=None)
     if asked and asked.startswith("flashattest"):
@@ -42,14 +42,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SavedFailu
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A corpus without a failure is good news: `pytest regressions/` passes."""
+    """Let `pytest regressions/` pass if the corpus is empty."""
     places = [Path(argument).name for argument in session.config.args]
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and places == [FOLDER] and session.testscollected == 0:
         session.exitstatus = pytest.ExitCode.OK
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file is ours by its name or its beginning; one that is torn must fail, not go unseen."""
+    """Whether a file is ours by its name or its beginning. A damaged one must fail, not be overlooked."""
     if _OUR_NAME.fullmatch(path.name):
         return True
     try:
@@ -63,7 +63,7 @@ class SavedFailureFile(pytest.File):
     """A file of a corpus; it holds one test, named by the kind of its failure."""
 
     def collect(self) -> Iterator[SavedFailure]:
-        """Yield the test; of a file that cannot be read too, so that it fails alone and the rest is replayed."""
+        """Yield the test, also for a file that cannot be read: it fails alone, and the rest is replayed."""
         from harness.corpus import entries
 
         try:
@@ -82,7 +82,7 @@ class SavedFailure(pytest.Item):
         self.title = title
 
     def runtest(self) -> None:
-        """Replay it; skip it where its subject does not run on this machine. What is known is a strict xfail."""
+        """Replay it. Skip it if its subject does not run on this machine; a known failure is a strict xfail."""
         from harness.corpus.replay import replay
 
         replayed = replay(self.path)
@@ -99,5 +99,5 @@ class SavedFailure(pytest.Item):
             pytest.fail(f"{replayed.sentence}\n{replayed.story()}", pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
-        """Where it is and what it is called in reports."""
+        """File, line (none) and title for pytest's reports."""
         return self.path, None, self.title

@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from hypothesis.strategies import SearchStrategy
 
-import harness.judging.relations.base as relation_base
-import harness.running.attempt as attempts
 from harness.errors import CannotRun
 from harness.judging.checks import CHECKS
 from harness.judging.relations import RELATIONS
-from harness.subject.subject import Subject
-from oracles import Budget, GradientBudget, Gradients, Truth
+from harness.subject.declaration import Subject
+from oracles import Budget, GradientBudget, Gradients, Truth, judgement
 from strategies import AttentionCase, Problem
 
 NUMBERS = frozenset(
@@ -78,23 +76,20 @@ def _without(register: dict[str, Any], names: Collection[str]) -> Iterator[None]
 def _fixed_budget(tolerance: float) -> Iterator[None]:
     """Every attempt has atol + rtol·|truth| for a budget; relations, which go by twice the budget, by twice that."""
 
-    def fixed(problem: Problem, truth: Truth, **arguments: Any) -> Budget:
-        lse = torch.nan_to_num(truth.LSE, neginf=0.0).abs()
-        return Budget(tolerance + tolerance * truth.O.abs(), tolerance + tolerance * lse)
+    def fixed(problem: Problem, truth: Truth, *arguments: Any) -> Budget:
+        right = {name: torch.nan_to_num(tensor, neginf=0.0).abs() for name, tensor in truth.tensors.items()}
+        return Budget({name: tolerance + tolerance * size for name, size in right.items()})
 
-    def fixed_of_gradients(problem: Problem, truth: Truth, true: Gradients, **arguments: Any) -> GradientBudget:
-        dQ, dK, dV = (tolerance + tolerance * x.abs() for x in (true.dQ, true.dK, true.dV))
-        return GradientBudget(dQ, dK, dV)
+    def fixed_of_gradients(problem: Problem, truth: Truth, right: Gradients, *arguments: Any) -> GradientBudget:
+        return GradientBudget({name: tolerance + tolerance * x.abs() for name, x in right.by_name.items()})
 
-    places: tuple[Any, ...] = (attempts, relation_base)
-    whole = places[0].forward_budget, places[0].gradient_budget
-    for place in places:
-        place.forward_budget, place.gradient_budget = fixed, fixed_of_gradients
+    place: Any = judgement
+    whole = place.forward_budget, place.gradient_budget
+    place.forward_budget, place.gradient_budget = fixed, fixed_of_gradients
     try:
         yield
     finally:
-        for place in places:
-            place.forward_budget, place.gradient_budget = whole
+        place.forward_budget, place.gradient_budget = whole
 
 
 ABLATIONS = {

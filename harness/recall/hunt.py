@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.campaign.campaign import Campaign, Fault, Finding, Watch, unwatched
 from harness.judging.examine import Examiner
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase
 
 

@@ -14,7 +14,7 @@ from harness.recall.faults import CONTROLS, FAULTS
 from harness.recall.faults.registry import Where
 from harness.recall.hunt import Limits
 from harness.recall.outcome import Recall
-from harness.subject.subject import ANY
+from harness.subject.declaration import ANY
 
 FEWEST_CASES = 200
 """A control has as many cases as the slowest fault took, and no fewer than this."""

@@ -1,9 +1,9 @@
-"""Failures run once more to see where they stand, in workers: a crash or a hang there ends no report."""
+"""Failures run again in workers, for pictures of where they are: a crash or a hang there ends no report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from harness.judging.examine import Examined, Question
 from harness.judging.heat import HeatMap
 from harness.report.larger import larger
 from harness.running.devices import choose, prepare
-from harness.subject.subject import load, located
+from harness.subject.loading import load, located
 from harness.workers import Apart
 from strategies import AttentionCase, build, checksum
 
@@ -22,7 +22,7 @@ NOTHING_TO_DRAW = "It is not about numbers, so there is nothing to draw."
 
 @dataclass(frozen=True)
 class Asked:
-    """A failure that is to be run again: subject by name, device where it was found, and the check that saw it.
+    """A failure to run again: its subject by name, the device where it was found, and the check that found it.
 
     file: where it is saved, since a subject's own file may be named relative to that. checksum: of the tensors.
     made_larger: show the case made larger (`harness.report.larger`), not as it is.
@@ -41,9 +41,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Picture:
-    """What came of it: the map and the case that it shows, or the sentence that says why there is none.
+    """The result: a map and the case that it shows, or a sentence that says why there is none.
 
-    fails: whether it failed; None where it could not be run.
+    fails: whether it failed; None if it could not be run.
     """
 
     map: HeatMap | None = None
@@ -54,19 +54,19 @@ class Picture:
 
 def pictures(asked: Sequence[Asked]) -> list[Picture]:
     """Run each failure again, one after the other."""
-    with _workers() as workers:
+    with closing(_Workers()) as workers:
         return [_picture(each, workers) for each in asked]
 
 
 class _Workers:
-    """The worker of one subject after the other."""
+    """A worker for one subject at a time: it is kept until a failure of another subject is run."""
 
     def __init__(self) -> None:
         self._subject: tuple[str, str | None, str] | None = None
         self._apart: Apart | None = None
 
     def of(self, asked: Asked) -> Apart:
-        """A worker for the subject, on the device where it failed or, failing that, the one there is."""
+        """A worker for the subject, on the device where it failed or, if that is missing, on this machine's own."""
         device = _device(asked.device)
         subject = (located(asked.subject, asked.file), asked.refuses, device)
         if self._apart is None or self._subject != subject:
@@ -83,15 +83,6 @@ class _Workers:
         if self._apart is not None:
             self._apart.close()
         self._apart = None
-
-
-@contextmanager
-def _workers() -> Iterator[_Workers]:
-    workers = _Workers()
-    try:
-        yield workers
-    finally:
-        workers.close()
 
 
 def _device(found_on: str) -> str:
@@ -142,7 +133,7 @@ def _as_it_is(asked: Asked, case: AttentionCase, apart: Apart) -> Picture:
 
 
 def _examined(question: Question, asked: Asked, apart: Apart) -> Examined:
-    """In a new process, which is cheap on a CPU alone; what comes and goes may do so from call to call in one."""
+    """Run it in a new process if that is cheap, as it is on a CPU; unsteady failures need many calls in one process."""
     is_cheap = _device(asked.device) == "cpu" and asked.kind != UNSTEADY
     return (apart.afresh(question) if is_cheap else None) or apart.examine(question)
 

@@ -1,10 +1,10 @@
-"""A failing case made large enough to show a pattern: one wrong element says nothing of where others would be."""
+"""A failing case made large enough to show a pattern: one wrong element does not show where others would be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase
 
 LENGTH = 96
@@ -14,9 +14,9 @@ HEAD_DIM = 32
 
 
 def larger(case: AttentionCase, subject: Subject) -> Iterator[AttentionCase]:
-    """The case with more rows, keys and columns, then with less of that: an edge that it stands on may be its fault.
+    """Yield the case with more rows, keys and columns, then with fewer of these: an edge of it may be what fails.
 
-    Lengths of keys that the case names (`seqlens_k`) stay, as does the number of keys then.
+    Lengths of keys that the case names (`seqlens_k`) stay, and then so does the number of keys.
     """
     g = case.geometry
     rows = max(g.Nq, LENGTH)
@@ -25,4 +25,4 @@ def larger(case: AttentionCase, subject: Subject) -> Iterator[AttentionCase]:
     shapes = [(rows, keys, d), (rows, g.Nk, d), (rows, g.Nk, g.d), (g.Nq, g.Nk, d)]
     for Nq, Nk, width in dict.fromkeys(shapes):
         if (Nq, Nk, width) != (g.Nq, g.Nk, g.d):
-            yield case.replace(geometry=g.replace(Nq=Nq, Nk=Nk, d=width))
+            yield case.resized(Nq=Nq, Nk=Nk, d=width)

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.campaign.distribution import Distribution
 from harness.corpus.entries import Worst
 from harness.judging.verdict import Verdict
 from harness.report.again import Picture
 from strategies import AttentionCase
 
 Counts = Mapping[str, Mapping[str, int]]
-Spread = Mapping[str, Mapping[str, Mapping[str, int]]]
+"""Cases by axis and class."""
+
+Spread = Mapping[str, Counts]
+"""Cases by axis, class and bin of error/budget (`harness.campaign.distribution`)."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A failure as the page shows it. pictures: of the "smallest", "worst" and "larger" case, as far as there are any.
+class ReportedFailure:
+    """A failure as the page shows it.
 
-    met: cases and seconds until it was first met. fails: whether it failed when it was run again for this page.
+    pictures: of the "smallest", "worst" and "larger" case, as far as they exist. met: cases and seconds until a
+    campaign met it first; None for a saved failure. fails: whether a saved failure failed when it was run again.
     """
 
     subject: str
@@ -34,12 +39,11 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Account:
+class CampaignNumbers:
     """A campaign's numbers.
 
-    worst: error/budget by dtype, and gradients: that of dQ, dK and dV, where they were asked for. coverage: cases by
-    axis and class. never_hit: classes by axis. spread: cases by axis, class and bin of error/budget
-    (`harness.campaign.distribution`). refusals: why, and how often.
+    worst: error/budget by dtype. gradients: error/budget of dQ, dK and dV, if they were asked for. never_hit: classes
+    by axis. distribution: of error/budget. refusals: how often, by reason.
     """
 
     subject: str
@@ -48,11 +52,11 @@ class Account:
     cases: int
     refused: int
     seconds: float
-    rate: float
+    cases_per_second: float
     worst: Mapping[str, float]
     coverage: Counts
     never_hit: Mapping[str, Sequence[str]]
-    spread: Spread
+    distribution: Spread
     refusals: Mapping[str, int]
     versions: Mapping[str, str]
     gradients: Mapping[str, float] = field(default_factory=dict)
@@ -60,22 +64,44 @@ class Account:
 
 @dataclass(frozen=True)
 class Source:
-    """One thing that was named: a campaign (account says how it went) or saved failures.
+    """One thing named on the command line: a campaign or saved failures.
 
-    unread: a sentence for each file among them that is no saved failure.
+    unread: a sentence for each file among saved failures that cannot be read.
     """
 
     name: str
-    failures: tuple[Shown, ...]
-    account: Account | None = None
+    failures: tuple[ReportedFailure, ...]
+    campaign: CampaignNumbers | None = None
     unread: tuple[str, ...] = ()
 
     @property
-    def open(self) -> tuple[Shown, ...]:
-        """The failures that are not known to be mended; those that were seen to fail come first."""
-        return tuple(sorted((s for s in self.failures if s.fails is not False), key=lambda shown: shown.fails is None))
+    def title(self) -> str:
+        """Heading of the source."""
+        campaign = self.campaign
+        return f"Campaign: {campaign.subject} on {campaign.device}" if campaign else f"Saved failures in {self.name}"
 
     @property
-    def mended(self) -> tuple[Shown, ...]:
+    def open(self) -> list[ReportedFailure]:
+        """The failures not known to pass; those that were seen to fail come first."""
+        return sorted((f for f in self.failures if f.fails is not False), key=lambda failure: failure.fails is None)
+
+    @property
+    def passing(self) -> list[ReportedFailure]:
         """The saved failures that do not fail here now."""
-        return tuple(shown for shown in self.failures if shown.fails is False)
+        return [failure for failure in self.failures if failure.fails is False]
+
+    @property
+    def spread(self) -> Spread:
+        """The spread of error/budget: of a campaign's cases, or of the saved failures that are about numbers."""
+        if self.campaign is not None:
+            return self.campaign.distribution
+        counted = Distribution()
+        for failure in self.failures:
+            if failure.verdict.tensor is not None:
+                counted.add(failure.case, failure.verdict.ratio)
+        return counted.to_json()
+
+
+def versions(by_name: Mapping[str, str]) -> str:
+    """Versions in a line."""
+    return ", ".join(f"{name} {version}" for name, version in by_name.items())

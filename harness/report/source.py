@@ -1,4 +1,4 @@
-"""Which source a name on the command line stands for."""
+"""Read what a name on the command line means: a campaign or saved failures."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from harness.corpus import entries
 from harness.corpus.entries import MARKER
 from harness.errors import CannotRun
 from harness.report.model import Source
-from harness.report.of_campaign import of_campaign, parsed
-from harness.report.of_corpus import of_entries
+from harness.report.read_campaign import of_campaign, parsed
+from harness.report.read_corpus import of_entries
 
 
 def read(named: str, corpus_folder: Path) -> Source:

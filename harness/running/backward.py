@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Problem
-
-GRADIENTS = {"q": "dQ", "k": "dK", "v": "dV"}
-"""What the gradient of an input is called."""
-
-INPUTS = {gradient: role for role, gradient in GRADIENTS.items()}
-"""The input that a gradient belongs to."""
+from strategies.case import INPUTS
+from strategies.features import gradient_of
 
 
 class NoGradient(Exception):
@@ -26,33 +22,32 @@ class NoGradient(Exception):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a call is handed: q, k and v, those that need a gradient as leaves of their own over the same memory."""
+    """The tensors of a call by name, those that need a gradient as leaves of their own over the same memory."""
 
     tensors: Mapping[str, Tensor]
-    seqlens_k: Tensor | None
     needs: tuple[str, ...]
 
     @classmethod
     def of(cls, problem: Problem, needs: Collection[str]) -> Inputs:
         """The inputs of a problem; a leaf keeps the strides of its tensor, and is no view."""
-        roles = {role: getattr(problem, role) for role in GRADIENTS}
-        tensors = {role: t.detach().requires_grad_() if role in needs else t for role, t in roles.items()}
-        return cls(tensors, problem.seqlens_k, tuple(role for role in GRADIENTS if role in needs))
+        whole = problem.inputs | dict(problem.brought)
+        tensors = {name: t.detach().requires_grad_() if name in needs else t for name, t in whole.items()}
+        return cls(tensors, tuple(name for name in tensors if name in needs))
 
     @property
     def leaves(self) -> dict[str, Tensor]:
         """The inputs that need a gradient, by the gradient's name."""
-        return {GRADIENTS[role]: self.tensors[role] for role in self.needs}
+        return {gradient_of(name): self.tensors[name] for name in self.needs}
 
     def call(self, subject: Subject, case: AttentionCase) -> Any:
         """What the subject's function returns."""
-        lengths = {} if self.seqlens_k is None else {"seqlens_k": self.seqlens_k}
-        return subject.function(*self.tensors.values(), **lengths, **subject.arguments(case))
+        q, k, v = (self.tensors[name] for name in INPUTS)
+        return subject.function(q, k, v, **subject.arguments(case.features, self.tensors))
 
     def outputs(self, returned: Any, problem: Problem) -> list[tuple[Tensor, Tensor]] | None:
         """The outputs that have a gradient, each with it, O first; None where one has not the form of its gradient.
 
-        LSE does not hang on v: where only v needs a gradient, it may be outside of the graph. Raises NoGradient where
+        LSE does not depend on v: where only v needs a gradient, it may be outside of the graph. Raises NoGradient where
         it is so otherwise.
         """
         found = returned if isinstance(returned, tuple) else (returned,)

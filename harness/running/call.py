@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from harness.errors import CannotRun, Refused, first_line
-from harness.running.backward import GRADIENTS, Inputs, NoGradient, differentiate
+from harness.running.backward import Inputs, NoGradient, differentiate
 from harness.running.memory import NAN_BYTE, GuardedAllocations, Snapshot
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase, Problem, build, calls_before
+from strategies.case import INPUTS
+from strategies.features import gradient_of
 
 LARGE = 1 << 30
 """Bytes that a straightforward function takes for a large problem."""
@@ -24,8 +26,8 @@ class Result:
     """What a call returned (`returned`, anything at all) or raised, and what it did to its inputs.
 
     mutated, overrun: names of the inputs whose elements, or whose surroundings, changed. overrun_own: the tensors
-    that the call made itself and wrote beside, each described. gradients: of the inputs that need one, by name of
-    GRADIENTS, None where none came; None at all where there was no backward. cut_off: O came back without a grad_fn.
+    that the call made itself and wrote beside, each described. gradients: of the inputs that need one, by name
+    ("dQ"), None where none came; None at all where there was no backward. cut_off: O came back without a grad_fn.
     in_backward: what was raised was raised there.
     """
 
@@ -50,6 +52,17 @@ class Result:
         """LSE, where it came back."""
         return self.returned[1] if isinstance(self.returned, tuple) else None
 
+    @property
+    def found_gradients(self) -> dict[str, Tensor]:
+        """The gradients that came back, by name."""
+        return {name: tensor for name, tensor in (self.gradients or {}).items() if tensor is not None}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that came back, by name: "O", "LSE" and the gradients."""
+        outputs = {"O": self.output} if self.lse is None else {"O": self.output, "LSE": self.lse}
+        return outputs | self.found_gradients
+
 
 def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE) -> Result:
     """Run the calls of the case's history, then the case, on tensors that `build` made.
@@ -57,7 +70,7 @@ def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NA
     band: the byte that stands beside the tensors that the call makes. Raises Refused where the subject refuses the
     case, lacks a keyword that the case asks for, or declares that it has no gradients to ask for.
     """
-    if missing := subject.lacks(case):
+    if missing := subject.lacks(case.features):
         raise Refused(f"{subject.name} has no keyword {missing!r}")
     if case.has_gradients and subject.differentiable is False:
         raise Refused(f"{subject.name} is not differentiable")
@@ -71,7 +84,7 @@ def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
 
     Raises Refused where the subject refuses the call.
     """
-    inputs = Inputs.of(build(case, device), ("q", "k", "v"))
+    inputs = Inputs.of(build(case, device), INPUTS)
     try:
         with torch.enable_grad():
             returned = inputs.call(subject, case)
@@ -124,7 +137,7 @@ def _call(subject: Subject, case: AttentionCase, problem: Problem, band: int) ->
 
 def _watched(problem: Problem) -> dict[str, Tensor]:
     """Every tensor that the call is handed, by name."""
-    return problem.tensors | ({} if problem.seqlens_k is None else {"seqlens_k": problem.seqlens_k})
+    return problem.tensors | dict(problem.brought)
 
 
 def _raise_if_forked_late(error: Exception) -> None:
@@ -173,7 +186,7 @@ class _Run:
         if outputs is None:
             return
         if not outputs[0][0].requires_grad:
-            self.said |= {"gradients": dict.fromkeys(map(GRADIENTS.get, problem.needs_grad)), "cut_off": True}
+            self.said |= {"gradients": dict.fromkeys(map(gradient_of, problem.needs_grad)), "cut_off": True}
             return
         self.said["in_backward"] = True
         with self.allocations:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from harness.judging.examine import Examined, Question
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from harness.workers.limits import Limits
 from harness.workers.pool import Nursery, Worker
 from harness.workers.worker import Make

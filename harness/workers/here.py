@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from harness.errors import CannotRun
 from harness.judging.examine import Examined, Question, examine
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from harness.workers.limits import Limits
 from harness.workers.pool import Nursery
 

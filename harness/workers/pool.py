@@ -14,7 +14,7 @@ from typing import IO, Any
 from harness.errors import Broken, CannotRun
 from harness.judging.examine import Examined, Question
 from harness.judging.verdict import Verdict
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from harness.workers.forkserver import Child, Lost, Zygote
 from harness.workers.limits import Limits
 from harness.workers.worker import Make, serve

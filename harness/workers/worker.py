@@ -16,7 +16,7 @@ import torch
 from harness.errors import CannotRun, first_line, with_traceback
 from harness.judging.examine import Examined, Question, examine
 from harness.running.devices import prepare
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from harness.workers.limits import Limits
 
 Said = Literal["ready", "at", "compiling", "compiled", "examined", "poisoned", "cannot", "broken"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,36 +12,39 @@ from torch import Tensor
 from oracles.budget.arithmetic import FLUSHED, Arithmetic
 from oracles.budget.backward_sums import SIGMAS, UNIFORM, Parts, Roundings, Sum, sum_of
 from oracles.budget.forward import FP32_MAX, Budget, forward_budget, sum_roundings
-from oracles.budget.scores import HOPELESS, by_query_head, dot_error, score_errors, visible
+from oracles.budget.scores import HOPELESS, by_query_head, dot_error, score_errors, stage_errors, visible
+from oracles.features import links, pairs_of
 from oracles.truth.float64 import Truth
 from oracles.truth.gradients64 import Gradients
 from oracles.truth.products import over_group, scores, weighted
 from strategies import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GradientBudget:
-    """Allowed error of each element, in float64: dQ (B, Hq, Nq, d), dK and dV (B, Hk, Nk, d).
+    """Allowed error of each element by gradient, in float64: of "dQ" (B, Hq, Nq, d), "dK" and "dV" (B, Hk, Nk, d).
 
     0 where the truth is 0 for want of anything to see: a row that sees no key, a key that no query sees. inf where
     fp32, or the casts of P and dS, may overflow: nothing is promised there, not even a number.
     """
 
-    dQ: Tensor
-    dK: Tensor
-    dV: Tensor
+    by_name: Mapping[str, Tensor]
     rounding: Arithmetic | None = field(default=None, repr=False)
-    sums: dict[str, Sum] = field(default_factory=dict, repr=False)
+    sums: Mapping[str, Sum] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The budget of a gradient."""
+        return self.by_name[name]
 
     def is_for(self, dtype: torch.dtype) -> bool:
         """Whether it speaks of a kernel that computes from, casts to and stores in one dtype, this one."""
         return self.rounding is None or self.rounding == Arithmetic.of(dtype)
 
-    def parts(self, tensor: str, index: tuple[int, ...]) -> dict[str, float]:
-        """What the budget of one element of "dQ", "dK" or "dV" is made of, by name."""
+    def parts(self, name: str, index: tuple[int, ...]) -> dict[str, float]:
+        """What the budget of one element of a gradient is made of, by name."""
         if not self.sums:
             return {}
-        return {name: part[index].item() for name, part in self.sums[tensor].parts().items()}
+        return {part: of_part[index].item() for part, of_part in self.sums[name].parts().items()}
 
 
 def gradient_budget(
@@ -50,17 +54,19 @@ def gradient_budget(
     p_dtype: torch.dtype | None = None,
     independent: bool = False,
     dtype: torch.dtype | None = None,
+    forward: Budget | None = None,
 ) -> GradientBudget:
     """How far dQ, dK and dV of a right backward pass may be from the truth.
 
-    Arguments, notation and g(n) as in `oracles.budget.forward.forward_budget`; independent speaks of dO too. A kernel takes
+    Arguments, notation and g(n) as in `forward_budget`; independent speaks of dO too. forward: the
+    budget of the forward pass, where it is made already. A kernel takes
     P' = exp(S' - LSE') from scores that it computes anew and the LSE that its forward pass stored, or a softmax that
     it kept; δ' from dO and the O that its forward pass stored, or from its own P' and dP'. P' is cast to p_dtype for
     dV, dS' to the inputs' dtype for dQ and dK (to p_dtype where that is coarser; in fp32 neither is).
 
     - weights: P' is off by a factor exp(±f_j), f_j = e_j + the budget of LSE + 2u·(|LSE| + log l), so E_P =
       P·expm1(f) + 2^-126. dV takes E_P, dS takes E_P·|dP - δ + dLSE|.
-    - dP: P'·(min(d - 1, 2√d) + 4)·u_dot·Σ|dO||v|, P' being P + E_P at most.
+    - dP: P'·(min(d_v - 1, 2√d_v) + 4)·u_dot·Σ|dO||v|, d_v the columns of v, P' being P + E_P at most.
     - delta: P'·E_δ. From O, E_δ = (1 + ΣE_P)·(ΣE_P|dP - δ| + u_p·ΣP'|dP|) + Σ_c|dO_c|·(u_io|O_c| + the budget of O
       without scores and casts) + the sum over c. The first two are no sums over c: an error ε_j of the weight of key j
       moves all columns of O, hence δ by ε_j·(dP_j - δ), and |dP_j| is far less than Σ_c|dO_c||v_jc|. From P' and dP',
@@ -96,13 +102,12 @@ def gradient_budget(
     """
     g = gradients
     if truth.S.numel() == 0:
-        return GradientBudget(torch.zeros_like(g.dQ), torch.zeros_like(g.dK), torch.zeros_like(g.dV))
+        return GradientBudget({name: torch.zeros_like(gradient) for name, gradient in g.by_name.items()})
     dtype = dtype or problem.q.dtype
     kernel = Kernel(Arithmetic.of(dtype, p_dtype), torch.finfo(dtype), torch.finfo(p_dtype or dtype), independent)
-    forward = forward_budget(problem, truth, p_dtype, independent, dtype)
+    forward = forward or forward_budget(problem, truth, p_dtype, independent, dtype)
     sums = _sums(problem, truth, g, _pair_errors(problem, truth, g, forward, kernel), kernel)
-    dQ, dK, dV = (sums[name].total() for name in ("dQ", "dK", "dV"))
-    return GradientBudget(dQ, dK, dV, kernel.rounding, sums)
+    return GradientBudget({name: each.total() for name, each in sums.items()}, kernel.rounding, sums)
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def _pair_errors(problem: Problem, truth: Truth, g: Gradients, forward: Budget, 
     E_P, lost_P = _weight_errors(problem, truth, g, forward, kernel.rounding, seen)
     P = g.P + E_P
     size_dP = visible(scores(g.dO.abs(), truth.v.abs()), truth)
-    E_dP = size_dP * dot_error(problem, kernel.rounding) + seen * (problem.q.shape[-1] * FLUSHED)
+    E_dP = size_dP * dot_error(truth.v.shape[-1], kernel.rounding) + seen * (truth.v.shape[-1] * FLUSHED)
     delta = _delta_errors(truth, g, forward, kernel, E_P, P, E_dP)
     dS = {
         "weights": E_P * visible((g.dP - g.delta + g.dLSE).abs(), truth),
@@ -183,10 +188,25 @@ def _pair_errors(problem: Problem, truth: Truth, g: Gradients, forward: Budget, 
         "delta": P * delta.all,
         "subtraction": P * (g.dP.abs() + g.delta.abs() + g.dLSE.abs()) * (3 * kernel.rounding.u),
     }
+    if g.slope is not None:
+        dS = {name: part * g.slope.abs() for name, part in dS.items()}
+        dS["features"] = P * (g.dP - g.delta + g.dLSE).abs() * _slope_error(problem, truth, kernel.rounding) * seen
     most_dS = g.dS.abs() + sum_of(dS)
     lost_rows = (lost_P | (size_dP > FP32_MAX / 4)).any(-1, keepdim=True) | _lost_outputs(truth, forward, kernel)
     lost_dS = (lost_rows | (most_dS * max(1.0, abs(problem.scale)) >= kernel.largest_cast)) & (seen > 0)
     return PairErrors({"weights": E_P}, dS, delta.without(lost_rows), P, most_dS, seen, lost_P, lost_dS)
+
+
+def _slope_error(problem: Problem, truth: Truth, rounding: Arithmetic) -> Tensor:
+    """How far the product of the features' slopes may be off: each one's error times the largest others."""
+    at, errors = pairs_of(problem), stage_errors(problem, truth, rounding)
+    steepest = slope_error = torch.zeros((), dtype=torch.float64)
+    for n, ((link, given), S, e) in enumerate(zip(links(problem), truth.stages, errors, strict=False)):
+        own, largest = link.slope_error(given, S, e, at, rounding), link.steepest(given, S, e, at)
+        slope_error, steepest = (
+            (own, largest) if n == 0 else (slope_error * largest + steepest * own, steepest * largest)
+        )
+    return slope_error
 
 
 def _weight_errors(
@@ -245,16 +265,19 @@ def _sums(problem: Problem, truth: Truth, g: Gradients, pairs: PairErrors, kerne
     for_dV = P | {"accumulation": _terms(pairs.most_P, cast_P, P) * steps}
     of_dK, of_dV = {"cast": cast_dS}, {"cast": cast_P}
     if kernel.independent:
-        for_dK["delta"] = pairs.most_P * (pairs.delta.all - pairs.delta.casts).clamp(min=0.0)
-        casts = Roundings(pairs.most_P * pairs.delta.casts, pairs.most_P * pairs.delta.deviation)
+        most = pairs.most_P if g.slope is None else pairs.most_P * g.slope.abs()
+        for_dK["delta"] = most * (pairs.delta.all - pairs.delta.casts).clamp(min=0.0)
+        casts = Roundings(most * pairs.delta.casts, most * pairs.delta.deviation)
         of_dK["casts in delta"] = casts
 
     lost, q, dO = pairs.lost_dS, g.q.abs(), g.dO.abs()
     largest = kernel.stored.max
     return {
         "dQ": _sum_over_keys(g, dS, cast_dS, pairs, scale, kernel),
-        "dK": Sum(g.dK, g.dK_heads, q, scale, for_dK, of_dK, {}, queries, lost, r, largest, is_transposed=True),
-        "dV": Sum(g.dV, g.dV_heads, dO, 1.0, for_dV, of_dV, {}, queries, pairs.lost_P, r, largest, is_transposed=True),
+        "dK": Sum(g["dK"], g.heads["dK"], q, scale, for_dK, of_dK, {}, queries, lost, r, largest, is_transposed=True),
+        "dV": Sum(
+            g["dV"], g.heads["dV"], dO, 1.0, for_dV, of_dV, {}, queries, pairs.lost_P, r, largest, is_transposed=True
+        ),
     }
 
 
@@ -262,11 +285,16 @@ def _sum_over_keys(g: Gradients, dS: Parts, cast: Roundings, pairs: PairErrors, 
     """dQ. The error of δ is one for the whole row: what it does to a sum of all P k is not what it does to each."""
     r, keys = kernel.rounding, pairs.seen.sum(-1, keepdim=True)
     accumulation = _terms(pairs.most_dS, cast, dS) * (kernel.steps(keys) * r.u_dot)
-    errors = dS | {"delta": pairs.P["weights"] * pairs.delta.all, "accumulation": accumulation}
-    shared = {"delta": weighted(g.P, g.k).abs_() * (pairs.delta.all * scale)}
+    P, E_P = g.P, pairs.P["weights"]
+    if g.slope is not None:
+        P, E_P = P * g.slope, E_P * g.slope.abs()
+    errors = dS | {"delta": E_P * pairs.delta.all, "accumulation": accumulation}
+    shared = {"delta": weighted(P, g.k).abs_() * (pairs.delta.all * scale)}
     rows, lost = g.k.abs(), pairs.lost_dS
     largest = kernel.stored.max
-    return Sum(g.dQ, g.dQ, rows, scale, errors, {"cast": cast}, shared, keys, lost, r, largest, is_transposed=False)
+    return Sum(
+        g["dQ"], g["dQ"], rows, scale, errors, {"cast": cast}, shared, keys, lost, r, largest, is_transposed=False
+    )
 
 
 def _terms(most: Tensor, cast: Roundings, errors: Parts) -> Tensor:

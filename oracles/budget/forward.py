@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 
@@ -18,32 +19,41 @@ from strategies import Problem
 FP32_MAX = torch.finfo(torch.float32).max
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Budget:
-    """Allowed error of each element, in float64: O (B, Hq, Nq, d) and LSE (B, Hq, Nq), each the sum of its parts.
+    """Allowed error of each element by tensor, in float64: of "O" (B, Hq, Nq, d) and "LSE" (B, Hq, Nq).
 
-    0 in a row that sees no key. inf where fp32 itself may overflow: nothing is promised there, not even a number.
+    Each is the sum of its parts. 0 in a row that sees no key. inf where fp32 itself may overflow: nothing is promised
+    there, not even a number.
     """
 
-    O: Tensor
-    LSE: Tensor
+    by_name: Mapping[str, Tensor]
     terms: Terms | None = field(default=None, repr=False)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The budget of a tensor."""
+        return self.by_name[name]
+
+    @property
+    def O(self) -> Tensor:  # noqa: E743
+        """The budget of O."""
+        return self.by_name["O"]
+
+    @property
+    def LSE(self) -> Tensor:
+        """The budget of LSE."""
+        return self.by_name["LSE"]
 
     def is_for(self, dtype: torch.dtype) -> bool:
         """Whether it speaks of a kernel that computes from, casts P to and stores in one dtype, this one."""
         return self.terms is None or self.terms.rounding == Arithmetic.of(dtype)
 
-    def parts_O(self, index: tuple[int, ...]) -> dict[str, float]:
-        """What the budget of one element of O is made of, by name."""
-        return {} if self.terms is None else _floats(self.terms.parts_O(), self.O.shape, index)
-
-    def parts_LSE(self, index: tuple[int, ...]) -> dict[str, float]:
-        """What the budget of one element of LSE is made of, by name."""
-        return {} if self.terms is None else _floats(self.terms.parts_LSE(), self.LSE.shape, index)
-
-
-def _floats(parts: dict[str, Tensor], shape: torch.Size, index: tuple[int, ...]) -> dict[str, float]:
-    return {name: part.expand(shape)[index].item() for name, part in parts.items()}
+    def parts(self, name: str, index: tuple[int, ...]) -> dict[str, float]:
+        """What the budget of one element of a tensor is made of, by name."""
+        if self.terms is None:
+            return {}
+        parts = self.terms.parts_O() if name == "O" else self.terms.parts_LSE()
+        return {part: of_part.expand(self[name].shape)[index].item() for part, of_part in parts.items()}
 
 
 def _sum(parts: dict[str, Tensor]) -> Tensor:
@@ -154,10 +164,10 @@ def forward_budget(
     - LSE: log(1 + Ē) of the scores, (g(n) + 8)·u of the row sum and a coarse log2, 4u·(|LSE| + log l).
     """
     if truth.S.numel() == 0:
-        return Budget(torch.zeros_like(truth.O), torch.zeros_like(truth.LSE))
+        return Budget({"O": torch.zeros_like(truth.O), "LSE": torch.zeros_like(truth.LSE)})
     rounding = Arithmetic.of(dtype or problem.q.dtype, p_dtype)
     terms = _terms(problem, truth, rounding, independent)
-    return Budget(terms.total_O(), _sum(terms.parts_LSE()), terms)
+    return Budget({"O": terms.total_O(), "LSE": _sum(terms.parts_LSE())}, terms)
 
 
 def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bool) -> Terms:
@@ -208,7 +218,7 @@ def _overflow(
     in_scores = torch.zeros_like(truth.l)
     if weights.worst_e is not None:
         scale = max(abs(problem.scale), LEAST_SCALE)
-        largest_score = weights.worst_e / dot_error(problem, rounding) * max(1.0, 1.0 / scale)
+        largest_score = weights.worst_e / dot_error(problem.q.shape[-1], rounding) * max(1.0, 1.0 / scale)
         in_scores.masked_fill_(largest_score > FP32_MAX / 2, math.inf)
     in_sums = torch.zeros_like(truth.O).masked_fill_(truth.l * weights.magnitude > FP32_MAX / 2, math.inf)
     return Overflow(in_scores + in_sums, in_scores)

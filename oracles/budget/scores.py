@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from oracles.budget.arithmetic import Arithmetic
+from oracles.features import links, pairs_of
 from oracles.truth.float64 import Truth
 from oracles.truth.products import scores, weighted
 from strategies import Problem
@@ -37,22 +38,36 @@ class Perturbed:
     worst_e: Tensor | None = None
 
 
-def dot_error(problem: Problem, rounding: Arithmetic) -> float:
-    """Error of a score relative to |scale| Σ|q||k|."""
-    d = problem.q.shape[-1]
-    return (min(d - 1, 2 * math.sqrt(d)) + 4) * rounding.u_dot
+def dot_error(terms: int, rounding: Arithmetic) -> float:
+    """Error of a dot product of so many terms, relative to the sum of their absolute values."""
+    return (min(terms - 1, 2 * math.sqrt(terms)) + 4) * rounding.u_dot
 
 
 def score_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> Tensor:
     """e (B, Hq, Nq, Nk): exp(S) is off by a factor of at most exp(±e); 0 where hidden."""
-    e = scores(truth.q.abs(), truth.k.abs())
-    e.mul_(dot_error(problem, rounding) * max(abs(problem.scale), LEAST_SCALE))
-    e.add_(truth.S.abs(), alpha=4 * rounding.u).add_(rounding.u_exp)
+    *_, e = stage_errors(problem, truth, rounding)
+    e.add_(rounding.u_exp)
     return e if truth.hidden is None else e.masked_fill_(truth.hidden, 0.0)
 
 
+def stage_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> list[Tensor]:
+    """Errors of scale·q·k and of what each feature makes of it: the last are those of the softmax's own scores.
+
+    A feature passes an error on by its steepest slope within that error, and adds its own rounding.
+    """
+    stages = (*truth.stages, truth.S)
+    e = scores(truth.q.abs(), truth.k.abs())
+    e.mul_(dot_error(problem.q.shape[-1], rounding) * max(abs(problem.scale), LEAST_SCALE))
+    errors = [e.add_(stages[0].abs(), alpha=4 * rounding.u)]
+    for (link, given), S, made in zip(links(problem), stages, stages[1:], strict=False):
+        at = pairs_of(problem)
+        passed = link.steepest(given, S, errors[-1], at) * errors[-1]
+        errors.append(passed + link.rounds(given, S, made, at, rounding))
+    return errors
+
+
 def perturbed(truth: Truth, e: Tensor) -> Perturbed:
-    """Bound what score errors e (B, Hq, Nq, Nk) do, in place of e; formulas in `oracles.budget.forward.forward_budget`."""
+    """Bound what score errors e (B, Hq, Nq, Nk) do, in place of e; formulas in `forward_budget`."""
     largest_e = e.amax().item()
     if largest_e <= TAME:
         return _perturbed(truth, e.expm1_(), largest_e)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from oracles.features import Array, Row, links, visible_keys
 from oracles.registry import Answer, oracle
 from strategies import Problem
-
-Array = NDArray[np.float64]
 
 
 @oracle()
@@ -18,21 +16,23 @@ def numpy64(problem: Problem) -> Answer:
     """The definition row by row in NumPy float64, over the keys that the row sees and no others."""
     arrays = {name: _array(tensor) for name, tensor in problem.tensors.items()}
     q, k, v = arrays["q"], arrays["k"], arrays["v"]
-    O, LSE = np.zeros_like(q), np.full(q.shape[:3], -np.inf)
-    gradients = [np.zeros_like(tensor) for tensor in (q, k, v)] if problem.dO is not None else []
+    O, LSE = np.zeros((*q.shape[:3], v.shape[3])), np.full(q.shape[:3], -np.inf)
+    gradients = {"dQ": np.zeros_like(q), "dK": np.zeros_like(k), "dV": np.zeros_like(v)}
     for b, h, i in np.ndindex(q.shape[:3]):
-        n = _visible_keys(problem, b, i)
-        if n == 0:
+        keys = visible_keys(problem, b, h, i)
+        if not keys:
             continue
-        keys = (b, h // problem.group, slice(0, n))
-        O[b, h, i], LSE[b, h, i], p = _row(q[b, h, i], k[keys], v[keys], problem.scale)
-        if gradients:
+        row, head = _Row(problem, b, h, i, np.array(keys)), (b, h // problem.group)
+        O[b, h, i], LSE[b, h, i], p = row.forward(q[b, h, i], k[head][keys], v[head][keys])
+        if problem.dO is not None:
             dO, dLSE = arrays["dO"][b, h, i], float(arrays["dLSE"][b, h, i]) if "dLSE" in arrays else 0.0
-            ds = _softmax_backward(p, v[keys] - O[b, h, i], dO, dLSE) * problem.scale
-            gradients[0][b, h, i] = np.einsum("j,jc->c", ds, k[keys])
-            gradients[1][keys] += np.multiply.outer(ds, q[b, h, i])
-            gradients[2][keys] += np.multiply.outer(p, dO)
-    return Answer(*(torch.from_numpy(array).to(problem.q.device) for array in (O, LSE, *gradients)))
+            ds = row.backward(_softmax_backward(p, v[head][keys] - O[b, h, i], dO, dLSE))
+            gradients["dQ"][b, h, i] = np.einsum("j,jc->c", ds, k[head][keys])
+            gradients["dK"][head][keys] += np.multiply.outer(ds, q[b, h, i])
+            gradients["dV"][head][keys] += np.multiply.outer(p, dO)
+    found = {"O": O, "LSE": LSE} | (gradients if problem.dO is not None else {})
+    there = {name: torch.from_numpy(array).to(problem.q.device) for name, array in found.items()}
+    return Answer(there.pop("O"), there.pop("LSE"), there)
 
 
 def _softmax_backward(p: Array, from_O: Array, dO: Array, dLSE: float) -> Array:
@@ -44,20 +44,27 @@ def _array(tensor: Tensor) -> Array:
     return tensor.detach().cpu().float().numpy().astype(np.float64)
 
 
-def _visible_keys(problem: Problem, b: int, i: int) -> int:
-    """How many keys query i of batch entry b sees: always the first ones."""
-    Nq, Nk = problem.q.shape[2], problem.k.shape[2]
-    length = Nk if problem.seqlens_k is None else int(problem.seqlens_k[b])
-    if not problem.causal:
-        return length
-    shift = length - Nq if problem.causal == "lower_right" else 0
-    return max(0, min(length, i + 1 + shift))
+class _Row:
+    """One query over the n keys that it sees."""
 
+    def __init__(self, problem: Problem, b: int, h: int, i: int, keys: Array) -> None:
+        lengths = problem.seqlens_k
+        Nq, Nk = problem.q.shape[2], problem.k.shape[2]
+        self.row = Row(b, h, i, Nk if lengths is None else int(lengths[b]), Nq, Nk)
+        self.keys, self.scale, self.links = keys, problem.scale, links(problem)
+        self.slope: Array = np.full(len(keys), problem.scale)
 
-def _row(q: Array, k: Array, v: Array, scale: float) -> tuple[Array, float, Array]:
-    """O, LSE and weights of one query over n keys: q (d,), k and v (n, d)."""
-    s = np.einsum("jc,c->j", k, q) * scale
-    order = np.argsort(s)
-    LSE = s[order[-1]] + np.log1p(np.sum(np.exp(s[order[:-1]] - s[order[-1]])))
-    p = np.exp(s - LSE)
-    return np.einsum("j,jc->c", p, v), float(LSE), p
+    def forward(self, q: Array, k: Array, v: Array) -> tuple[Array, float, Array]:
+        """O, LSE and weights: q (d,), k (n, d) and v (n, d_v)."""
+        s = np.einsum("jc,c->j", k, q) * self.scale
+        for link, given in self.links:
+            self.slope = self.slope * link.plain_slope(given, s, self.row, self.keys)
+            s = link.plain(given, s, self.row, self.keys)
+        order = np.argsort(s)
+        LSE = s[order[-1]] + np.log1p(np.sum(np.exp(s[order[:-1]] - s[order[-1]])))
+        p = np.exp(s - LSE)
+        return np.einsum("j,jc->c", p, v), float(LSE), p
+
+    def backward(self, ds: Array) -> Array:
+        """The gradient of q·k, of that of the score."""
+        return ds * self.slope

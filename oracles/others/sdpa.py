@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from oracles.features import broken_premises, links, visible
 from oracles.others.autograd import differentiated
 from oracles.registry import Answer, oracle
 from strategies import Problem
@@ -19,17 +20,21 @@ NO_KERNEL = ("No available kernel", "No viable backend", "No valid execution pla
 """What torch says where a backend cannot take a problem."""
 
 
+def _maps_scores(problem: Problem) -> str | None:
+    return "takes masks alone" if links(problem) else None
+
+
 def _needs_cuda(problem: Problem) -> str | None:
-    return None if problem.q.device.type == "cuda" else "runs on CUDA only"
+    return _maps_scores(problem) if problem.q.device.type == "cuda" else "runs on CUDA only"
 
 
-@oracle()
+@oracle(why_not=_maps_scores)
 def sdpa_math(problem: Problem) -> Answer:
     """torch SDPA, math backend."""
     return _sdpa(problem, SDPBackend.MATH)
 
 
-@oracle()
+@oracle(why_not=_maps_scores)
 def sdpa_flash(problem: Problem) -> Answer:
     """torch SDPA, flash backend: a tiled kernel of its own on the CPU, FlashAttention-2 on CUDA.
 
@@ -38,7 +43,7 @@ def sdpa_flash(problem: Problem) -> Answer:
     """
     answer = _sdpa(problem, SDPBackend.FLASH_ATTENTION)
     is_lazy = problem.q.device.type == "cpu" and problem.q.dtype != torch.float32
-    return replace(answer, dV=None) if is_lazy else answer
+    return answer.without("dV") if is_lazy else answer
 
 
 @oracle(why_not=_needs_cuda)
@@ -48,7 +53,7 @@ def sdpa_efficient(problem: Problem) -> Answer:
     Its dK in fp16 is up to 72 times as far off as a right one may be (torch 2.11 on an H100), so it gives none there.
     """
     answer = _sdpa(problem, SDPBackend.EFFICIENT_ATTENTION)
-    return replace(answer, dK=None) if problem.q.dtype == torch.float16 else answer
+    return answer.without("dK") if problem.q.dtype == torch.float16 else answer
 
 
 @oracle(why_not=_needs_cuda)
@@ -78,10 +83,10 @@ class _Piece:
 def _pieces(problem: Problem, length: int) -> Iterator[_Piece]:
     """Cut a batch entry so that no piece holds an empty row and a causal one is square wherever it can be."""
     Nq = problem.q.shape[2]
-    if problem.causal == "lower_right":
+    if problem.features.causal == "lower_right":
         first = max(0, Nq - length)
         yield _Piece(slice(first, Nq), slice(0, length), shift=length - (Nq - first))
-    elif problem.causal:
+    elif problem.features.causal:
         square = min(Nq, length)
         yield _Piece(slice(0, square), slice(0, square), shift=0)
         yield _Piece(slice(square, Nq), slice(0, length))
@@ -101,7 +106,9 @@ def _forward(problem: Problem) -> Answer:
     q, k, v = (t.clone(memory_format=torch.contiguous_format) for t in (problem.q, problem.k, problem.v))
     q, scale = _with_positive_scale(q, problem.scale)
     k, v = (tensor.repeat_interleave(problem.group, dim=1) for tensor in (k, v))
-    O = torch.zeros_like(q)
+    if "prefix" in broken_premises(problem.features):
+        return Answer(_masked(problem, q, k, v, scale))
+    O = q.new_zeros(*q.shape[:3], v.shape[3])
     lengths = [k.shape[2]] * k.shape[0] if problem.seqlens_k is None else problem.seqlens_k.tolist()
     for b, length in enumerate(lengths):
         for piece in _pieces(problem, length):
@@ -110,6 +117,16 @@ def _forward(problem: Problem) -> Answer:
                 rows, keys = (*at, piece.rows), (*at, piece.keys)
                 O[rows] = _piece(q[rows], k[keys], v[keys], piece, scale)
     return Answer(O)
+
+
+def _masked(problem: Problem, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """O under any mask, handed over as a tensor; a row that sees no key is let see all, and then put to 0."""
+    seen = visible(problem)
+    assert seen is not None
+    is_read, has_keys = seen.any(dim=-2).unsqueeze(-1), seen.any(dim=-1, keepdim=True)
+    k, v = (torch.where(is_read, tensor, 0.0) for tensor in (k, v))
+    mask = (seen | ~has_keys).expand(q.shape[0], -1, q.shape[2], -1)
+    return torch.where(has_keys, _attend(q, k, v, mask, False, scale), 0.0)
 
 
 def _with_positive_scale(q: Tensor, scale: float) -> tuple[Tensor, float]:
@@ -126,8 +143,12 @@ def _piece(q: Tensor, k: Tensor, v: Tensor, piece: _Piece, scale: float) -> Tens
     mask = None
     if piece.shift is not None and not piece.is_square:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(piece.shift)
+    return _attend(q, k, v, mask, piece.is_square, scale)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, scale: float) -> Tensor:
     try:
-        return scaled_dot_product_attention(q, k, v, mask, is_causal=piece.is_square, scale=scale)
+        return scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scale)
     except RuntimeError as error:
         if any(text in str(error) for text in NO_KERNEL):
             raise NotImplementedError("This backend has no kernel for the problem.") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oracles.features import links, pairs_of, visible
 from oracles.registry import Answer, oracle
 from oracles.truth.products import scores, weighted
 from strategies import Problem
@@ -21,7 +22,8 @@ class Truth(Answer):
     """O and LSE in float64 with what they were made of; P = W / l are the softmax weights.
 
     q, k, v: float64 and contiguous, k and v zero past `seqlens_k`, v zero too where a visible one is NaN or inf.
-    S (B, Hq, Nq, Nk): scores, meaningless where hidden. W: exp(S - m), 0 where hidden, with m (B, Hq, Nq, 1)
+    S (B, Hq, Nq, Nk): scores, meaningless where hidden; stages: scale·q·k and what each feature but the last makes of
+    it, so none where no feature maps scores. W: exp(S - m), 0 where hidden, with m (B, Hq, Nq, 1)
     the largest visible score. l: row sum of W, 0 in a row that sees no key. hidden: True where a query may not
     see a key, broadcasts to S; None where all see all.
     """
@@ -35,11 +37,12 @@ class Truth(Answer):
     m: Tensor
     l: Tensor
     hidden: Tensor | None
+    stages: tuple[Tensor, ...] = ()
 
     @property
     def divisor(self) -> Tensor:
-        """l, with 1 in a row that sees no key; the largest key alone gives any other row l >= 1."""
-        return self.l if self.hidden is None else self.l.clamp(min=1.0)
+        """l, with 1 where it is 0: in a row that sees no key."""
+        return self.l if self.hidden is None else self.l.masked_fill(self.l == 0, 1.0)
 
     @property
     def visible_keys(self) -> Tensor:
@@ -59,7 +62,7 @@ def float64(problem: Problem) -> Truth:
     """
     q, k, v = _inputs(problem)
     hidden = _hidden(problem)
-    S = scores(q, k).mul_(problem.scale)
+    S, stages = _scores(problem, q, k)
     seen = S if hidden is None else S.masked_fill(hidden, -math.inf)
     m = seen.amax(-1, keepdim=True) if seen.shape[-1] else torch.full_like(q[..., :1], -math.inf)
     if hidden is not None:
@@ -69,11 +72,20 @@ def float64(problem: Problem) -> Truth:
     finite_v = v if _is_finite(v) else v.nan_to_num(0.0, 0.0, 0.0)
     O = weighted(W, finite_v)
     LSE = (m + l.log()).squeeze(-1)
-    truth = Truth(O, LSE=LSE, q=q, k=k, v=finite_v, S=S, W=W, m=m, l=l, hidden=hidden)
+    truth = Truth(O, LSE=LSE, q=q, k=k, v=finite_v, S=S, W=W, m=m, l=l, hidden=hidden, stages=stages)
     O.div_(truth.divisor)
     if finite_v is not v:
         _restore_non_finite(O, v, hidden)
     return truth
+
+
+def _scores(problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The scores, and what they were before each feature that maps them."""
+    S, stages = scores(q, k).mul_(problem.scale), []
+    for link, given in links(problem):
+        stages.append(S)
+        S = link.score(given, S, pairs_of(problem))
+    return S, tuple(stages)
 
 
 def _inputs(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,10 +100,10 @@ def _inputs(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _hidden(problem: Problem) -> Tensor | None:
-    visible = problem.visible()
-    if visible is None and problem.k.shape[2] == 0:
+    seen = visible(problem)
+    if seen is None and problem.k.shape[2] == 0:
         return torch.ones(1, 1, 1, 0, dtype=torch.bool, device=problem.k.device)
-    return None if visible is None else ~visible
+    return None if seen is None else ~seen
 
 
 def _is_finite(tensor: Tensor) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from oracles.budget.scores import by_query_head, visible
+from oracles.features import links, pairs_of
 from oracles.truth.float64 import Truth
 from oracles.truth.products import gathered, over_group, scores, weighted
 from strategies import Problem
@@ -18,16 +21,14 @@ from strategies import Problem
 class Gradients:
     """Gradients of <dO, O> + <dLSE, LSE> in float64, with what they were made of.
 
-    dQ (B, Hq, Nq, d), dK and dV (B, Hk, Nk, d); dK_heads and dV_heads (B, Hq, Nk, d) before the sum over the group.
+    by_name: dQ (B, Hq, Nq, d), dK and dV (B, Hk, Nk, d). heads: dK and dV (B, Hq, Nk, d) before the sum over the group.
     q, k and dO (B, Hq, Nq, d): what stood in the sums, with 0 for NaN and inf; dLSE broadcasts to (B, Hq, Nq, 1).
-    P, dP, dS (B, Hq, Nq, Nk): 0 where hidden. delta (B, Hq, Nq, 1): row sum of P∘dP.
+    P, dP, dS (B, Hq, Nq, Nk): 0 where hidden; dS is that of scale·q·k. delta (B, Hq, Nq, 1): row sum of P∘dP.
+    slope: derivative of the score that the softmax takes in scale·q·k, None where it is that itself.
     """
 
-    dQ: Tensor
-    dK: Tensor
-    dV: Tensor
-    dK_heads: Tensor
-    dV_heads: Tensor
+    by_name: Mapping[str, Tensor]
+    heads: Mapping[str, Tensor]
     q: Tensor
     k: Tensor
     dO: Tensor
@@ -36,11 +37,17 @@ class Gradients:
     dP: Tensor
     delta: Tensor
     dS: Tensor
+    slope: Tensor | None = None
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A gradient by its name."""
+        return self.by_name[name]
 
 
 def gradients64(problem: Problem, truth: Truth) -> Gradients:
     """The gradients that dO and dLSE give: dV = Pᵀ dO, dS = P∘(dP - δ + dLSE), dQ = scale·dS K, dK = scale·dSᵀ Q.
 
+    Where features map scores, dS passes back through each of them.
     A hidden pair gives nothing, whatever stands there: a row that sees no key has dQ = 0 though its LSE is -inf, and
     a key that no query sees has dK = dV = 0. A NaN or inf that is seen makes NaN of all that it reaches.
     Raises ValueError where the problem has no dO.
@@ -51,14 +58,26 @@ def gradients64(problem: Problem, truth: Truth) -> Gradients:
     dP = visible(_spoil(scores(finite_dO, truth.v), dO, problem, truth), truth)
     delta = (P * dP).sum(-1, keepdim=True)
     dS = visible(P * (dP - delta + dLSE), truth)
+    slope = _slope(problem, truth)
+    if slope is not None:
+        dS = visible(dS * slope, truth)
     dQ = weighted(dS, k).mul_(problem.scale)
-    dK_heads, dV_heads = gathered(dS, q).mul_(problem.scale), gathered(P, finite_dO)
+    heads = {"dK": gathered(dS, q).mul_(problem.scale), "dV": gathered(P, finite_dO)}
     if finite_dO is not dO:
         seen = visible(torch.ones_like(P), truth)
-        dV_heads.masked_fill_(gathered(seen, (~dO.isfinite()).double()) > 0, math.nan)
-    dK, dV = (over_group(heads, k.shape[1]) for heads in (dK_heads, dV_heads))
-    of = {"dQ": dQ, "dK": dK, "dV": dV, "dK_heads": dK_heads, "dV_heads": dV_heads}
-    return Gradients(**of, q=q, k=k, dO=finite_dO, dLSE=dLSE, P=P, dP=dP, delta=delta, dS=dS)
+        heads["dV"].masked_fill_(gathered(seen, (~dO.isfinite()).double()) > 0, math.nan)
+    by_name = {"dQ": dQ} | {name: over_group(of_heads, k.shape[1]) for name, of_heads in heads.items()}
+    given = {"q": q, "k": k, "dO": finite_dO, "dLSE": dLSE, "P": P, "dP": dP, "delta": delta, "dS": dS}
+    return Gradients(by_name=by_name, heads=heads, slope=slope, **given)
+
+
+def _slope(problem: Problem, truth: Truth) -> Tensor | None:
+    """The product of the slopes of all features that map scores, None where none does."""
+    if not truth.stages:
+        return None
+    at = pairs_of(problem)
+    slopes = (link.slope(given, S, at) for (link, given), S in zip(links(problem), truth.stages, strict=True))
+    return reduce(torch.mul, slopes)
 
 
 def _given(problem: Problem) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pinned
-from harness.subject.subject import load
+from harness.subject.loading import load
 from kernel.choose import BACKWARD, FORWARD, halves
 from kernel.tiles import space
 

@@ -11,7 +11,7 @@ from harness.judging.judge import judge
 from harness.judging.verdict import Verdict
 from harness.running.attempt import attempt
 from harness.running.devices import choose
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 from strategies import AttentionCase
 
 DEVICE = choose()

@@ -15,7 +15,8 @@ from harness.judging.judge import judge
 from harness.judging.votes import with_votes
 from harness.running import devices
 from harness.running.attempt import attempt
-from harness.subject.subject import describe, load
+from harness.subject.declaration import describe
+from harness.subject.loading import load
 from strategies import AttentionCase, Features, Geometry, attention_cases, build
 from strategies.tensors import memory_of
 from tests.harness import toys

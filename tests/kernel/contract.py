@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness import attest
-from harness.subject.subject import DEFAULT, load
+from harness.subject.loading import DEFAULT, load
 from kernel import flash_attention
 from kernel.call.launch import INTERPRETED
 from kernel.hopper.forward import Hopper, device_refusal

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from oracles import Answer
+from oracles.features import visible
 from strategies import Problem
 
 Cast = Callable[[Tensor], Tensor]
@@ -35,13 +36,13 @@ def flash(
     cast_P = cast_P or (lambda P: P.to(p_dtype or dtype).float())
     q, k, v = (cast_input(tensor) for tensor in (problem.q, *_readable(problem)))
     k, v = (tensor.repeat_interleave(problem.group, 1) for tensor in (k, v))
-    visible = problem.visible()
+    seen = visible(problem)
     m = torch.full_like(q[..., :1], -torch.inf)
     l, acc = torch.zeros_like(m), torch.zeros_like(q)
     for start in range(0, k.shape[2], tile):
         keys = slice(start, start + tile)
         S = cast_scores(q @ k[:, :, keys].mT) * (problem.scale / LN_2)
-        S = S if visible is None else S.masked_fill(~visible[..., keys], -torch.inf)
+        S = S if seen is None else S.masked_fill(~seen[..., keys], -torch.inf)
         m_new = torch.maximum(m, S.amax(-1, keepdim=True))
         shift = m_new.masked_fill(m_new.isneginf(), 0.0)
         alpha = torch.exp2(m - shift) if rescales else torch.ones_like(m)
@@ -84,18 +85,19 @@ class Backward:
         scale = problem.scale if self.scale is None else self.scale
         heads = [tensor.to(dtype).float() if self.rounds_heads else tensor for tensor in (dK * scale, dV)]
         dK, dV = (self.over_group(tensor.unflatten(1, (Hk, -1))).to(dtype) for tensor in heads)
-        return Answer(forward.O, forward.LSE, (dQ * (scale * self.scale_dQ)).to(dtype), dK, dV)
+        dQ = (dQ * (scale * self.scale_dQ)).to(dtype)
+        return Answer(forward.O, forward.LSE, {"dQ": dQ, "dK": dK, "dV": dV})
 
     def _sums(self, problem: Problem, q, k, v, dO, LSE, delta) -> tuple[Tensor, Tensor, Tensor]:
         cast = [of or (lambda x: x.to(problem.q.dtype).float()) for of in (self.cast_P, self.cast_dS)]
-        visible = problem.visible()
-        visible = torch.ones(1, 1, *LSE.shape[2:3], k.shape[2], dtype=torch.bool) if visible is None else visible
-        visible = visible.expand(-1, -1, q.shape[2], -1)
+        seen = visible(problem)
+        seen = torch.ones(1, 1, *LSE.shape[2:3], k.shape[2], dtype=torch.bool) if seen is None else seen
+        seen = seen.expand(-1, -1, q.shape[2], -1)
         dQ, dK, dV = (torch.zeros_like(tensor) for tensor in (q, k, v))
         for rows, keys in product(_tiles(q.shape[2], self.tile), _tiles(k.shape[2], self.tile)):
             i, j = (slice(None), slice(None), rows), (slice(None), slice(None), keys)
             S = q[i] @ k[j].mT * ((problem.scale if self.scale is None else self.scale) / LN_2)
-            P = torch.exp2(S - LSE[i] / LN_2).masked_fill(~visible[:, :, rows, keys], 0.0)
+            P = torch.exp2(S - LSE[i] / LN_2).masked_fill(~seen[:, :, rows, keys], 0.0)
             dS = cast[1](P * (dO[i] @ v[j].mT - delta[i]))
             dQ[i] = self.cast_sum(dQ[i] + dS @ k[j])
             dK[j] = self.cast_sum(dK[j] + dS.mT @ q[i])

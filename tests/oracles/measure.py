@@ -10,21 +10,13 @@ from contextlib import suppress
 
 import torch
 
-from oracles import (
-    ORACLES,
-    Answer,
-    Comparison,
-    Truth,
-    compared,
-    float64,
-    forward_budget,
-    gradient_budget,
-    gradients64,
-)
+from oracles import ORACLES, Comparison, Judgement, compared
 from oracles.vote import TRUTH
-from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec, build
-from strategies.case import CAUSAL_KINDS, DTYPES, PAST_END
+from strategies import AttentionCase, Features, Geometry, TensorSpec, build
+from strategies.case import DTYPES
 from strategies.draw import GRADIENT_VALUES
+from strategies.features.causal import KINDS
+from strategies.features.seqlens_k import PAST_END
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 from tests.oracles.emulation import Backward, flash
@@ -43,7 +35,7 @@ def cases(count: int, seed: int) -> Iterator[AttentionCase]:
         B, Hq = draw.choice((1, 1, 2)), Hk * draw.choice((1, 1, 2, 3))
         geometry = Geometry(B, Hq, Hk, Nq if Nq * Nk < 1 << 16 else 16, Nk, draw.choice(HEAD_DIMS))
         lengths = tuple(draw.choice((0, 1, Nk // 2, Nk)) for _ in range(B)) if draw.random() < 0.3 else None
-        features = Features(draw.choice(CAUSAL_KINDS), draw.choice(SCALES), lengths)
+        features = Features(draw.choice(KINDS), draw.choice(SCALES), lengths)
         plain = draw.random() < 0.5
         yield AttentionCase(
             geometry,
@@ -82,26 +74,17 @@ def is_plain(case: AttentionCase) -> bool:
 def measure(case: AttentionCase, device: str, tile: int) -> Iterator[tuple[str, dict[str, Comparison]]]:
     """Error/budget of every tensor of every oracle and of the emulation on one case, by name."""
     problem = build(case, device)
-    truth = float64(problem)
+    judgement = Judgement(problem)
     for name, oracle in ORACLES.items():
         if name != TRUTH and oracle.supports(problem):
             with suppress(NotImplementedError):
-                yield name, compared(oracle(problem), problem, truth)
+                yield name, compared(oracle(problem), judgement)
     forward = flash(problem, tile)
     answer = Backward(tile)(problem, forward) if case.has_gradients else forward
-    yield "emulation", compared(answer, problem, truth)
+    yield "emulation", compared(answer, judgement)
     if is_plain(case):
-        yield "emulation, independent", _held_to_the_sharper(answer, problem, truth)
-
-
-def _held_to_the_sharper(answer: Answer, problem: Problem, truth: Truth) -> dict[str, Comparison]:
-    budget = forward_budget(problem, truth, independent=True)
-    if problem.dO is None:
-        return compared(answer, problem, truth, budget)
-    gradients = gradients64(problem, truth)
-    return compared(
-        answer, problem, truth, budget, gradients, gradient_budget(problem, truth, gradients, independent=True)
-    )
+        sharper = Judgement(problem, independent=True, truth_of=judgement)
+        yield "emulation, independent", sharper.compare(answer.tensors)
 
 
 def main() -> None:

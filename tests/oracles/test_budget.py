@@ -34,7 +34,7 @@ def held(problem: Problem, answer: Answer, **kind) -> Comparison:
 def made_of(q, k, v, dtype="fp32", causal=False, scale=1.0) -> Problem:
     """A problem with one head of these rows."""
     q, k, v = (torch.tensor(rows, dtype=torch.float64).to(TORCH[dtype])[None, None] for rows in (q, k, v))
-    return Problem(q, k, v, causal, scale, None)
+    return Problem(q, k, v, Features(causal, scale))
 
 
 # Silent.
@@ -115,7 +115,8 @@ def test_fires_on_inputs_in_tf32():
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 def test_fires_on_one_key_too_few_in_a_short_row(dtype):
     problem = build(AttentionCase(Geometry(Nq=4, Nk=5, d=16), dtype))
-    short = replace(problem, seqlens_k=torch.tensor([4], dtype=torch.int32))
+    asked, lengths = problem.features.replace(seqlens_k=(4,)), torch.tensor([4], dtype=torch.int32)
+    short = replace(problem, features=asked, brought={"seqlens_k": lengths})
     assert held(problem, flash(short)).ratio > 10
 
 
@@ -134,7 +135,12 @@ def test_fires_on_an_lse_in_base_two():
 
 def test_fires_on_an_lse_that_leaves_the_scale_out():
     problem = build(SQUARE.replace(features=Features(scale=0.5)))
-    assert held(problem, Answer(flash(problem).O, flash(replace(problem, scale=1.0)).LSE)).ratio > 1000
+    assert (
+        held(
+            problem, Answer(flash(problem).O, flash(replace(problem, features=problem.features.replace(scale=1.0))).LSE)
+        ).ratio
+        > 1000
+    )
 
 
 def test_fires_on_an_empty_row_whose_lse_is_plus_infinity():
@@ -179,13 +185,13 @@ def test_the_sharper_budget_fires_on_what_the_other_lets_pass():
 
 def test_one_key_leaves_the_scores_nothing_to_spoil():
     budget = budget_of(build(AttentionCase(Geometry(Nq=1, Nk=1, d=64))))
-    assert budget.parts_O((0, 0, 0, 0))["scores"] < 1e-12
-    assert budget.parts_LSE((0, 0, 0))["scores"] > 1e-7
+    assert budget.parts("O", (0, 0, 0, 0))["scores"] < 1e-12
+    assert budget.parts("LSE", (0, 0, 0))["scores"] > 1e-7
 
 
 def test_equal_values_leave_the_scores_nothing_to_spoil():
     budget = budget_of(build(AttentionCase(Geometry(Nq=1, Nk=50, d=8), v=TensorSpec("constant"))))
-    assert budget.parts_O((0, 0, 0, 0))["scores"] < 1e-11
+    assert budget.parts("O", (0, 0, 0, 0))["scores"] < 1e-11
 
 
 def test_scores_of_any_error_leave_o_in_the_hull_of_the_values():
@@ -194,7 +200,7 @@ def test_scores_of_any_error_leave_o_in_the_hull_of_the_values():
     truth = float64(problem)
     budget = forward_budget(problem, truth)
     assert (truth.O == 1).all()
-    assert budget.parts_O((0, 0, 0, 0))["scores"] == 3
+    assert budget.parts("O", (0, 0, 0, 0))["scores"] == 3
     assert budget.LSE.isfinite().all()
 
 
@@ -239,8 +245,8 @@ def test_the_parts_add_up_to_the_budget(case):
     budget = budget_of(problem)
     if budget.O.numel():
         index = tuple(size // 2 for size in budget.O.shape)
-        assert sum(budget.parts_O(index).values()) == pytest.approx(budget.O[index].item(), rel=1e-12)
-        assert sum(budget.parts_LSE(index[:3]).values()) == pytest.approx(budget.LSE[index[:3]].item(), rel=1e-12)
+        assert sum(budget.parts("O", index).values()) == pytest.approx(budget.O[index].item(), rel=1e-12)
+        assert sum(budget.parts("LSE", index[:3]).values()) == pytest.approx(budget.LSE[index[:3]].item(), rel=1e-12)
 
 
 @given(case=attention_cases(max_work=1 << 12, history=False))

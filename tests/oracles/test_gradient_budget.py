@@ -36,7 +36,7 @@ def ratios(problem: Problem, backward: Backward, **kind) -> dict[str, float]:
 def held(problem: Problem, answer: Answer, **kind) -> dict[str, Comparison]:
     """The gradients of an answer against the truth."""
     truth, budget = gradients64(problem, float64(problem)), budget_of(problem, **kind)
-    return {name: compare(got, getattr(truth, name), getattr(budget, name)) for name, got in answer.gradients.items()}
+    return {name: compare(got, truth[name], budget[name]) for name, got in answer.gradients.items()}
 
 
 def fires(problem: Problem, backward: Backward, *names: str, by: float = 2.0) -> bool:
@@ -184,17 +184,17 @@ def test_fp16_casts_of_dS_past_its_range_promise_nothing_of_what_they_reach():
     problem.dO[0, 0, 1] = 6e4 * problem.v[0, 0, 0].sign()
     problem = replace(problem, v=8 * problem.v)
     budget = budget_of(problem)
-    assert budget.dQ.isinf().all(-1).flatten().tolist() == [False, True]
-    assert budget.dK.isinf().all(-1).flatten().tolist() == [True, True, False]
-    assert budget.dV.isfinite().all()
-    assert (budget.dK[..., 2, :] == 0).all()
+    assert budget["dQ"].isinf().all(-1).flatten().tolist() == [False, True]
+    assert budget["dK"].isinf().all(-1).flatten().tolist() == [True, True, False]
+    assert budget["dV"].isfinite().all()
+    assert (budget["dK"][..., 2, :] == 0).all()
 
 
 def test_fp32_scores_past_its_range_promise_no_gradient():
     problem = build(BACKWARD.replace(geometry=Geometry(Nk=2)))
     huge = replace(problem, q=problem.q * 0 + 1e30, k=problem.k * 1e30)
     budget = budget_of(huge)
-    assert all(tensor.isinf().all() for tensor in (budget.dQ, budget.dK, budget.dV))
+    assert all(tensor.isinf().all() for tensor in (budget["dQ"], budget["dK"], budget["dV"]))
 
 
 def test_sums_past_the_range_of_fp32_promise_nothing_of_what_they_make():
@@ -202,25 +202,25 @@ def test_sums_past_the_range_of_fp32_promise_nothing_of_what_they_make():
     k = torch.full_like(problem.k, 3e38)
     k[..., 1] = 1.0
     budget = budget_of(replace(problem, q=0 * problem.q, k=k, dO=8 * problem.dO))
-    assert budget.dQ.isinf().flatten().tolist() == [True, False] * 2
-    assert budget.dK.isfinite().all()
-    assert budget.dV.isfinite().all()
+    assert budget["dQ"].isinf().flatten().tolist() == [True, False] * 2
+    assert budget["dK"].isfinite().all()
+    assert budget["dV"].isfinite().all()
 
 
 def test_an_output_past_the_range_of_fp32_leaves_its_rows_no_delta():
     problem = build(BACKWARD.replace(geometry=Geometry(Nq=2, Nk=8, d=2)))
     v = torch.full_like(problem.v, 3e38)
     budget = budget_of(replace(problem, q=0 * problem.q, v=v, dO=0 * problem.dO))
-    assert budget.dQ.isinf().all()
-    assert budget.dK.isinf().all()
-    assert budget.dV.isfinite().all()
+    assert budget["dQ"].isinf().all()
+    assert budget["dK"].isinf().all()
+    assert budget["dV"].isfinite().all()
 
 
 def test_a_scale_of_0_leaves_dQ_and_dK_no_room():
     budget = budget_of(build(SQUARE.replace(features=Features(scale=0.0))))
-    assert not budget.dQ.any()
-    assert not budget.dK.any()
-    assert (budget.dV > 0).all()
+    assert not budget["dQ"].any()
+    assert not budget["dK"].any()
+    assert (budget["dV"] > 0).all()
 
 
 @given(case=attention_cases(**SMALL))
@@ -228,7 +228,7 @@ def test_the_parts_add_up_to_the_budget(case):
     problem = build(case)
     budget = budget_of(problem, independent=case.q.seed % 2 == 0)
     for name in ("dQ", "dK", "dV"):
-        whole = getattr(budget, name)
+        whole = budget[name]
         if budget.sums and whole.numel():
             index = tuple(size // 2 for size in whole.shape)
             assert sum(budget.parts(name, index).values()) == pytest.approx(whole[index].item(), rel=1e-12)
@@ -240,9 +240,9 @@ def test_a_budget_is_a_number_and_zero_where_nothing_is_seen_alone(case):
     truth, budget = float64(problem), budget_of(problem)
     seen = torch.ones_like(truth.S) if truth.hidden is None else (~truth.hidden).expand_as(truth.S)
     rows, keys = seen.any(-1), seen.any(-2).unflatten(1, (problem.k.shape[1], -1)).any(2)
-    for tensor, reached in ((budget.dQ, rows), (budget.dK, keys), (budget.dV, keys)):
+    for tensor, reached in ((budget["dQ"], rows), (budget["dK"], keys), (budget["dV"], keys)):
         assert (tensor >= 0).all()
-        has_room = reached.bool() & (problem.scale != 0 or tensor is budget.dV)
+        has_room = reached.bool() & (problem.scale != 0 or tensor is budget["dV"])
         # inf where the cast of dS may overflow: 0 times that is no number.
         assert (((tensor > 0) == has_room.unsqueeze(-1)) | tensor.isinf()).all()
 
@@ -251,8 +251,8 @@ def test_the_sharper_budget_of_independent_values_is_never_the_larger_one():
     problem = build(SQUARE.replace(geometry=Geometry(Nq=200, Nk=200, d=16), dtype="bf16", features=Features()))
     plain, sharper = budget_of(problem), budget_of(problem, independent=True)
     for name in ("dQ", "dK", "dV"):
-        assert (getattr(sharper, name) <= getattr(plain, name) * (1 + 1e-12)).all()
-    assert sharper.dV.sum() < 0.8 * plain.dV.sum()
+        assert (sharper[name] <= plain[name] * (1 + 1e-12)).all()
+    assert sharper["dV"].sum() < 0.8 * plain["dV"].sum()
 
 
 def test_a_budget_says_which_kernel_it_is_for():

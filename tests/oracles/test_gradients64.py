@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 
 from oracles import Gradients, float64, gradients64
+from oracles.features import visible
 from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec, attention_cases, build
 
 BACKWARD = AttentionCase(operation="forward_backward")
@@ -20,10 +21,10 @@ def by_autograd(problem: Problem) -> tuple[torch.Tensor, ...]:
     ]
     k, v = (tensor.repeat_interleave(problem.group, 1) for tensor in (k, v))
     S = problem.scale * (q @ k.mT)
-    visible = problem.visible()
-    visible = torch.ones_like(S, dtype=torch.bool) if visible is None else visible.expand_as(S)
-    has_keys = visible.any(-1, keepdim=True)
-    S = S.masked_fill(~visible & has_keys, -torch.inf)
+    seen = visible(problem)
+    seen = torch.ones_like(S, dtype=torch.bool) if seen is None else seen.expand_as(S)
+    has_keys = seen.any(-1, keepdim=True)
+    S = S.masked_fill(~seen & has_keys, -torch.inf)
     O = torch.where(has_keys, S.softmax(-1) @ v, 0.0)
     LSE = torch.where(has_keys, S.logsumexp(-1, keepdim=True), 0.0).squeeze(-1)
     dLSE = torch.zeros_like(LSE) if problem.dLSE is None else problem.dLSE.double()
@@ -41,7 +42,7 @@ def test_the_formula_is_what_autograd_makes_of_the_definition(case):
     terms = 1 + largest(found.dP) + largest(found.delta) + largest(problem.dO.double())
     factors = (1 + abs(problem.scale)) * (1 + max(largest(truth.q), largest(truth.k)))
     atol = 1e-13 * (1 + largest(truth.S)) * terms * factors * case.geometry.d
-    for got, want in zip((found.dQ, found.dK, found.dV), by_autograd(problem), strict=True):
+    for got, want in zip((found["dQ"], found["dK"], found["dV"]), by_autograd(problem), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=atol)
 
 
@@ -55,8 +56,8 @@ def gradients_of(problem: Problem) -> Gradients:
 
 def test_what_the_gradients_are_made_of_adds_up():
     found = gradients_of(build(BACKWARD.replace(geometry=Geometry(Hq=2, Nq=3, Nk=5, d=2), features=Features(True))))
-    torch.testing.assert_close(found.dV_heads.sum(1, keepdim=True), found.dV)
-    torch.testing.assert_close(found.dK_heads.sum(1, keepdim=True), found.dK)
+    torch.testing.assert_close(found.heads["dV"].sum(1, keepdim=True), found["dV"])
+    torch.testing.assert_close(found.heads["dK"].sum(1, keepdim=True), found["dK"])
     torch.testing.assert_close(found.dS.sum(-1), torch.zeros(1, 2, 3).double())
     torch.testing.assert_close(found.P @ found.dO.new_ones(5, 1), found.dO.new_ones(1, 2, 3, 1))
 
@@ -73,15 +74,15 @@ def test_delta_is_the_product_of_dO_and_O():
 def test_what_sees_nothing_has_a_gradient_of_0_though_its_lse_is_infinite(features):
     case = BACKWARD.replace(geometry=Geometry(Nq=5, Nk=2, d=2), features=features, dLSE=TensorSpec())
     found = gradients_of(build(case))
-    assert not found.dQ[:, :, :3].any()
-    assert all(tensor.isfinite().all() for tensor in (found.dQ, found.dK, found.dV))
+    assert not found["dQ"][:, :, :3].any()
+    assert all(tensor.isfinite().all() for tensor in (found["dQ"], found["dK"], found["dV"]))
 
 
 def test_one_visible_key_leaves_nothing_to_move():
     found = gradients_of(build(BACKWARD.replace(geometry=Geometry(Nq=4, d=8))))
-    assert not found.dQ.any()
-    assert not found.dK.any()
-    assert found.dV.all()
+    assert not found["dQ"].any()
+    assert not found["dK"].any()
+    assert found["dV"].all()
 
 
 def test_lse_alone_gives_the_mean_key_and_no_dV():
@@ -90,8 +91,8 @@ def test_lse_alone_gives_the_mean_key_and_no_dV():
     problem = replace(problem, dO=0 * problem.dO)
     found = gradients_of(problem)
     mean_key = found.P @ problem.k.double()
-    torch.testing.assert_close(found.dQ, problem.scale * problem.dLSE.double()[..., None] * mean_key)
-    assert not found.dV.any()
+    torch.testing.assert_close(found["dQ"], problem.scale * problem.dLSE.double()[..., None] * mean_key)
+    assert not found["dV"].any()
 
 
 @pytest.mark.parametrize("past_end", ["nan", "inf", "huge"])
@@ -100,9 +101,9 @@ def test_what_is_past_the_end_never_matters(past_end):
     case = BACKWARD.replace(geometry=Geometry(B=2, Hq=2, Nq=4, Nk=3, d=2), features=features)
     filled, plain = (gradients_of(build(case.replace(past_end=fill))) for fill in (past_end, "values"))
     for name in ("dQ", "dK", "dV"):
-        assert torch.equal(getattr(filled, name), getattr(plain, name))
-    assert not filled.dK[0, :, 2].any()
-    assert not filled.dV[1].any()
+        assert torch.equal(filled[name], plain[name])
+    assert not filled["dK"][0, :, 2].any()
+    assert not filled["dV"][1].any()
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
@@ -114,15 +115,15 @@ def test_a_nan_reaches_what_sees_it_and_nothing_else(tensor, poison):
     before, after = gradients_of(problem), gradients_of(replace(problem, **{tensor: poisoned}))
     is_row = tensor in ("q", "dO")
     reached = [False, False, True, not is_row]
-    assert after.dQ.isnan().any(-1).flatten().tolist() == reached
-    assert torch.equal(after.dQ[..., :2, :], before.dQ[..., :2, :])
-    assert after.dK.isnan().any(-1).flatten().tolist() == [True, True, True, not is_row]
+    assert after["dQ"].isnan().any(-1).flatten().tolist() == reached
+    assert torch.equal(after["dQ"][..., :2, :], before["dQ"][..., :2, :])
+    assert after["dK"].isnan().any(-1).flatten().tolist() == [True, True, True, not is_row]
 
 
 def test_a_poisoned_dO_stays_in_its_column_of_dV():
     problem = build(BACKWARD.replace(geometry=Geometry(Nq=4, Nk=4, d=2), features=Features(True)))
     problem.dO[0, 0, 2, 1] = math.nan
-    dV = gradients_of(problem).dV
+    dV = gradients_of(problem)["dV"]
     assert dV[..., 1].isnan().flatten().tolist() == [True, True, True, False]
     assert dV[..., 0].isfinite().all()
 

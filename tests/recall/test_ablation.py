@@ -13,7 +13,7 @@ from harness.judging.relations import RELATIONS
 from harness.recall.ablation import ABLATIONS, NUMBERS, ablation
 from harness.recall.faults import FAULTS
 from harness.running.attempt import attempt
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase, Geometry
 from tests.harness import toys
 

@@ -11,7 +11,7 @@ from harness.cli.main import main
 from harness.recall.baselines import BASELINES, assert_close, flash_attn, tutorial
 from harness.recall.baselines.registry import Inputs
 from harness.recall.faults import CONTROLS, FAULTS
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from tests.harness import toys
 
 # Taken before the fixture that leaves one control.

@@ -12,7 +12,7 @@ from harness.recall.examine import Task, examine_all
 from harness.recall.faults import CONTROLS
 from harness.recall.hunt import Limits, hunt
 from harness.recall.run import Plan, chosen, recall
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from tests.harness import toys
 
 HANDFUL = ["gqa-interleaved", "lse-in-base-2", "padding-zeroed"]

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, find, given, seed, settings
 
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases
-from strategies.case import CAUSAL_KINDS, DTYPES, NEEDS, PAST_END, VARIATIONS
+from strategies.case import DTYPES, NEEDS
 from strategies.draw import GRADIENT_VALUES
+from strategies.features import VARIATIONS
+from strategies.features.causal import KINDS
+from strategies.features.seqlens_k import PAST_END
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
@@ -53,7 +56,7 @@ def test_hardly_a_case_is_drawn_twice(drawn):
 
 def test_every_dtype_kind_and_fill_occurs(drawn):
     assert {case.dtype for case in drawn} == set(DTYPES)
-    assert {case.features.causal for case in drawn} == set(CAUSAL_KINDS)
+    assert {case.features.causal for case in drawn} == set(KINDS)
     assert {case.past_end for case in drawn} == set(PAST_END)
     assert {case.features.return_lse for case in drawn} == {False, True}
     assert {case.features.scale for case in drawn} == {None, 1.0, 0.05, 0.0, -0.25, -1.0}

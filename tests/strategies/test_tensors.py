@@ -68,7 +68,7 @@ def test_a_problem_is_what_its_case_says(case):
     assert {x.dtype for x in (problem.q, problem.k, problem.v)} == {
         {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[case.dtype]
     }
-    assert (problem.causal, problem.scale, problem.group) == (case.features.causal, case.scale, case.geometry.group)
+    assert (problem.features, problem.scale, problem.group) == (case.features, case.scale, case.geometry.group)
     assert problem.seqlens_k is None if lengths is None else tuple(problem.seqlens_k.tolist()) == lengths
     assert checksum(problem) == checksum(build(case))
 
@@ -100,27 +100,6 @@ def test_the_checksum_covers_what_comes_back():
     cases = [bare, bare.replace(**BACKWARD), bare.replace(dLSE=TensorSpec(), **BACKWARD)]
     cases += [bare.replace(dO=TensorSpec(seed=1), **BACKWARD), bare.replace(dLSE=TensorSpec(seed=1), **BACKWARD)]
     assert len({checksum(build(case)) for case in cases}) == 5
-
-
-def sees(case, b, i, j):
-    """Whether query i of batch entry b sees key j, by the definition."""
-    shift = {False: case.geometry.Nk, True: 0, "lower_right": case.lengths[b] - case.geometry.Nq}[case.features.causal]
-    return j < case.lengths[b] and j <= i + shift
-
-
-@pytest.mark.parametrize("causal", [False, True, "lower_right"])
-@pytest.mark.parametrize("lengths", [None, (0, 3, 5)])
-@pytest.mark.parametrize("Nq", [1, 4, 7])
-def test_visible_keys_are_those_of_the_definition(causal, lengths, Nq):
-    case = AttentionCase(Geometry(B=3, Nq=Nq, Nk=5), features=Features(causal, seqlens_k=lengths))
-    visible = build(case).visible()
-    wanted = torch.tensor([[[sees(case, b, i, j) for j in range(5)] for i in range(Nq)] for b in range(3)])
-    seen = torch.ones_like(wanted) if visible is None else visible.expand(3, 1, Nq, 5)[:, 0]
-    assert torch.equal(seen, wanted)
-
-
-def test_visible_is_none_where_all_see_all():
-    assert build(AttentionCase(Geometry(Nq=3, Nk=5))).visible() is None
 
 
 def test_checksum_is_over_the_values_in_order():

@@ -24,7 +24,7 @@ from harness.campaign.parallel.jobs import Part, State, Word
 from harness.campaign.parallel.remote import Order, Said, files_of, launch, packed, unpack
 from harness.campaign.setting import Setting
 from harness.errors import CannotRun
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_START = 300.0

@@ -12,7 +12,7 @@ from harness.campaign.parallel.interrupts import held_back
 from harness.campaign.tally import Tally
 from harness.errors import Broken, CannotRun, with_traceback
 from harness.judging.relations import RELATIONS
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 SECONDS_BETWEEN_REPORTS = 0.5
 PATIENCE = 60.0

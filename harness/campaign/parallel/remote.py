@@ -24,7 +24,7 @@ from harness.campaign.parallel.jobs import Part, State, Word, work
 from harness.campaign.setting import Setting
 from harness.errors import CannotRun
 from harness.running.devices import choose, prepare
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 EXAMPLES = Path("examples")
 MOST_BYTES = 1 << 20

@@ -10,6 +10,9 @@ import torch
 from harness.corpus.entries import Entry
 from harness.corpus.script import parts, values
 from harness.corpus.script.calls import Call
+from oracles.features import MEANINGS
+from strategies.case import INPUTS
+from strategies.features import FEATURES
 from strategies.layouts import GRADIENT_LAYOUTS
 from strategies.tensors import fills_past_end
 
@@ -19,7 +22,7 @@ _UPPER = {"dO": "D_O", "dLSE": "D_LSE"}
 
 
 class Body:
-    """The tensors and the calls of a script, with the parts and the value families that they need.
+    """The tensors and the calls of a script, with the parts, features and value families that they need.
 
     tensors: a line for each tensor's values. steps: the calls and the checks on what they return.
     """
@@ -29,38 +32,36 @@ class Body:
         self.tensors: list[str] = []
         self.families: set[str] = set()
         self.needed: dict[str, None] = {}
+        self.features: dict[str, None] = {}
         self._names: dict[str, str] = {}
         numbered = [(call, str(i) if len(made) > 1 else "") for i, call in enumerate(made, 1)]
         steps = [self._call(call, number) for call, number in numbered]
         # What came back is looked at once all calls are made, since a later one may change it.
-        steps += [self._look(call, number) for call, number in numbered if call.budget is not None]
+        steps += [self._look(call, number) for call, number in numbered if call.judgement is not None]
         self.steps = [step for step in steps if step]
 
     def _call(self, call: Call, number: str) -> str:
-        lines = [f"{role}{number} = {self._laid(call, role)}" for role in call.roles]
-        given = [f"{role}{number}" for role in "qkv"]
-        if call.problem.seqlens_k is not None:
-            listed = call.problem.seqlens_k.tolist()
-            lines.append(f"seqlens_k{number} = torch.tensor({listed}, dtype=torch.int32, device=DEVICE)")
-            given.append(f"seqlens_k=seqlens_k{number}")
-        if call.budget is None:
-            return self._earlier(call, number, lines, given)
+        lines = [f"{name}{number} = {self._laid(call, name)}" for name in call.problem.tensors]
+        lines += [f"{name}{number} = {_whole(tensor)}" for name, tensor in _whole_tensors(call)]
+        if call.judgement is None:
+            return self._earlier(call, number, lines)
         if self._compares:
-            lines += self._references(call, number, given)
+            lines += self._references(call, number)
         if self.entry.check in _OF_MEMORY:
-            tensors = [name.rpartition("=")[2] for name in (*given, *_named(call.roles[3:], number))]
-            lines.append(f"before{number} = [memory_of(tensor) for tensor in ({', '.join(tensors)})]")
+            lines.append(
+                f"before{number} = [memory_of(tensor) for tensor in ({', '.join(_handed_over(call, number))})]"
+            )
             self._use(parts.memory_of)
         lines += [f"{role}{number}.requires_grad_()" for role in call.problem.needs_grad]
-        lines.append(f"returned{number} = {self._called(given, call)}")
+        lines.append(f"returned{number} = {self._called(call, number)}")
         return "\n".join([*lines, *self._backward(call, number)])
 
-    def _earlier(self, call: Call, number: str, lines: list[str], given: list[str]) -> str:
+    def _earlier(self, call: Call, number: str, lines: list[str]) -> str:
         """A call of which nothing is asked."""
         lines += [f"{role}{number}.requires_grad_()" for role in call.problem.needs_grad]
-        called = [f"returned{number} = {self._called(given, call)}", *self._backward(call, number)]
+        called = [f"returned{number} = {self._called(call, number)}", *self._backward(call, number)]
         if not call.gradients:
-            called = [self._called(given, call)]
+            called = [self._called(call, number)]
         return "\n".join([*lines, "with suppress(Exception):", *(f"    {line}" for line in called)])
 
     def _backward(self, call: Call, number: str) -> list[str]:
@@ -69,38 +70,39 @@ class Body:
         self._use(parts.outputs)
         self._use(parts.gradients_of)
         found = f"outputs(returned{number}, {call.wants_lse})"
-        given, inputs = _named(call.roles[3:], number), _named(call.problem.needs_grad, number)
+        given, inputs = _named(call.incoming, number), _named(call.problem.needs_grad, number)
         return [f"gradients{number} = gradients_of({found}, [{', '.join(given)}], [{', '.join(inputs)}])"]
 
     @property
     def _compares(self) -> bool:
         return self.entry.check not in (*_OF_MEMORY, *_OF_THE_CALL, "own_memory")
 
-    def _called(self, given: list[str], call: Call) -> str:
-        return f"subject({', '.join([*given, *(f'{name}={value!r}' for name, value in call.arguments.items())])})"
+    def _called(self, call: Call, number: str) -> str:
+        arguments = [f"{name}={value}" for name, value in _arguments(call, number).items()]
+        return f"subject({', '.join([*_named(INPUTS, number), *arguments])})"
 
-    def _references(self, call: Call, number: str, given: list[str]) -> list[str]:
+    def _references(self, call: Call, number: str) -> list[str]:
         """What is right, made before the call, which may write to its inputs."""
         self._use(parts.scores)
         self._use(parts.reference)
-        asked = [f"{name}={value!r}" for name, value in call.arguments.items() if name in ("causal", "scale")]
-        lines = [f"wanted{number} = reference({', '.join([*given, *asked])})"]
+        asked = {name: value for name, value in _arguments(call, number).items() if name in MEANINGS}
+        self.features |= dict.fromkeys(asked)
+        features = "{" + ", ".join(f'"{name}": {value}' for name, value in asked.items()) + "}"
+        given = _named(INPUTS, number)
+        lines = [f"wanted{number} = reference({', '.join([*given, features])})"]
         if not call.gradients:
             return lines
         self._use(parts.reference_gradients)
-        incoming = [f"{role}={role}{number}" for role in call.roles[3:]]
-        arguments = ", ".join([*given[:3], *incoming, *given[3:], *asked])
+        dLSE = f"dLSE{number}" if "dLSE" in call.incoming else "None"
+        arguments = ", ".join([*given, f"dO{number}", dLSE, features])
         return [*lines, f"wanted_gradients{number} = reference_gradients({arguments})"]
 
     def _look(self, call: Call, number: str) -> str:
         """The check on what came back from one call."""
         if self.entry.check in _OF_MEMORY:
-            names = _named(call.roles[:3], number)
-            names += [f"seqlens_k{number}"] if call.problem.seqlens_k is not None else []
-            names += _named(call.roles[3:], number)
             sentence = '"The call wrote to the memory of its inputs."'
             return (
-                f"after{number} = [memory_of(tensor) for tensor in ({', '.join(names)})]\n"
+                f"after{number} = [memory_of(tensor) for tensor in ({', '.join(_handed_over(call, number))})]\n"
                 f"assert all(map(torch.equal, before{number}, after{number})), {sentence}"
             )
         if self.entry.check == "own_memory":
@@ -109,23 +111,24 @@ class Body:
             found = f"outputs(returned{number}, {call.wants_lse})"
             return (
                 f"for output in {f'(*{found}, *gradients{number})' if call.gradients else found}:\n"
-                f"    for tensor in (q{number}, k{number}, v{number}):\n"
+                f"    for tensor in ({', '.join(_named(call.inputs, number))}):\n"
                 f'        assert not share_memory(output, tensor), "What came back lies in the memory of an input."'
             )
         return self._near(call, number) if self._compares else ""
 
     def _near(self, call: Call, number: str) -> str:
-        assert call.budget is not None
+        assert call.judgement is not None
+        budget = call.judgement.budget
         self._use(parts.outputs)
         self._use(parts.require_near)
-        allowed_O, allowed_LSE = self._budget(call.budget.O), self._budget(call.budget.LSE)
+        allowed_O, allowed_LSE = self._budget(budget("O")), self._budget(budget("LSE"))
         O = f'require_near("O", found{number}[0], wanted{number}[0], {allowed_O}, q{number}.dtype)'
         lines = [f"found{number} = outputs(returned{number}, {call.wants_lse})", O]
         if call.wants_lse:
             LSE = f'require_near("LSE", found{number}[1], wanted{number}[1], {allowed_LSE}, torch.float32)'
             lines.append(LSE)
         for i, name in enumerate(call.gradients):
-            allowed = self._budget(getattr(call.gradient_budget, name))
+            allowed = self._budget(budget(name))
             got, wanted = f"gradients{number}[{i}]", f'wanted_gradients{number}["{name}"]'
             lines.append(f'require_near("{name}", {got}, {wanted}, {allowed}, q{number}.dtype)')
         return "\n".join(lines)
@@ -147,7 +150,7 @@ class Body:
     def _laid(self, call: Call, role: str) -> str:
         """The expression that lays a tensor out as it lay."""
         self._use(parts.laid_out)
-        tensor: torch.Tensor = getattr(call.problem, role)
+        tensor = call.problem.tensors[role]
         own = tensor[tuple(slice(None) if stride else slice(1) for stride in tensor.stride())]
         expression = values.shown(own)
         if expression is None and call.case is not None and not values.is_small(own):
@@ -162,11 +165,12 @@ class Body:
 
     def _generated(self, call: Call, role: str) -> str:
         assert call.case is not None
-        spec = getattr(call.case, role)
+        roles = call.case.features.roles()
+        spec = roles[role].spec if role in roles else getattr(call.case, role)
         self.families.add(spec.values)
-        tensor: torch.Tensor = getattr(call.problem, role)
-        shape = (*tensor.shape, 1)[:4]
-        lines = [values.generated(spec, role, shape, tensor.dtype) + ("" if tensor.dim() == 4 else ".squeeze(-1)")]
+        tensor = call.problem.tensors[role]
+        shape = (*tensor.shape, 1)[:4] if role == "dLSE" else (1,) * (4 - tensor.dim()) + tuple(tensor.shape)
+        lines = [f"{values.generated(spec, role, shape, tensor.dtype)}.reshape({tuple(tensor.shape)})"]
         strides = GRADIENT_LAYOUTS[spec.layout](tuple(shape)).strides
         for batch, first, fill in fills_past_end(call.case, tensor.dtype, strides) if role in ("k", "v") else ():
             lines.append(f"NAME[{batch}, :, {first}:] = {fill!r}")
@@ -187,3 +191,26 @@ class Body:
 
 def _named(roles: Iterable[str], number: str) -> list[str]:
     return [f"{role}{number}" for role in roles]
+
+
+def _arguments(call: Call, number: str) -> dict[str, str]:
+    """The keyword arguments of a call by name, as code."""
+    problem, found = call.problem, {}
+    for feature, value in problem.features.asked().items():
+        for name, given in FEATURES[feature].arguments(value, problem.brought).items():
+            found[name] = f"{name}{number}" if isinstance(given, torch.Tensor) else repr(given)
+    return found
+
+
+def _whole_tensors(call: Call) -> list[tuple[str, torch.Tensor]]:
+    """The tensors of whole numbers and booleans that features bring."""
+    return [(name, tensor) for name, tensor in call.problem.brought.items() if not tensor.is_floating_point()]
+
+
+def _whole(tensor: torch.Tensor) -> str:
+    return f"torch.tensor({tensor.tolist()}, dtype={tensor.dtype}, device=DEVICE)"
+
+
+def _handed_over(call: Call, number: str) -> list[str]:
+    """Every tensor that the call or its backward is handed."""
+    return _named([*call.inputs, *(name for name, _ in _whole_tensors(call)), *call.incoming], number)

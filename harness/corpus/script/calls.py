@@ -12,71 +12,61 @@ from harness.corpus.entries import Entry
 from harness.errors import CannotRun
 from harness.judging.relations import RELATIONS, hold
 from harness.running.attempt import attempt, is_independent
-from harness.running.backward import GRADIENTS
-from harness.subject.subject import Subject
-from oracles import (
-    Budget,
-    GradientBudget,
-    compare,
-    float64,
-    forward_budget,
-    gradient_budget,
-    gradients64,
-)
-from strategies import AttentionCase, Problem, build, calls_before
+from harness.subject.declaration import Subject
+from oracles import Judgement
+from strategies import AttentionCase, Features, Problem, build, calls_before
+from strategies.features import FEATURES, gradient_of
 from strategies.tensors import memory_of
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: its tensors as they are before it, on the CPU, and its keyword arguments, seqlens_k aside.
+    """One call: its tensors as they are before it, on the CPU, and what is asked of it.
 
-    case: what the tensors follow from, where anything. budget, gradient_budget: None where nothing is asked of what
-    comes back, or of its gradients. There is a backward where the problem has a dO.
+    case: what the tensors follow from, where anything. judgement: None where nothing is asked of what comes back.
+    There is a backward where the problem has a dO.
     """
 
     problem: Problem
-    arguments: dict[str, Any]
     case: AttentionCase | None = None
-    budget: Budget | None = None
-    gradient_budget: GradientBudget | None = None
+    judgement: Judgement | None = None
 
     @property
     def wants_lse(self) -> bool:
         """Whether it asks for LSE."""
-        return bool(self.arguments.get("return_lse"))
+        return bool(self.problem.features.return_lse)
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """The names of its tensors."""
-        return tuple(self.problem.tensors)
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the float tensors that it is handed: q, k, v, and those that features bring."""
+        return tuple(self.problem.inputs)
+
+    @property
+    def incoming(self) -> tuple[str, ...]:
+        """The names of the gradients that come back through its outputs."""
+        return tuple(name for name in self.problem.tensors if name not in self.problem.inputs)
 
     @property
     def gradients(self) -> tuple[str, ...]:
         """The names of the gradients that its backward is asked for."""
-        return tuple(GRADIENTS[role] for role in self.problem.needs_grad)
+        return tuple(map(gradient_of, self.problem.needs_grad))
 
-    def held(self, subject: Subject, independent: bool) -> Call:
-        """The call with its budgets."""
-        problem, truth = self.problem, float64(self.problem)
-        how: dict[str, Any] = {"p_dtype": subject.torch_p_dtype(), "independent": independent}
-        budget = forward_budget(problem, truth, **how)
-        if problem.dO is None:
-            return replace(self, budget=budget)
-        of_gradients = gradient_budget(problem, truth, gradients64(problem, truth), **how)
-        return replace(self, budget=budget, gradient_budget=of_gradients)
+    def judged(self, subject: Subject, independent: bool) -> Call:
+        """The call with what is right, and how far from it is allowed."""
+        p_dtype = subject.torch_p_dtype()
+        return replace(self, judgement=Judgement(self.problem, p_dtype=p_dtype, independent=independent))
 
 
 def calls(entry: Entry, subject: Subject) -> list[Call]:
     """Return the calls that show an entry's failure, in order. Raises CannotRun where no call by itself shows it."""
     if entry.check in RELATIONS:
         return _of_relation(entry, subject)
-    earlier = [_of_case(case, subject) for case in calls_before(entry.case)]
-    return [*earlier, _of_case(entry.case, subject).held(subject, is_independent(entry.case))]
+    earlier = [_of_case(case) for case in calls_before(entry.case)]
+    return [*earlier, _of_case(entry.case).judged(subject, is_independent(entry.case))]
 
 
-def _of_case(case: AttentionCase, subject: Subject) -> Call:
-    return Call(build(case), subject.arguments(case), case)
+def _of_case(case: AttentionCase) -> Call:
+    return Call(build(case), case)
 
 
 def _of_relation(entry: Entry, subject: Subject) -> list[Call]:
@@ -85,7 +75,7 @@ def _of_relation(entry: Entry, subject: Subject) -> list[Call]:
     tried = attempt(replace(subject, function=recorder), entry.case, entry.device)
     verdicts = list(hold(tried, [entry.check], others=False))
     independent = is_independent(entry.case)
-    made = [call.held(subject, independent and i == 0) for i, call in enumerate(recorder.calls)]
+    made = [call.judged(subject, independent and i == 0) for i, call in enumerate(recorder.calls)]
     is_shown = any(not _is_right(call, found) for call, found in zip(made, recorder.made, strict=True))
     if verdicts and verdicts[0].tensor and not is_shown:
         raise CannotRun(f"Each call that {entry.check} makes is right by itself: replay it, no script shows it.")
@@ -109,20 +99,17 @@ class _Recorder:
         self.subject = subject
         self.made: list[_Made] = []
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, seqlens_k: Tensor | None = None, **arguments: Any) -> Any:
-        scale = arguments.get("scale", q.shape[-1] ** -0.5)
-        lengths = None if seqlens_k is None else seqlens_k.cpu()
-        problem = Problem(_kept(q), _kept(k), _kept(v), arguments.get("causal", False), scale, lengths)
-        made = _Made(Call(problem, arguments))
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Any:
+        features = Features(**{name: each.of_arguments(arguments) for name, each in FEATURES.items()})
+        brought = {name: _kept(given) for name, given in arguments.items() if isinstance(given, Tensor)}
+        made = _Made(Call(Problem(_kept(q), _kept(k), _kept(v), features, brought)))
         self.made.append(made)
-        inputs = {"q": q, "k": k, "v": v}
-        for role, tensor in inputs.items():
-            if tensor.requires_grad:
+        for name, tensor in ({"q": q, "k": k, "v": v} | arguments).items():
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
                 tensor.register_hook(  # type: ignore[no-untyped-call]
-                    _noting(made.gradients, GRADIENTS[role], lambda gradient: gradient)
+                    _noting(made.gradients, gradient_of(name), lambda gradient: gradient)
                 )
-        given = {} if seqlens_k is None else {"seqlens_k": seqlens_k}
-        returned = self.subject.function(q, k, v, **given, **arguments)
+        returned = self.subject.function(q, k, v, **arguments)
         for name, output in zip(("dO", "dLSE"), returned if isinstance(returned, tuple) else (returned,), strict=False):
             if isinstance(output, Tensor) and output.requires_grad:
                 output.register_hook(_noting(made.given, name, _kept))  # type: ignore[no-untyped-call]
@@ -146,23 +133,18 @@ def _noting(notes: dict[str, Tensor], name: str, keep: Callable[[Tensor], Tensor
 def _whole(made: _Made) -> Call:
     if "dO" not in made.given:
         return made.call
-    needs = tuple(role for role, name in GRADIENTS.items() if name in made.gradients)
+    needs = tuple(name for name in made.call.inputs if gradient_of(name) in made.gradients)
     dO, dLSE = made.given["dO"], made.given.get("dLSE")
     return replace(made.call, problem=replace(made.call.problem, dO=dO, dLSE=dLSE, needs_grad=needs))
 
 
 def _is_right(call: Call, found: _Made) -> bool:
     """Whether what a call returned is right, now that all calls are made: it may have changed since."""
-    assert call.budget is not None
+    assert call.judgement is not None
     O, LSE = found.returned if isinstance(found.returned, tuple) else (found.returned, None)
-    truth = float64(call.problem)
-    is_right = compare(O.detach(), truth.O, call.budget.O).ok
-    is_right = is_right and (LSE is None or compare(LSE.detach(), truth.LSE, call.budget.LSE).ok)
-    if not is_right or call.gradient_budget is None:
-        return is_right
-    wanted = gradients64(call.problem, truth)
-    held = ((found.gradients[n], getattr(wanted, n), getattr(call.gradient_budget, n)) for n in call.gradients)
-    return all(compare(*each).ok for each in held)
+    tensors = {"O": O.detach()} | ({} if LSE is None else {"LSE": LSE.detach()})
+    tensors |= {name: found.gradients[name] for name in call.gradients}
+    return all(compared.ok for compared in call.judgement.compare(tensors).values())
 
 
 def _kept(tensor: Tensor) -> Tensor:

@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 
 from harness.corpus.entries import Entry
-from harness.corpus.script import parts, subject, values
+from harness.corpus.script import meanings, parts, subject, values
 from harness.corpus.script.body import Body
 from harness.corpus.script.calls import calls
 from harness.errors import CannotRun
 from harness.judging.relations import RELATIONS
 from harness.judging.story import headline, printable
 from harness.running.devices import choose, prepare
-from harness.subject.subject import Subject, load, located
+from harness.subject.declaration import Subject
+from harness.subject.loading import load, located
 
 RUNS_OF_UNSTEADY = 20
 _NAN_IN_EMPTY = "torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then holds NaN"
@@ -34,6 +35,7 @@ _IMPORTS = {
     "from math import inf": r"(?<![\w.])inf\b",
     "from math import nan": r"(?<![\w.])nan\b",
     "from typing import Any": r"\bAny\b",
+    "from typing import NamedTuple": r"\bNamedTuple\b",
     "": "",
     "import numpy as np": r"\bnp\.",
     "import torch": "",
@@ -52,6 +54,7 @@ def write(entry: Entry, path: Path | None = None) -> str:
     name = located(entry.subject, path)
     body = Body(entry, calls(entry, _load(entry, name)))
     functions = [values.generator(body.families)] if body.families else []
+    functions += [meanings.source(body.features)] if "scores" in body.needed else []
     functions += [inspect.getsource(getattr(parts, part)).rstrip() for part in body.needed]
     own_settings = [_INTERPRET] if entry.device == "cpu" and ":" in name else []
     tensors = "\n".join([_settings(entry), *body.tensors])

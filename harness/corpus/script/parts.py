@@ -9,6 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oracles.features import MEANINGS, Mask, Pairs, Score
+
+MASKS = {name: each.visible for name, each in MEANINGS.items() if isinstance(each, Mask)}
+SCORES = {name: each.score for name, each in MEANINGS.items() if isinstance(each, Score)}
+"""What features mean. A script has its own tables, of the features that its calls ask for."""
+
 
 def from_bytes(text: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """Return the tensor whose bytes were packed into a text."""
@@ -26,52 +32,43 @@ def laid_out(
     return memory.to(device).as_strided(shape, strides, offset)
 
 
-def scores(
-    q: Tensor, k: Tensor, v: Tensor, causal: Any = False, scale: float | None = None, seqlens_k: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return S, -inf where hidden, and q, k and v, in float64: a head of k and v for each of q, 0 past the lengths."""
+def scores(q: Tensor, k: Tensor, v: Tensor, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return S, -inf where hidden, and v with a head for each of q and 0 past the lengths, in float64."""
     q, k, v = q.double(), k.double(), v.double()
-    (B, Hq, Nq, d), (Hk, Nk) = q.shape, k.shape[1:3]
-    keys = torch.arange(Nk, device=q.device)
-    lengths = torch.full((B,), Nk, device=q.device) if seqlens_k is None else seqlens_k
-    lengths = lengths.reshape(B, 1, 1, 1)
-    hidden = keys >= lengths
-    k, v = (x.masked_fill(hidden.mT, 0.0).repeat_interleave(Hq // Hk, 1) for x in (k, v))
-    if causal:
-        last = torch.arange(Nq, device=q.device)[:, None] + (lengths - Nq if causal == "lower_right" else 0)
-        hidden = hidden | (keys > last)
-    S = (q @ k.mT * (d**-0.5 if scale is None else scale)).masked_fill(hidden, -torch.inf)
-    return S, q, k, v
+    (Hq, Nq, d), (B, Hk, Nk) = q.shape[1:], k.shape[:3]
+    n = torch.full((B,), Nk, device=q.device) if "seqlens_k" not in features else features["seqlens_k"]
+    at = Pairs(
+        torch.arange(Nq, device=q.device)[:, None], torch.arange(Nk, device=q.device), n.view(B, 1, 1, 1), Nq, Nk
+    )
+    k, v = (x.masked_fill((at.j >= at.n).mT, 0.0).repeat_interleave(Hq // Hk, 1) for x in (k, v))
+    S = q @ k.mT * features.get("scale", d**-0.5)
+    for name, score in SCORES.items():
+        S = score(features[name], S, at) if name in features else S
+    for name, visible in MASKS.items():
+        S = S.masked_fill(~visible(features[name], at), -torch.inf) if name in features else S
+    return S, v
 
 
-def reference(
-    q: Tensor, k: Tensor, v: Tensor, causal: Any = False, scale: float | None = None, seqlens_k: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def reference(q: Tensor, k: Tensor, v: Tensor, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return O and LSE by the definition, in float64; a row that sees no key gives O = 0 and LSE = -inf."""
-    S, _, _, v = scores(q, k, v, causal, scale, seqlens_k)
-    return S.softmax(-1).nan_to_num(0.0) @ v, S.logsumexp(-1)
+    S, v = scores(q, k, v, features)
+    has_keys = S.isneginf().logical_not().any(-1, keepdim=True)
+    S = torch.where(has_keys, S, 0.0)
+    return torch.where(has_keys, S.softmax(-1) @ v, 0.0), torch.where(has_keys[..., 0], S.logsumexp(-1), -torch.inf)
 
 
 def reference_gradients(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dO: Tensor,
-    dLSE: Tensor | None = None,
-    causal: Any = False,
-    scale: float | None = None,
-    seqlens_k: Tensor | None = None,
+    q: Tensor, k: Tensor, v: Tensor, dO: Tensor, dLSE: Tensor | None, features: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Return dQ, dK and dV by the definition, in float64: dS = P (dP - rowsum(P dP) + dLSE), times the scale."""
-    shape = (*k.shape[:2], q.shape[1] // k.shape[1], *k.shape[2:])
-    S, q, k, v = scores(q, k, v, causal, scale, seqlens_k)
-    P, dO = S.softmax(-1).nan_to_num(0.0), dO.double()
-    dP = dO @ v.mT
-    dS = dP - (P * dP).sum(-1, keepdim=True)
-    dS = P * (dS if dLSE is None else dS + dLSE.double().unsqueeze(-1))
-    dS = dS * (q.shape[-1] ** -0.5 if scale is None else scale)
-    dK, dV = ((x.mT @ y).reshape(shape).sum(2) for x, y in ((dS, q), (P, dO)))
-    return {"dQ": dS @ k, "dK": dK, "dV": dV}
+    """Return the gradients by name, by autograd through `reference` in float64."""
+    leaves = {name: x.detach().double().requires_grad_() for name, x in (("q", q), ("k", k), ("v", v))}
+    floats = {n: x for n, x in features.items() if isinstance(x, Tensor) and x.is_floating_point()}
+    leaves |= {name: x.detach().double().requires_grad_() for name, x in floats.items()}
+    asked = features | {name: leaves[name] for name in floats}
+    O, LSE = reference(leaves["q"], leaves["k"], leaves["v"], asked)
+    given = [dO.double(), torch.zeros_like(LSE) if dLSE is None else dLSE.double()]
+    found = torch.autograd.grad((O, LSE), tuple(leaves.values()), given, materialize_grads=True)
+    return {f"d{name.capitalize()}": gradient for name, gradient in zip(leaves, found, strict=True)}
 
 
 def gradients_of(outputs: Any, given: Any, inputs: Any) -> tuple[Any, ...]:

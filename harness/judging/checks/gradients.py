@@ -10,7 +10,7 @@ from harness.judging.checks.numbers import told
 from harness.judging.checks.registry import Stage, check
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
-from harness.running.backward import INPUTS
+from strategies.features import gradient_of
 
 _BACKWARD = ("forward_backward",)
 
@@ -22,8 +22,10 @@ def gradient_form(attempt: Attempt) -> Iterator[Verdict]:
         roles = " and ".join(attempt.problem.needs_grad)
         yield _wrong(f"O came back without a grad_fn: no gradient reaches {roles}.")
         return
-    for name, gradient in (attempt.result.gradients or {}).items():
-        if sentence := _fault(name, gradient, getattr(attempt.problem, INPUTS[name])):
+    gradients = attempt.result.gradients or {}
+    for role, tensor in attempt.problem.inputs.items():
+        name = gradient_of(role)
+        if name in gradients and (sentence := _fault(name, gradients[name], role, tensor)):
             yield _wrong(sentence)
 
 
@@ -48,13 +50,13 @@ def gradient_of_v(attempt: Attempt) -> Iterator[Verdict]:
 def _held(name: str, check: str, attempt: Attempt) -> Iterator[Verdict]:
     found = attempt.compared.get(name)
     if found is not None and not found.ok:
-        parts = attempt.gradient_budget.parts(name, found.index)
+        parts = attempt.judgement.parts(name, found.index)
         yield told("wrong_gradient", check, name, found, parts, attempt)
 
 
-def _fault(name: str, gradient: Tensor | None, of: Tensor) -> str | None:
+def _fault(name: str, gradient: Tensor | None, role: str, of: Tensor) -> str | None:
     if gradient is None:
-        return f"{name} is missing: the graph of O does not lead to {INPUTS[name]}."
+        return f"{name} is missing: the graph of O does not lead to {role}."
     if gradient.shape != of.shape:
         return f"{name} has the shape {tuple(gradient.shape)} and should have {tuple(of.shape)}."
     if gradient.dtype is not of.dtype:

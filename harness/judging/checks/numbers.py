@@ -17,7 +17,7 @@ def values(attempt: Attempt) -> Iterator[Verdict]:
     found = attempt.compared["O"]
     if not found.ok:
         kind = "wrong_values" if found.is_finite else "not_finite"
-        yield told(kind, "values", "O", found, attempt.budget.parts_O(found.index), attempt)
+        yield told(kind, "values", "O", found, attempt.judgement.parts("O", found.index), attempt)
 
 
 @check(Stage.NUMBERS)
@@ -25,7 +25,7 @@ def lse(attempt: Attempt) -> Iterator[Verdict]:
     """LSE, where it came back, is within its budget; a row that sees no key has LSE = -inf."""
     found = attempt.compared.get("LSE")
     if found is not None and not found.ok:
-        yield _verdict("wrong_lse", "lse", "LSE", found, attempt.budget.parts_LSE(found.index))
+        yield _verdict("wrong_lse", "lse", "LSE", found, attempt.judgement.parts("LSE", found.index))
 
 
 def told(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float], attempt: Attempt) -> Verdict:

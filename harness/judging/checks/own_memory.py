@@ -8,7 +8,7 @@ from torch import Tensor
 
 from harness.judging.checks.registry import Stage, check
 from harness.judging.verdict import Verdict
-from harness.running.attempt import Attempt, came
+from harness.running.attempt import Attempt
 
 
 @check(Stage.FORM)
@@ -16,9 +16,9 @@ def own_memory(attempt: Attempt) -> Iterator[Verdict]:
     """No output or gradient shares its storage with an input: who writes to the one must not change the other."""
     returned, problem = attempt.result.returned, attempt.problem
     outputs = returned if isinstance(returned, tuple) else (returned,)
-    named = [*zip(("O", "LSE"), outputs, strict=False), *came(attempt.result).items()]
+    named = [*zip(("O", "LSE"), outputs, strict=False), *attempt.result.found_gradients.items()]
     for name, output in named:
-        for of, tensor in (("q", problem.q), ("k", problem.k), ("v", problem.v)):
+        for of, tensor in problem.inputs.items():
             if isinstance(output, Tensor) and output.numel() and _storage(output) == _storage(tensor):
                 yield Verdict("output_aliased", "own_memory", f"{name} lies in the memory of the input {of}.")
 

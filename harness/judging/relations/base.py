@@ -13,18 +13,20 @@ from torch import Tensor
 
 from harness.judging.checks.registry import Stage, look
 from harness.judging.verdict import Verdict
-from harness.running.attempt import Attempt, came
-from harness.running.backward import GRADIENTS
+from harness.running.attempt import Attempt
 from harness.running.call import call
-from oracles import Budget, GradientBudget, forward_budget, gradient_budget
-from strategies import AttentionCase, Geometry, Problem, TensorSpec
+from oracles import Budget, Judgement
+from oracles.features import MEANINGS, Mask
+from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec
+from strategies.case import INPUTS
+from strategies.features import FEATURES, gradient_of
 from strategies.layouts import LAYOUTS
 from strategies.tensors import GUARD, memory_of, moved
 
 T = TypeVar("T")
 Place = tuple[slice, ...]
 EVERYWHERE: Place = (slice(None), slice(None), slice(None))
-ALL = tuple(GRADIENTS.values())
+ALL = tuple(map(gradient_of, INPUTS))
 
 
 class Broken(Exception):
@@ -68,15 +70,9 @@ class Again(Attempt):
     relaid: bool = False
 
     @cached_property
-    def budget(self) -> Budget:
-        """The budget of the changed problem, whose values no longer count as drawn independently."""
-        return forward_budget(self.pristine, self.truth, p_dtype=self.subject.torch_p_dtype(), independent=False)
-
-    @cached_property
-    def gradient_budget(self) -> GradientBudget:
-        """The same of its gradients."""
-        p_dtype = self.subject.torch_p_dtype()
-        return gradient_budget(self.pristine, self.truth, self.true_gradients, p_dtype=p_dtype, independent=False)
+    def judgement(self) -> Judgement:
+        """The judgement of the changed problem, whose values no longer count as drawn independently."""
+        return Judgement(self.pristine, p_dtype=self.subject.torch_p_dtype(), independent=False)
 
     @property
     def O(self) -> Tensor:  # noqa: E743
@@ -91,7 +87,7 @@ class Again(Attempt):
     @property
     def gradients(self) -> Mapping[str, Tensor]:
         """The gradients of this call, by name; none where it had no backward."""
-        return came(self.result)
+        return self.result.found_gradients
 
 
 @dataclass(frozen=True)
@@ -134,37 +130,68 @@ class Base:
     def again(
         self,
         *,
+        layouts: Sequence[str] | None = None,
+        needs_grad: tuple[str, ...] | None = None,
+        backward: bool = True,
+        places: Mapping[str, slice] | None = None,
         q: Tensor | Laid | None = None,
         k: Tensor | Laid | None = None,
         v: Tensor | Laid | None = None,
         dO: Tensor | Laid | None = None,
         dLSE: Tensor | Laid | None = None,
-        layouts: Sequence[str] | None = None,
-        needs_grad: tuple[str, ...] | None = None,
-        backward: bool = True,
         **features: Any,
     ) -> Again:
         """Call the subject with some tensors or features changed; what is not named stays as it is.
 
-        A new tensor is laid out as the case's own was, contiguous where that was expanded, or as `layouts` (of q, k
-        and v) says. There is a backward where dO is given, or where the base has one and its dO still has the shape
-        of O; False leaves it out. dLSE goes where LSE is not asked for.
+        places: the part of the problem that the changed tensors are, along B, Hq, Hk, Nq and Nk: the features, and the
+        tensors that they bring, are cut to it. A new tensor is laid out as the case's own was, contiguous where that
+        was expanded, or as `layouts` (of q, k and v) says. There is a backward where dO is given, or where the base
+        has one and its dO still has the shape of O; False leaves it out. dLSE goes where LSE is not asked for.
         Raises Refused where the subject refuses, Broken where the call fails before its numbers can be looked at.
         """
         case = self.attempt.case
         q, k, v = (
             self._laid(role, new, layout)
-            for role, new, layout in zip("qkv", (q, k, v), layouts or (None, None, None), strict=True)
+            for role, new, layout in zip(INPUTS, (q, k, v), layouts or (None, None, None), strict=True)
         )
-        asked = case.features.replace(**features)
+        asked = case.features.part(places or {}).replace(**features)
         given = self._given_gradients(q, asked.return_lse, dO, dLSE) if backward else (None, None)
         changed = case.replace(
             geometry=_geometry(q, k), features=asked, history=(), **_operation(case, *given, needs_grad)
         )
-        lengths = None if asked.seqlens_k is None else torch.tensor(asked.seqlens_k, dtype=torch.int32, device=q.device)
         needs = () if given[0] is None else changed.needs_grad
-        made = Problem(q, k, v, asked.causal, changed.scale, lengths, *given, needs)
-        return self._called(changed, made)
+        return self._called(changed, Problem(q, k, v, asked, self._brought(asked, places or {}), *given, needs))
+
+    def part(self, places: Mapping[str, slice], **changed: Any) -> Again:
+        """Call the subject on a part of the problem, as `cut` makes it; `changed` as in `again`."""
+        tensors = self.cut(places).tensors
+        own = {name: tensors[name] for name in (*INPUTS, "dO", "dLSE") if name in tensors}
+        return self.again(places=places, **(own | changed))
+
+    def cut(self, places: Mapping[str, slice]) -> Problem:
+        """The part of the problem at these places along B, Hq, Hk, Nq and Nk."""
+        whole = self.problem
+
+        def part(tensor: Tensor, *axes: str) -> Tensor:
+            return tensor[tuple(places.get(axis, slice(None)) for axis in axes)]
+
+        k, v = (part(tensor, "B", "Hk", "Nk") for tensor in (whole.k, whole.v))
+        dO, dLSE = (None if x is None else part(x, "B", "Hq", "Nq") for x in (whole.dO, whole.dLSE))
+        asked = whole.features.part(places)
+        q, brought = part(whole.q, "B", "Hq", "Nq"), self._brought(asked, places)
+        return Problem(q, k, v, asked, brought, dO, dLSE, whole.needs_grad)
+
+    def unmasked(self) -> dict[str, Any]:
+        """The features that hide keys, each with the value that hides none: for `again`."""
+        return {name: FEATURES[name].default for name, each in MEANINGS.items() if isinstance(each, Mask)}
+
+    def _brought(self, asked: Features, places: Mapping[str, slice]) -> dict[str, Tensor]:
+        """The tensors that the features of a further call bring: of floats, parts of the base's own."""
+        roles = asked.roles()
+        parts = {name: role.part(self.problem.brought[name], places) for name, role in roles.items()}
+        whole = (FEATURES[name].tensors(value) for name, value in asked.asked().items())
+        made = {name: tensor.to(self.problem.q.device) for tensors in whole for name, tensor in tensors.items()}
+        return parts | made
 
     def _given_gradients(
         self, q: Tensor, with_lse: bool, dO: Tensor | Laid | None, dLSE: Tensor | Laid | None
@@ -201,12 +228,13 @@ class Base:
         if self.attempt.elsewhere is None:
             return made
 
-        tensors: dict[str, Any] = {
-            role: getattr(first, role) if tensor is getattr(old, role) else moved(tensor, device)
-            for role, tensor in made.tensors.items()
+        old_tensors, first_tensors = old.tensors, first.tensors
+        tensors = {
+            name: first_tensors[name] if tensor is old_tensors.get(name) else moved(tensor, device)
+            for name, tensor in made.tensors.items()
         }
-        lengths = None if made.seqlens_k is None else made.seqlens_k.to(device)
-        return replace(made, seqlens_k=lengths, **tensors)
+        whole = {name: tensor.to(device) for name, tensor in made.brought.items()}
+        return replace(made, brought=whole).with_tensors(tensors)
 
     def mapped(self, role: str, change: Callable[[Tensor], Tensor]) -> Laid:
         """A tensor of the problem with a function applied to every element of its memory, NaN bands included."""
@@ -245,7 +273,7 @@ class Base:
                 yield self._same_gradient(name, other, *places, what, kind)
 
     def _same_gradient(self, name: str, other: Again, here: Place, there: Place, what: str, kind: str | None) -> Claim:
-        budget: Tensor = getattr(self.attempt.gradient_budget, name)
+        budget = self.attempt.judgement.budget(name)
         got, wanted = other.gradients[name][there], self.gradients[name][here]
         return Claim(name, got, wanted, 2 * budget[here], what, kind, kind in ("not_repeatable", "history_dependent"))
 
@@ -271,7 +299,7 @@ def _operation(
 ) -> dict[str, Any]:
     """The fields of a case that say whether it has a backward, and of what."""
     if dO is None:
-        return {"operation": "forward", "dO": TensorSpec(), "dLSE": None, "needs_grad": tuple(GRADIENTS)}
+        return {"operation": "forward", "dO": TensorSpec(), "dLSE": None, "needs_grad": INPUTS}
     spec = None if dLSE is None else case.dLSE or TensorSpec()
     return {"operation": "forward_backward", "dLSE": spec, "needs_grad": needs_grad or case.needs_grad}
 

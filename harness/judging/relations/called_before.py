@@ -10,7 +10,7 @@ from harness.judging.relations.base import Base, Claim
 from harness.judging.relations.registry import relation
 from harness.running.call import call_and_forget
 from strategies import calls_before
-from strategies.case import VARIATIONS
+from strategies.features import VARIATIONS
 
 
 @relation(exact="deterministic", price=2)

@@ -23,8 +23,7 @@ def is_deterministic(base: Base) -> bool:
 
 def budget_of(attempt: Attempt, name: str) -> Tensor:
     """The budget of a gradient by its name."""
-    found: Tensor = getattr(attempt.gradient_budget, name)
-    return found
+    return attempt.judgement.budget(name)
 
 
 def same_gradients(

@@ -20,20 +20,12 @@ def alone_as_in_batch(base: Base) -> Iterator[Claim]:
 
     Bit for bit where the order of sums does not hang on the size of the batch (no split of the keys to fill a device).
     """
-    g, lengths = base.attempt.case.geometry, base.attempt.case.features.seqlens_k
+    g = base.attempt.case.geometry
     for n in base.choices(range(g.B * g.Hk)):
         b, head = divmod(n, g.Hk)
         entry, one = slice(b, b + 1), slice(head, head + 1)
         group = slice(head * g.group, (head + 1) * g.group)
-        dO, dLSE = base.problem.dO, base.problem.dLSE
-        alone = base.again(
-            q=base.problem.q[entry, group],
-            k=base.problem.k[entry, one],
-            v=base.problem.v[entry, one],
-            dO=None if dO is None else dO[entry, group],
-            dLSE=None if dLSE is None else dLSE[entry, group],
-            seqlens_k=None if lengths is None else lengths[entry],
-        )
+        alone = base.part({"B": entry, "Hq": group, "Hk": one})
         rows, keys = (entry, group, slice(None)), (entry, one, slice(None))
         what = f"Batch entry {b}, KV head {head} called alone"
         yield from base.same(alone, what, here=rows, keys_here=keys, keys_there=EVERYWHERE)

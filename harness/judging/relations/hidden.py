@@ -9,17 +9,12 @@ from torch import Tensor
 
 from harness.judging.relations.base import Base, Claim
 from harness.judging.relations.registry import relation
-from harness.running.attempt import Attempt
+from harness.judging.relations.sight import hides_by_row, hides_keys, visible
 
 FILLS = ("nan", "inf", "huge", "negated")
 
 
-def _hides(attempt: Attempt) -> bool:
-    g, asked = attempt.case.geometry, attempt.case.features
-    return g.Nq > 0 and (min(attempt.case.lengths) < g.Nk or (bool(asked.causal) and g.Nk > 1))
-
-
-@relation(exact="mask_invariant", when=lambda attempt: bool(attempt.case.features.causal) and _hides(attempt))
+@relation(exact="mask_invariant", when=hides_by_row)
 def causal_prefix(base: Base) -> Iterator[Claim]:
     """Rows up to i do not change when the keys that none of them sees are negated, in K and in V.
 
@@ -35,11 +30,11 @@ def causal_prefix(base: Base) -> Iterator[Claim]:
             yield from base.same(base.again(k=k, v=v), what, here=rows, there=rows)
 
 
-@relation(exact="mask_invariant", when=_hides)
+@relation(exact="mask_invariant", when=hides_keys)
 def noninterference(base: Base) -> Iterator[Claim]:
     """Keys that no query of their batch entry sees hold NaN, inf, the largest number or other numbers: all the same.
 
-    Past the lengths anything may stand, for every subject. A key that the diagonal alone hides is replaced by what
+    Past the lengths anything may stand, for every subject. A key that only a mask hides is replaced by what
     is not finite only for a subject that declares mask_invariant: others may multiply it by a weight of 0.
     """
     seen = visible(base).any(dim=1)
@@ -50,15 +45,6 @@ def noninterference(base: Base) -> Iterator[Claim]:
         if hidden.any():
             k, v = (_filled(t, hidden, _fill(fill, t)) for t in (base.problem.k, base.problem.v))
             yield from base.same(base.again(k=k, v=v), f"With hidden keys {fill}")
-
-
-def visible(base: Base) -> Tensor:
-    """Which queries see which keys, (B, Nq, Nk): the same for all heads."""
-    (B, _, Nq, _), Nk = base.problem.q.shape, base.problem.k.shape[2]
-    seen = base.problem.visible()
-    if seen is None:
-        return torch.ones(B, Nq, Nk, dtype=torch.bool, device=base.problem.q.device)
-    return seen.expand(B, 1, Nq, Nk)[:, 0]
 
 
 def _lengths(base: Base) -> Tensor:

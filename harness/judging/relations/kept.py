@@ -8,7 +8,6 @@ import torch
 
 from harness.judging.relations.base import Base, Claim
 from harness.judging.relations.registry import ALWAYS, relation
-from harness.running.attempt import came
 
 WHAT = "After a second call with other values, the output of the first changed"
 
@@ -22,5 +21,5 @@ def first_output_kept(base: Base) -> Iterator[Claim]:
     if first.lse is not None and base.LSE is not None:
         yield Claim("LSE", first.lse, base.LSE, base.budget.LSE, WHAT, kind="output_aliased")
     for name, before in base.gradients.items():
-        budget = getattr(base.attempt.gradient_budget, name)
-        yield Claim(name, came(first)[name], before, budget, WHAT, kind="output_aliased")
+        budget = base.attempt.judgement.budget(name)
+        yield Claim(name, first.found_gradients[name], before, budget, WHAT, kind="output_aliased")

@@ -11,14 +11,9 @@ from torch import Tensor
 from harness.judging.relations.base import Base, Claim
 from harness.judging.relations.gradients import same_gradients
 from harness.judging.relations.registry import relation
-from harness.running.attempt import Attempt
 
 
-def _sees_some_keys(attempt: Attempt) -> bool:
-    return not attempt.case.features.causal and max(attempt.case.lengths) > 1
-
-
-@relation(exact=None, when=_sees_some_keys)
+@relation(exact=None, when=lambda attempt: max(attempt.case.lengths) > 1, needs=("permutes_keys",))
 def keys_reversed(base: Base) -> Iterator[Claim]:
     """Without a causal mask, the visible keys in the opposite order give the same, and have the same gradients.
 

@@ -13,8 +13,9 @@ from harness.errors import Refused
 from harness.judging.relations.base import Base, Broken, Claim
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
-from harness.subject.subject import EXACT
+from harness.subject.declaration import EXACT
 from oracles import Comparison, compare
+from oracles.features import PREMISES
 
 ALWAYS = "always"
 """In the place of a property: exact for every subject that is right."""
@@ -31,7 +32,7 @@ class Relation:
     """A relation: the property that makes it bit-exact (None: none does), its price, when it says anything, its claims.
 
     price: 1 for a call on a small problem, 2 for two, or for one and a truth in float64. of_gradients: it says nothing
-    of a case without a backward.
+    of a case without a backward. needs: the PREMISES that it takes for granted.
     """
 
     name: str
@@ -40,6 +41,11 @@ class Relation:
     when: When
     claims: Claims
     of_gradients: bool = False
+    needs: frozenset[str] = frozenset()
+
+    def applies(self, attempt: Attempt) -> bool:
+        """Whether it says anything of a case."""
+        return not self.needs & attempt.broken_premises and self.when(attempt)
 
 
 RELATIONS: dict[str, Relation] = {}
@@ -50,15 +56,25 @@ def _always(attempt: Attempt) -> bool:
 
 
 def relation(
-    *, exact: str | None, price: int = 1, when: When = _always, of_gradients: bool = False
+    *,
+    exact: str | None,
+    price: int = 1,
+    when: When = _always,
+    of_gradients: bool = False,
+    needs: Collection[str] = (),
 ) -> Callable[[Claims], Claims]:
-    """Register a relation under its function's name; the function yields the claims that must hold."""
+    """Register a relation under its function's name; the function yields the claims that must hold.
+
+    Raises ValueError for a property or a premise that there is not.
+    """
+    if unknown := set(needs) - set(PREMISES):
+        raise ValueError(f"needs must name some of {', '.join(PREMISES)}, not {', '.join(sorted(unknown))}.")
     if exact is not None and exact != ALWAYS and exact not in EXACT:
         raise ValueError(f"exact must be one of {', '.join(EXACT)}, ALWAYS or None, not {exact!r}.")
 
     def register(claims: Claims) -> Claims:
         name = claims.__name__
-        RELATIONS[name] = Relation(name, exact, price, when, claims, of_gradients)
+        RELATIONS[name] = Relation(name, exact, price, when, claims, of_gradients, frozenset(needs))
         return claims
 
     return register
@@ -77,7 +93,7 @@ def chosen(attempt: Attempt) -> list[Relation]:
     for each in sorted(RELATIONS.values(), key=lambda r: (not r.of_gradients or comes_later, order[r.name])):
         if left == 0:
             break
-        if each.price <= left and each.when(attempt):
+        if each.price <= left and each.applies(attempt):
             found.append(each)
             left -= each.price
     return found
@@ -101,7 +117,7 @@ def hold(
 
     at: told the name of each relation before it calls the subject again.
     """
-    named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].when(attempt)]
+    named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].applies(attempt)]
     unnamed = [relation for relation in chosen(attempt) if relation.name not in also] if others else []
     if not (named or unnamed):
         return

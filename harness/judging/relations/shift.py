@@ -11,14 +11,12 @@ from torch import Tensor
 from harness.judging.relations.base import Again, Base, Claim
 from harness.judging.relations.gradients import budget_of
 from harness.judging.relations.registry import relation
-from harness.running.attempt import Attempt
+from harness.judging.relations.sight import sees_keys
 
 
-def _has_scores(attempt: Attempt) -> bool:
-    return max(attempt.case.lengths) > 0 and attempt.case.geometry.Nq > 0 and attempt.case.scale != 0
-
-
-@relation(exact=None, price=4, when=_has_scores)
+@relation(
+    exact=None, price=4, when=lambda attempt: attempt.case.scale != 0 and sees_keys(attempt), needs=("shift_invariant",)
+)
 def common_vector(base: Base) -> Iterator[Claim]:
     """A vector c added to every key leaves O and moves LSE by scale·q·c.
 

@@ -13,11 +13,11 @@ from harness.running.attempt import Attempt
 
 
 def _can_be_split(attempt: Attempt) -> bool:
-    g, asked = attempt.case.geometry, attempt.case.features
-    return "return_lse" in attempt.subject.keywords and asked.causal != "lower_right" and g.Nk > 0 and g.Nq > 0
+    g = attempt.case.geometry
+    return "return_lse" in attempt.subject.keywords and g.Nk > 0 and g.Nq > 0
 
 
-@relation(exact=None, price=4, when=_can_be_split)
+@relation(exact=None, price=4, when=_can_be_split, needs=("splits", "sums_to_one"))
 def split_and_merged(base: Base) -> Iterator[Claim]:
     """The keys before and after a cut, each called alone, merge by LSE = log Σ exp LSE_i, O = Σ exp(LSE_i - LSE) O_i.
 
@@ -27,19 +27,12 @@ def split_and_merged(base: Base) -> Iterator[Claim]:
     """
     Nk, is_causal = base.attempt.case.geometry.Nk, bool(base.attempt.case.features.causal)
     for cut in base.choices(sorted({0, 1, Nk // 3, Nk // 2, Nk - 1})):
-        rows = (slice(None), slice(None), slice(cut if is_causal else 0, None))
-        if base.O[rows].numel() == 0:
+        rows = slice(cut if is_causal else 0, None)
+        if base.O[:, :, rows].numel() == 0:
             continue
-        parts = _part(base, rows, slice(0, cut), causal=False), _part(base, rows, slice(cut, Nk), causal=is_causal)
-        yield from _merged(base, rows, parts, f"Keys split at {cut} and merged")
-
-
-def _part(base: Base, rows: tuple[slice, ...], keys: slice, causal: bool) -> Again:
-    lengths = base.attempt.case.features.seqlens_k
-    size = keys.stop - keys.start
-    cut = None if lengths is None else tuple(min(max(n - keys.start, 0), size) for n in lengths)
-    k, v = base.problem.k[:, :, keys], base.problem.v[:, :, keys]
-    return base.again(q=base.problem.q[rows], k=k, v=v, causal=causal, seqlens_k=cut, return_lse=True)
+        before = base.part({"Nq": rows, "Nk": slice(0, cut)}, causal=False, return_lse=True, backward=False)
+        after = base.part({"Nq": rows, "Nk": slice(cut, Nk)}, return_lse=True, backward=False)
+        yield from _merged(base, (slice(None), slice(None), rows), (before, after), f"Keys split at {cut} and merged")
 
 
 def _merged(base: Base, rows: tuple[slice, ...], parts: tuple[Again, Again], what: str) -> Iterator[Claim]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,16 +15,15 @@ from harness.running.attempt import Attempt
 from oracles import Truth, float64
 from oracles.budget.scores import by_query_head
 from oracles.truth.products import over_group, weighted
-from strategies import Problem
+from strategies.case import INPUTS
 
 
 def _can_be_split(attempt: Attempt) -> bool:
-    g, asked = attempt.case.geometry, attempt.case.features
-    has_lse = "return_lse" in attempt.subject.keywords and asked.causal != "lower_right"
-    return has_backward(attempt) and has_lse and g.Nk > 1 and len(attempt.case.needs_grad) == 3
+    has_lse, needs = "return_lse" in attempt.subject.keywords, set(attempt.case.needs_grad)
+    return has_backward(attempt) and has_lse and attempt.case.geometry.Nk > 1 and needs >= set(INPUTS)
 
 
-@relation(exact=None, price=4, when=_can_be_split, of_gradients=True)
+@relation(exact=None, price=4, when=_can_be_split, of_gradients=True, needs=("splits", "sums_to_one"))
 def merged_gradients(base: Base) -> Iterator[Claim]:
     """Two parts of the keys, each given what the merge hands down, make the gradients of the whole.
 
@@ -40,7 +39,7 @@ def merged_gradients(base: Base) -> Iterator[Claim]:
 
 
 def _added(base: Base, parts: list[_Part], calls: list[Again], what: str) -> Iterator[Claim]:
-    drifts = [part.drift() for part in parts]
+    drifts = [part.drift(base) for part in parts]
     names = [name for name in base.gradients if all(name in call.gradients for call in calls)]
     for name in names:
         got = [call.gradients[name].double() for call in calls]
@@ -62,12 +61,12 @@ def _padded(x: Tensor, Nq: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of the keys, the rows from the first on that see them, and what the merge hands down to them.
+    """Some of the keys, the rows from the first on that see them (places), and what the merge hands down.
 
     off_dO, off_dLSE: by how much dO and dLSE are rounded, in float64.
     """
 
-    problem: Problem
+    places: Mapping[str, slice]
     truth: Truth
     dO: Tensor
     dLSE: Tensor
@@ -77,33 +76,29 @@ class _Part:
     @classmethod
     def of(cls, base: Base, keys: slice) -> _Part:
         """Under an upper-left mask a part sees its rows upper-left again, from the row of its first key on."""
-        problem, whole, lengths = base.problem, base.attempt.truth, base.problem.seqlens_k
+        problem, whole = base.problem, base.attempt.truth
         assert problem.dO is not None
-        rows = slice(keys.start if problem.causal else 0, None)
-        cut = None if lengths is None else (lengths - keys.start).clamp(0, keys.stop - keys.start)
-        q, k, v = problem.q[:, :, rows], problem.k[:, :, keys], problem.v[:, :, keys]
-        part = Problem(q, k, v, problem.causal, problem.scale, cut)
-        truth = float64(part)
+        rows = slice(keys.start if problem.features.causal else 0, None)
+        places = {"Nq": rows, "Nk": keys}
+        part = base.cut(places)
+        truth = float64(part.without_backward())
         share = (truth.LSE - whole.LSE[:, :, rows]).exp().masked_fill(truth.LSE.isinf(), 0.0)
         dO = problem.dO[:, :, rows].double()
         through_lse = (dO * (truth.O - whole.O[:, :, rows])).sum(-1)
         if problem.dLSE is not None:
             through_lse = through_lse + problem.dLSE[:, :, rows].double()
         exact_dO, exact_dLSE = share[..., None] * dO, share * through_lse
-        dO_part, dLSE_part = exact_dO.to(q.dtype), exact_dLSE.float()
+        dO_part, dLSE_part = exact_dO.to(problem.q.dtype), exact_dLSE.float()
         off_dO, off_dLSE = (dO_part.double() - exact_dO).abs(), (dLSE_part.double() - exact_dLSE).abs()
-        return cls(part, truth, dO_part, dLSE_part, off_dO, off_dLSE)
+        return cls(places, truth, dO_part, dLSE_part, off_dO, off_dLSE)
 
     def call(self, base: Base) -> Again:
         """The subject on this part alone."""
-        part = self.problem
-        lengths = None if part.seqlens_k is None else tuple(part.seqlens_k.tolist())
-        q, k, v = part.q, part.k, part.v
-        return base.again(q=q, k=k, v=v, dO=self.dO, dLSE=self.dLSE, seqlens_k=lengths, return_lse=True)
+        return base.part(self.places, dO=self.dO, dLSE=self.dLSE, return_lse=True)
 
-    def drift(self) -> dict[str, Tensor]:
+    def drift(self, base: Base) -> dict[str, Tensor]:
         """How far the roundings of dO and dLSE move the gradients at most."""
-        truth, scale, Hk = self.truth, abs(self.problem.scale), self.problem.k.shape[1]
+        truth, scale, Hk = self.truth, abs(base.problem.scale), base.problem.k.shape[1]
         P = truth.W / truth.divisor
         dP = self.off_dO @ by_query_head(truth, truth.v.abs()).mT
         delta = (self.off_dO * truth.O.abs()).sum(-1, keepdim=True)

@@ -10,19 +10,18 @@ from torch import Tensor
 
 from harness.judging.relations.base import Base, Claim
 from harness.judging.relations.gradients import has_backward, same_gradients
-from harness.judging.relations.hidden import visible
 from harness.judging.relations.registry import relation
+from harness.judging.relations.sight import has_empty_rows, hides_by_row, visible
 from harness.running.attempt import Attempt
 
 AT_KEYS = ("dK", "dV")
 
 
-def _is_causal(attempt: Attempt) -> bool:
-    g = attempt.case.geometry
-    return has_backward(attempt) and bool(attempt.case.features.causal) and g.Nq > 1 and g.Nk > 1
+def _hides_by_row(attempt: Attempt) -> bool:
+    return has_backward(attempt) and hides_by_row(attempt)
 
 
-@relation(exact="mask_invariant", when=_is_causal, of_gradients=True)
+@relation(exact="mask_invariant", when=_hides_by_row, of_gradients=True)
 def causal_suffix(base: Base) -> Iterator[Claim]:
     """dK and dV at a key do not change when q, dO and dLSE are negated in the rows before the first that sees it.
 
@@ -41,9 +40,7 @@ def causal_suffix(base: Base) -> Iterator[Claim]:
 
 
 def _leaves_rows_empty(attempt: Attempt) -> bool:
-    g = attempt.case.geometry
-    is_short = any(n < g.Nq for n in attempt.case.lengths) and attempt.case.features.causal == "lower_right"
-    return has_backward(attempt) and (is_short or min(attempt.case.lengths) == 0)
+    return has_backward(attempt) and has_empty_rows(attempt)
 
 
 @relation(exact="mask_invariant", when=_leaves_rows_empty, of_gradients=True)

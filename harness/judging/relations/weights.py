@@ -9,15 +9,12 @@ from torch import Tensor
 
 from harness.judging.relations.base import Base, Claim
 from harness.judging.relations.registry import relation
+from harness.judging.relations.sight import sees_keys, some_keys
 from harness.running.attempt import Attempt
 from oracles.budget.scores import by_query_head
 
 
-def _has_keys(attempt: Attempt) -> bool:
-    return max(attempt.case.lengths) > 0 and attempt.case.geometry.Nq > 0
-
-
-@relation(exact=None, price=2, when=_has_keys)
+@relation(exact=None, price=2, when=sees_keys, needs=("sums_to_one",))
 def ones_give_one(base: Base) -> Iterator[Claim]:
     """V = 1 gives O = 1, and 0 in a row that sees no key, however wrong the scores are.
 
@@ -29,20 +26,17 @@ def ones_give_one(base: Base) -> Iterator[Claim]:
     yield Claim("O", ones.O, ones.truth.O, ones.budget.O, "With V = 1")
 
 
-@relation(exact="unit_weight", when=_has_keys)
+@relation(exact="unit_weight", when=sees_keys, needs=("sums_to_one",))
 def single_key(base: Base) -> Iterator[Claim]:
     """A key that is the only one gives its own V.
 
     Bit for bit where exp(S - max) is exactly 1 and the sum of one weight too: a fused multiply-add of the scale
     leaves S - max at the rounding error of the max. Allowed otherwise is the budget of a single key.
     """
-    lengths = base.attempt.case.lengths
-    keys = [(b, j) for b, length in enumerate(lengths) for j in {0, length // 2, length - 1} if length > 0]
-    for b, j in base.choices(keys):
-        entry, key = slice(b, b + 1), slice(j, j + 1)
-        q, k, v = base.problem.q[entry], base.problem.k[entry, :, key], base.problem.v[entry, :, key]
-        other = base.again(q=q, k=k, v=v, causal=False, seqlens_k=None)
-        wanted = v.repeat_interleave(base.problem.group, dim=1).expand(other.O.shape)
+    for b, j in base.choices(some_keys(base.attempt)):
+        place = {"B": slice(b, b + 1), "Nk": slice(j, j + 1)}
+        other = base.part(place, backward=False, **base.unmasked())
+        wanted = base.cut(place).v.repeat_interleave(base.problem.group, dim=1).expand(other.O.shape)
         yield Claim("O", other.O, wanted, other.budget.O, f"With key {j} of batch entry {b} alone")
 
 
@@ -52,7 +46,7 @@ def _is_hopeless(attempt: Attempt) -> bool:
     return terms is not None and terms.weights.worst_e is not None
 
 
-@relation(exact=None, when=_is_hopeless)
+@relation(exact=None, when=_is_hopeless, needs=("prefix", "sums_to_one"))
 def within_hull(base: Base) -> Iterator[Claim]:
     """O lies between the least and the largest visible V of its column, whatever the weights are.
 

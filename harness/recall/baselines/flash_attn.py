@@ -8,7 +8,7 @@ from itertools import cycle, product
 import torch
 
 from harness.recall.baselines.registry import Heads, Inputs, baseline, diagonal
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 HEADS: tuple[Heads, ...] = ((2, 2), (2, 1), (4, 2))
 HEAD_DIMS = (32, 40, 59, 64, 96, 111, 128, 160, 192, 224, 256)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from harness.recall.baselines.registry import Inputs, baseline, is_far
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 TRIALS = 5
 

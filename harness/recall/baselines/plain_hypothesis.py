@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from harness.recall.baselines.registry import Inputs, baseline, is_far
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 
 @baseline("plain Hypothesis")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 Suite = Callable[[Subject, str], bool]
 Answer = dict[str, Tensor]

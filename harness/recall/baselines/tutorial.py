@@ -7,7 +7,7 @@ from itertools import product
 import torch
 
 from harness.recall.baselines.registry import Inputs, baseline, is_far
-from harness.subject.subject import Subject
+from harness.subject.declaration import Subject
 
 LENGTHS = (128, 256, 512)
 

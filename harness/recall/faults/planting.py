@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import harness
-from harness.subject.subject import DECLARATION
+from harness.subject.declaration import DECLARATION
 from strategies.tensors import memory_of
 
 KERNEL = Path(harness.__file__).parent.parent / "kernel"

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from harness.judging.verdict import KINDS
 from harness.recall.faults.planting import Edit, pinned, plant, with_slack
-from harness.subject.subject import DECLARATION, Attention, Subject, describe
+from harness.subject.declaration import DECLARATION, Attention, Subject, describe
 from strategies import AttentionCase
 
 Where = Literal["kernel", "torch", "process"]

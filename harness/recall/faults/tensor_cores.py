@@ -3,7 +3,8 @@
 Products of a step are not rounded one by one: all are cut at so many bits below the exponent of the largest, the sum so
 far among them, and their sum is cut to fp32, both towards 0. So https://peerj.com/articles/cs-330/ found it for the
 V100, T4 and A100; how many products make a step and how many bits are kept differs, and is nowhere documented. That a
-subnormal number counts with the exponent of the least normal one, an H100 shows (`harness/judging/relations/subnormals.py`).
+subnormal number counts with the exponent of the least normal one, an H100 shows
+(`harness/judging/relations/subnormals.py`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from harness.subject.adapters._conventions import declares, refuse_empty
-from harness.subject.subject import Attention
+from harness.subject.declaration import Attention
 
 
 def attention_by(function: Any) -> Attention:

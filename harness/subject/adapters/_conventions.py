@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.subject.subject import DECLARATION, Attention
+from harness.subject.declaration import DECLARATION, Attention
 
 UNIT_LAST_STRIDE = (
     "contiguous",
@@ -31,7 +31,7 @@ UNIT_LAST_STRIDE = (
 
 
 def declares(**limits: Any) -> Callable[[Attention], Attention]:
-    """Put what a package promises on its adapter, as the dict that `harness.subject.subject` reads."""
+    """Put what a package promises on its adapter, as the dict that `harness.subject.declaration` reads."""
 
     def declare(function: Attention) -> Attention:
         setattr(function, DECLARATION, limits)

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask
 
 from harness.subject.adapters._conventions import refuse_empty, refuse_poison
-from harness.subject.subject import Attention
-from strategies.case import Causal
+from harness.subject.declaration import Attention
+from strategies.features.causal import CausalKind
 
 
 def attention_by(flex_attention: Any) -> Attention:
@@ -20,7 +20,7 @@ def attention_by(flex_attention: Any) -> Attention:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        causal: Causal = False,
+        causal: CausalKind = False,
         scale: float | None = None,
         seqlens_k: Tensor | None = None,
         return_lse: bool = False,
@@ -38,7 +38,7 @@ def attention_by(flex_attention: Any) -> Attention:
     return attention
 
 
-def block_mask(q: Tensor, k: Tensor, causal: Causal, seqlens_k: Tensor | None) -> BlockMask | None:
+def block_mask(q: Tensor, k: Tensor, causal: CausalKind, seqlens_k: Tensor | None) -> BlockMask | None:
     """The mask of a call; None where all queries see all keys."""
     if not causal and seqlens_k is None:
         return None

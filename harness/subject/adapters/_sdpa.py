@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from harness.subject.subject import Attention
+from harness.subject.declaration import Attention
 
 _NOT_TAKEN = ("No available kernel", "No viable backend")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.campaign.campaign import Campaign, database_folder, shared_database
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase, Features, Geometry
 from tests.harness import toys
 

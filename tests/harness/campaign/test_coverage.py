@@ -2,36 +2,50 @@
 
 import pytest
 
-from harness.campaign.coverage import AXES, Coverage, rescales
-from harness.subject.subject import describe
+from harness.campaign.coverage import Coverage, axes
+from harness.judging.seen import seen_in
+from harness.subject.declaration import describe
 from oracles import float64
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from tests.harness import toys
 
 
-def classes(axis, geometry, truth=False, q="normal", k="normal", **features):
+def classes(axis, geometry, q="normal", k="normal", **features):
     case = AttentionCase(geometry, features=Features(**features), q=TensorSpec(q), k=TensorSpec(k))
     covered = Coverage()
-    covered.add(case, rescales(float64(build(case))) if truth else None)
+    covered.add(case, seen_in(float64(build(case))))
     return set(covered.hits[axis])
 
 
 @pytest.mark.parametrize(
     ("geometry", "features", "wanted"),
     [
-        (Geometry(Nq=2, Nk=2), {}, {"none"}),
-        (Geometry(Nq=2, Nk=3), {"seqlens_k": (2,)}, {"length"}),
+        (Geometry(Nq=2, Nk=2), {}, {"every key"}),
+        (Geometry(Nq=2, Nk=3), {"seqlens_k": (2,)}, {"end hidden"}),
         (Geometry(Nq=2, Nk=2), {"seqlens_k": (0,)}, {"no key"}),
-        (Geometry(Nq=3, Nk=3), {"causal": True}, {"none", "diagonal"}),
-        (Geometry(Nq=2, Nk=3), {"causal": True}, {"diagonal"}),
-        (Geometry(Nq=4, Nk=2), {"causal": "lower_right"}, {"none", "diagonal", "no key"}),
-        (Geometry(Nq=3, Nk=3), {"causal": True, "seqlens_k": (2,)}, {"length", "diagonal and length"}),
-        (Geometry(B=2, Nq=1, Nk=2), {"seqlens_k": (2, 1)}, {"none", "length"}),
+        (Geometry(Nq=2), {"seqlens_k": (0,)}, {"no key"}),
+        (Geometry(Nq=2, Nk=0), {}, {"no key"}),
+        (Geometry(Nq=3, Nk=3), {"causal": True}, {"every key", "end hidden"}),
+        (Geometry(Nq=2, Nk=3), {"causal": True}, {"end hidden"}),
+        (Geometry(Nq=4, Nk=2), {"causal": "lower_right"}, {"every key", "end hidden", "no key"}),
+        (Geometry(B=2, Nq=1, Nk=2), {"seqlens_k": (2, 1)}, {"every key", "end hidden"}),
         (Geometry(Nq=0, Nk=2), {}, set()),
     ],
 )
 def test_masked_rows(geometry, features, wanted):
     assert classes("masked rows", geometry, **features) == wanted
+
+
+@pytest.mark.parametrize(
+    ("features", "wanted"),
+    [
+        ({}, {"no row"}),
+        ({"causal": "lower_right"}, {"some rows"}),
+        ({"seqlens_k": (0, 2)}, {"all rows", "no row"}),
+    ],
+)
+def test_empty_rows(features, wanted):
+    assert classes("empty rows", Geometry(B=2, Nq=4, Nk=2), **features) == wanted
 
 
 @pytest.mark.parametrize(
@@ -44,7 +58,7 @@ def test_masked_rows(geometry, features, wanted):
     ],
 )
 def test_rescales_of_the_running_max(Nk, k, wanted):
-    assert classes("rescales", Geometry(Nk=Nk, d=16), truth=True, q="positive", k=k) == {wanted}
+    assert classes("rescales", Geometry(Nk=Nk, d=16), q="positive", k=k) == {wanted}
 
 
 def test_integers_are_classed_as_triton_specialises_them():
@@ -58,5 +72,5 @@ def test_key_tiles():
 def test_nothing_is_missed_that_cannot_be_asked_for():
     missed = Coverage().missed(describe(toys.plain))
     assert "masked rows" in missed
-    assert missed["masked rows"] == ["none"]
-    assert {axis.name for axis in AXES} >= set(missed)
+    assert missed["masked rows"] == ["every key"]
+    assert {axis.name for axis in axes()} >= set(missed)

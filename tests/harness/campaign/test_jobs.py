@@ -14,7 +14,7 @@ from harness.campaign.tally import Tally
 from harness.corpus import entries
 from harness.errors import Broken, CannotRun
 from harness.judging.verdict import Verdict
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase
 from tests.harness import toys
 from tests.harness.processes import SUBJECTS, Running, is_alive, jobs_of, notes, printed, until

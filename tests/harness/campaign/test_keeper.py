@@ -71,7 +71,7 @@ def test_a_full_disk_is_said_once_and_the_drawn_case_stays_where_the_shrunk_one_
     tmp_path, kept, monkeypatch
 ):
     kept.met(FAULT, DRAWN, VERDICT)
-    monkeypatch.setattr(corpus, "write_whole", full)
+    monkeypatch.setattr(entries, "write_whole", full)
     kept.settled(FAULT, FINDING)
     assert kept.located({FAULT: FINDING}) == {}
     assert cases(tmp_path) == [DRAWN]

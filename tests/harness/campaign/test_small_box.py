@@ -6,7 +6,7 @@ from harness.campaign.campaign import Campaign
 from harness.campaign.small_box import sample, small_box
 from harness.judging.judge import judge
 from harness.running.attempt import attempt
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies.case import DTYPES
 from tests.harness import toys
 

@@ -187,8 +187,8 @@ def test_a_file_without_a_mark_is_as_it_always_was():
 
 def test_an_older_version_refuses_a_marked_file_by_the_name_of_the_key(monkeypatch, project):
     entries.mark(project / FAILED_FILE, Mark("known"))
-    older = {name: read for name, read in corpus._ENTRY.items() if name != "mark"}
-    monkeypatch.setattr(corpus, "_ENTRY", older)
+    older = {name: read for name, read in entries._ENTRY.items() if name != "mark"}
+    monkeypatch.setattr(entries, "_ENTRY", older)
     with pytest.raises(entries.CorruptEntry, match=r"A saved failure has no field 'mark'\.$"):
         entries.load(project / FAILED_FILE)
 

@@ -215,11 +215,14 @@ def test_small_tensors_stand_literally():
 # --- the parts
 
 
+def asked_of(problem):
+    return {name: problem.given(name) for name in problem.features.asked()}
+
+
 @given(case=attention_cases(max_length=40, max_work=1 << 10, history=False))
 def test_the_reference_is_the_truth(case):
-    problem, asked = build(case), case.features
-    lengths = None if asked.seqlens_k is None else torch.tensor(asked.seqlens_k)
-    O, LSE = parts.reference(problem.q, problem.k, problem.v, asked.causal, asked.scale, lengths)
+    problem = build(case)
+    O, LSE = parts.reference(problem.q, problem.k, problem.v, asked_of(problem))
     truth = float64(problem)
     torch.testing.assert_close(O, truth.O, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(LSE, truth.LSE, rtol=1e-9, atol=1e-9)
@@ -227,13 +230,12 @@ def test_the_reference_is_the_truth(case):
 
 @given(case=attention_cases(max_length=40, max_work=1 << 10, history=False, gradients="only"))
 def test_the_gradients_of_the_reference_are_the_truth(case):
-    problem, asked = build(case), case.features
-    lengths = None if asked.seqlens_k is None else torch.tensor(asked.seqlens_k)
+    problem = build(case)
     tensors = problem.q, problem.k, problem.v, problem.dO, problem.dLSE
-    found = parts.reference_gradients(*tensors, asked.causal, asked.scale, lengths)
+    found = parts.reference_gradients(*tensors, asked_of(problem))
     wanted = gradients64(problem, float64(problem))
     for name, gradient in found.items():
-        torch.testing.assert_close(gradient, getattr(wanted, name), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

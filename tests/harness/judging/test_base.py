@@ -10,7 +10,7 @@ import torch
 from harness.judging.relations import RELATIONS
 from harness.judging.relations.base import Base, Laid
 from harness.running.attempt import attempt
-from harness.subject.subject import EXACT, describe
+from harness.subject.declaration import EXACT, describe
 from strategies import AttentionCase, Features, Geometry, TensorSpec
 from tests.harness import toys
 from tests.harness.judging.test_relations import held

@@ -7,7 +7,7 @@ from harness.errors import Refused
 from harness.judging.checks import CHECKS
 from harness.judging.judge import judge
 from harness.running.attempt import attempt
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase, Features, Geometry, TensorSpec
 from tests.harness import toys
 

@@ -20,7 +20,7 @@ from harness.recall.faults.functions.backward_state import (
 )
 from harness.recall.faults.witness import gradients
 from harness.running.attempt import attempt
-from harness.subject.subject import EXACT, describe
+from harness.subject.declaration import EXACT, describe
 from tests.harness.judging.test_relations import FIRES as FORWARD
 from tests.harness.judging.test_relations import one_bit_off
 

@@ -8,9 +8,9 @@ import torch
 
 from harness.judging.heat import MOST_CELLS, HeatMap, heat_map, pooled
 from harness.judging.judge import judge
-from harness.report.picture import words
+from harness.report.heat_map import words
 from harness.running.attempt import attempt
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase, Features, Geometry
 from tests.harness import toys
 

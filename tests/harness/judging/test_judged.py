@@ -14,7 +14,7 @@ from harness.judging.votes import with_votes
 from harness.running import backward, devices
 from harness.running.attempt import attempt
 from harness.running.devices import judged_on
-from harness.subject.subject import EXACT, describe
+from harness.subject.declaration import EXACT, describe
 from oracles import ORACLES, Answer
 from oracles.registry import described
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
@@ -153,7 +153,7 @@ def test_what_is_examined_is_the_same_with_maps_and_all(cuda, large):
     question = Question(case, votes=True, maps=True)
     here, there = (examine(describe(causal_from_the_right), question, device) for device in ("cpu", "cuda"))
     assert here.maps
-    assert (here.verdicts[0].kind, here.maps, here.rescales) == (there.verdicts[0].kind, there.maps, there.rescales)
+    assert (here.verdicts[0].kind, here.maps, here.seen) == (there.verdicts[0].kind, there.maps, there.seen)
     assert here.compared == there.compared
 
 

@@ -14,7 +14,8 @@ from harness.judging.relations import BITS, RELATIONS, chosen, hold
 from harness.recall.faults.witness import gradients
 from harness.running.attempt import Attempt, attempt
 from harness.running.call import Result
-from harness.subject.subject import EXACT, describe, load
+from harness.subject.declaration import EXACT, describe
+from harness.subject.loading import load
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from tests.harness import toys
 

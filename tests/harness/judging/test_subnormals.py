@@ -9,7 +9,7 @@ from harness.recall.faults import CONTROLS
 from harness.recall.faults.backward_blocks import Differentiable
 from harness.recall.faults.witness import case, gradients
 from harness.running.attempt import attempt
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from tests.harness import toys
 from tests.harness.judging.test_relations import held
 

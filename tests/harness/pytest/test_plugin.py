@@ -82,9 +82,16 @@ def test_an_empty_corpus_passes(pytester):
     assert pytester.runpytest("elsewhere").ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def test_the_plugin_imports_nothing_heavy():
-    heavy = "import sys, harness.pytest.plugin; print({'torch', 'triton', 'numpy', 'hypothesis'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", heavy], text=True) == "set()\n"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("harness.pytest.plugin", "{'torch', 'triton', 'numpy', 'hypothesis', 'jinja2'}"),
+        ("harness.cli.main", "{'jinja2'}"),
+    ],
+)
+def test_what_starts_imports_nothing_heavy(module, heavy):
+    imports = f"import sys, {module}; print({heavy} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", imports], text=True) == "set()\n"
 
 
 # --- Hypothesis profiles

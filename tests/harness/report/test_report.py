@@ -1,8 +1,9 @@
-"""The page: it tells what it was given, stands by itself, and lets no text of a case or subject become HTML."""
+"""The page shows what it was given, needs no other file, and lets no text of a case or subject become HTML."""
 
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from itertools import pairwise
 
 import pytest
@@ -13,15 +14,14 @@ from harness.corpus.entries import Worst
 from harness.judging.heat import HeatMap
 from harness.judging.verdict import Verdict
 from harness.report.again import Picture
-from harness.report.markup import breakable
-from harness.report.model import Shown, Source
-from harness.report.page import page
-from harness.report.style import STYLE
+from harness.report.model import ReportedFailure, Source
+from harness.report.page import breakable, page
 from strategies import AttentionCase, Features, Geometry
 from tests.harness.entries import FAULTY_TOY, TOY, entry_for
 
+STYLE = (files("harness.report") / "templates" / "style.css").read_text()
 DECLARES = "attention.__flashattest__ = {'gqa': False}\n"
-EVIL = "<script>alert('x')</script>\"&"
+EVIL = "<script>alert('x')</script>\"&{{ 7 * 7 }}"
 CASE = AttentionCase(Geometry(Nq=4, Nk=4, d=2), features=Features(causal=True))
 WRONG = Verdict("wrong_values", "values", "O[0, 0, 1, 0] is 1 and should be 0.", 8.0, "O", (0, 0, 1, 0))
 MAP = HeatMap("O", 0, 0, (4, 2), (2, 1), ((0.5, 8.0), (0.1, float("inf"))))
@@ -38,7 +38,7 @@ def project(tmp_path, monkeypatch):
 def shown(**others):
     pictures = {"smallest": Picture(MAP, CASE)}
     given = {"subject": "bad.py:f", "device": "cpu", "case": CASE, "verdict": WRONG, "worst": Worst(9.0, CASE)}
-    return Shown(**(given | {"pictures": pictures, "file": "regressions/a b.json"} | others))
+    return ReportedFailure(**(given | {"pictures": pictures, "file": "regressions/a b.json"} | others))
 
 
 def html_of(*failures, **others):
@@ -48,10 +48,10 @@ def html_of(*failures, **others):
 def text_of(html):
     """What a reader sees: tags gone, entities as the characters that they stand for."""
     reader = HTMLParser(convert_charrefs=True)
-    told = []
-    reader.handle_data = told.append
+    text = []
+    reader.handle_data = text.append
     reader.feed(html.partition("</style>")[2].replace("<wbr>", ""))
-    return " ".join(" ".join(told).split())
+    return " ".join(" ".join(text).split())
 
 
 def report(*sources):
@@ -61,7 +61,7 @@ def report(*sources):
 
 
 def test_a_failure_reads_as_in_the_terminal():
-    told = text_of(html_of(shown(met=(26, 2.73), versions={"torch": "2.0"})))
+    text = text_of(html_of(shown(met=(26, 2.73), versions={"torch": "2.0"})))
     for part in (
         WRONG.sentence,
         "check values",
@@ -70,12 +70,12 @@ def test_a_failure_reads_as_in_the_terminal():
         "worst 9 x the budget",
         "after 26 cases",
     ):
-        assert part in told
-    assert "flashattest replay 'regressions/a b.json'" in told
-    assert "on cpu with torch 2.0" in told
+        assert part in text
+    assert "flashattest replay 'regressions/a b.json'" in text
+    assert "on cpu with torch 2.0" in text
 
 
-def test_a_heat_map_is_drawn_and_told_in_words():
+def test_a_heat_map_is_drawn_and_described_in_words():
     html = html_of(shown())
     assert len(re.findall("<figure", html)) == 1
     assert 'role="img" aria-label="Heat map of error/budget. The smallest case. O of batch entry 0, head 0' in html
@@ -103,6 +103,16 @@ def test_no_text_becomes_html(failure):
     html = html_of(failure, unread=(EVIL,))
     assert "<script" not in html
     assert "<script>alert(" in text_of(html)
+
+
+def test_no_text_leaves_its_attribute():
+    case = CASE.replace(features=Features(config="' onload='x' \" onload=\"x\""))
+    names = []
+    reader = HTMLParser()
+    reader.handle_starttag = lambda _, attributes: names.extend(name for name, _ in attributes)
+    reader.feed(html_of(shown(case=case, pictures={"smallest": Picture(MAP, case)})))
+    assert "data-case" in names
+    assert "onload" not in names
 
 
 def test_names_in_a_campaigns_json_are_text_too(project):
@@ -167,7 +177,7 @@ def test_an_empty_corpus_has_a_page(project):
     assert "0 failures." in text_of(html)
 
 
-def test_saved_failures_are_run_again_and_those_mended_are_folded(project, capsys):
+def test_saved_failures_are_run_again_and_those_that_pass_are_folded(project, capsys):
     for subject in ("bad.py:attention", "toy.py:attention"):
         entries.save(entry_for(subject), project / "regressions")
     _, html = report()
@@ -176,7 +186,7 @@ def test_saved_failures_are_run_again_and_those_mended_are_folded(project, capsy
     assert "The smallest case made larger" in html
 
 
-def test_a_file_that_is_no_failure_is_told_on_the_page(project):
+def test_a_file_that_is_no_failure_is_named_on_the_page(project):
     entries.save(entry_for("toy.py:attention"), project / "regressions")
     (project / "regressions" / "toy.attention" / "x.json").write_text("{}")
     assert "x.json is not a saved failure" in text_of(report()[1])
@@ -188,13 +198,13 @@ def fuzz(subject, cases):
         return json.load(file)
 
 
-def test_a_campaign_tells_its_spread_coverage_and_failures():
+def test_a_campaign_shows_its_spread_coverage_and_failures():
     data = fuzz("bad.py:attention", "120")
     (failure,) = data["failures"]
     assert (data["format"], failure["verdict"]["kind"]) == (1, "wrong_values")
     assert HeatMap.from_json(failure["larger"]["map"]).over
     code, html = report("out.json")
-    told = text_of(html)
+    text = text_of(html)
     assert code == 0
     for part in (
         "1 failure.",
@@ -204,7 +214,7 @@ def test_a_campaign_tells_its_spread_coverage_and_failures():
         "upper-left",
         "Coverage",
     ):
-        assert part in told
+        assert part in text
 
 
 def test_a_campaign_of_an_earlier_version_says_nothing_of_gradients(project):
@@ -216,11 +226,20 @@ def test_a_campaign_of_an_earlier_version_says_nothing_of_gradients(project):
     assert "worst of gradients" not in text_of(report("old.json")[1])
 
 
+def test_a_campaign_whose_cases_were_all_refused_has_a_page(project):
+    nothing = {"worst": {}, "gradients": {"worst": {}}, "distribution": {}, "coverage": {}, "cases": 0}
+    data = fuzz("toy.py:attention", "5") | nothing | {"refused": 5, "refusals": {EVIL: 5}}
+    (project / "out.json").write_text(json.dumps(data))
+    text = text_of(report("out.json")[1])
+    assert "Why 5 cases were refused" in text
+    assert f"5 times: {EVIL}" in text
+
+
 def test_a_clean_campaign_says_so():
     fuzz("toy.py:attention", "20")
-    told = text_of(report("out.json")[1])
-    assert "There is none." in told
-    assert "0 failures." in told
+    text = text_of(report("out.json")[1])
+    assert "There are none." in text
+    assert "0 failures." in text
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from harness.report.again import Asked, pictures
 from harness.report.larger import larger
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase, Features, Geometry
 from tests.harness import toys
 from tests.harness.entries import FAULTY_TOY, TOY
@@ -46,7 +46,7 @@ def test_a_failure_is_drawn(capfd):
     assert "hello" not in capfd.readouterr().out
 
 
-def test_what_is_mended_is_not():
+def test_what_passes_now_is_not_drawn():
     drawn = picture("toy")
     assert (drawn.fails, drawn.map, drawn.sentence) == (False, None, "Run again, it did not fail.")
 

@@ -5,7 +5,7 @@ import torch
 
 from harness.errors import Refused
 from harness.running.call import call, is_large, is_out_of_memory
-from harness.subject.subject import describe
+from harness.subject.declaration import describe
 from strategies import AttentionCase, Geometry, build
 from tests.harness import toys
 

@@ -22,7 +22,8 @@ from harness.judging.examine import Question
 from harness.judging.judge import judge
 from harness.running.attempt import attempt
 from harness.running.call import call
-from harness.subject.subject import ANY, describe, load
+from harness.subject.declaration import ANY, describe
+from harness.subject.loading import load
 from harness.workers import Apart, Here, Limits
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from strategies import case as cases

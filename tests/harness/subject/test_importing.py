@@ -9,7 +9,7 @@ from harness.subject.importing import OURS, import_from
 
 LOADS = """
 import sys
-from harness.subject.subject import load
+from harness.subject.loading import load
 for name in sys.argv[1:]:
     try:
         print(load(name).function(1, 2, 3))

@@ -8,7 +8,7 @@ import pytest
 from harness.cli.doctor import examine
 from harness.errors import CannotRun
 from harness.subject import shipped
-from harness.subject.subject import load
+from harness.subject.loading import load
 
 
 def test_the_package_is_read_without_the_file_running():

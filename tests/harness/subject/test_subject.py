@@ -4,8 +4,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from harness.errors import CannotRun
+from harness.subject.declaration import describe
+from harness.subject.loading import load
 from harness.subject.shipped import shipped
-from harness.subject.subject import describe, load
 from strategies import AttentionCase, Features, Geometry
 from tests.harness import toys
 
@@ -61,15 +62,15 @@ def test_unknown_declaration_is_an_error():
 
 def test_defaults_are_left_out_of_the_call():
     subject = describe(toys.right)
-    assert subject.arguments(AttentionCase()) == {}
+    assert subject.arguments(Features(), {}) == {}
     asked = Features(causal=True, scale=0.0, return_lse=True)
-    assert subject.arguments(AttentionCase(features=asked)) == {"causal": True, "scale": 0.0, "return_lse": True}
+    assert subject.arguments(asked, {}) == {"causal": True, "scale": 0.0, "return_lse": True}
 
 
 def test_lengths_are_a_keyword_too():
     case = AttentionCase(Geometry(Nk=2), features=Features(seqlens_k=(1,)))
-    assert describe(toys.plain).lacks(case) == "seqlens_k"
-    assert describe(toys.right).lacks(case) is None
+    assert describe(toys.plain).lacks(case.features) == "seqlens_k"
+    assert describe(toys.right).lacks(case.features) is None
 
 
 def test_a_file_is_a_subject(tmp_path):
@@ -88,8 +89,8 @@ def test_names_that_ship():
         ("nonsense", "A subject is package.module:function"),
         ("no.such.module:f", "cannot be imported"),
         ("missing.py:f", "does not exist"),
-        ("harness.subject.subject:nothing", "has no function 'nothing'"),
-        ("harness.subject.subject:DEFAULT", "has no function 'DEFAULT'"),
+        ("harness.subject.loading:nothing", "has no function 'nothing'"),
+        ("harness.subject.loading:DEFAULT", "has no function 'DEFAULT'"),
     ],
 )
 def test_wrong_names(name, sentence):

@@ -9,9 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from harness.errors import Refused
 from harness.judging.judge import judge
 from harness.running.attempt import attempt
+from harness.subject.declaration import describe
+from harness.subject.loading import load
 from harness.subject.shipped import requirement, shipped
-from harness.subject.subject import describe, load
 from strategies import AttentionCase, Features, Geometry
+from strategies.features import FEATURES
 from tests.harness import fakes
 
 
@@ -59,7 +61,7 @@ def test_an_adapter_does_not_refuse_everything(adapter, package):
     cases = [
         AttentionCase(Geometry(2, 2, Hk, N, N, d), subject.dtypes[0], Features(causal=causal))
         for N in (34, 64)
-        for causal in subject.causal_kinds()
+        for causal in FEATURES["causal"].taken_by(subject)
     ]
     assert "right" in {outcome(subject, case) for case in cases}
 
@@ -67,7 +69,7 @@ def test_an_adapter_does_not_refuse_everything(adapter, package):
 @pytest.mark.parametrize("backend", ["sdpa_math", "flex"])
 def test_torchs_own_are_right(backend):
     subject = load(backend)
-    for causal in subject.causal_kinds():
+    for causal in FEATURES["causal"].taken_by(subject):
         case = AttentionCase(Geometry(B=2, Hq=2, Hk=1, Nq=3, Nk=5, d=8), features=Features(causal=causal))
         assert judge(attempt(subject, case, "cpu"), others=False) == []
 

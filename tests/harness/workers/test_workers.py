@@ -13,7 +13,8 @@ import torch
 from harness.campaign.campaign import Campaign
 from harness.errors import CannotRun
 from harness.judging.examine import Question
-from harness.subject.subject import describe, load
+from harness.subject.declaration import describe
+from harness.subject.loading import load
 from harness.workers import Apart, Here, Limits
 from harness.workers.pool import appended
 from strategies import AttentionCase, Geometry

@@ -1,4 +1,4 @@
-"""Saved failures, run again for their pictures: the corpus keeps what failed, and not where in a tensor."""
+"""Read saved failures and run them again: the corpus keeps what failed, but not where in a tensor."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from harness.corpus.entries import CorruptEntry, Entry, load
 from harness.report.again import Asked, Picture, pictures
-from harness.report.model import Shown, Source
+from harness.report.model import ReportedFailure, Source
 
 
 def of_entries(name: str, paths: Iterable[Path], strictly: bool = False) -> Source:
-    """Read saved failures. A file that is none becomes a sentence; strictly: raises CorruptEntry."""
+    """Read saved failures. A file that is not one becomes a sentence, or raises CorruptEntry if `strictly`."""
     entries: dict[Path, Entry] = {}
     unread = []
     for path in paths:
@@ -25,7 +25,7 @@ def of_entries(name: str, paths: Iterable[Path], strictly: bool = False) -> Sour
     return Source(name, _drawn(entries), None, tuple(unread))
 
 
-def _drawn(entries: Mapping[Path, Entry]) -> tuple[Shown, ...]:
+def _drawn(entries: Mapping[Path, Entry]) -> tuple[ReportedFailure, ...]:
     """The entries with their pictures. The smallest case comes first: where it passes, no other is run."""
     asked = {path: _asked(path, entry) for path, entry in entries.items()}
     smallest = dict(zip(asked, pictures(list(asked.values())), strict=True))
@@ -51,8 +51,8 @@ def _others(smallest: Asked, entry: Entry) -> dict[str, Asked]:
     return worst | {"larger": replace(smallest, made_larger=True)}
 
 
-def _shown(path: Path, entry: Entry, drawn: Mapping[str, Picture]) -> Shown:
-    return Shown(
+def _shown(path: Path, entry: Entry, drawn: Mapping[str, Picture]) -> ReportedFailure:
+    return ReportedFailure(
         entry.subject,
         entry.device,
         entry.case,

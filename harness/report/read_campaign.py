@@ -1,4 +1,4 @@
-"""A campaign's JSON, read for a report."""
+"""Read a campaign's JSON for a report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.errors import CannotRun
 from harness.io.reading import Read, an_object, count, fields, mapping, maybe, number, several, text, whole
 from harness.judging.heat import HeatMap
 from harness.report.again import Picture
-from harness.report.model import Account, Shown, Source
+from harness.report.model import CampaignNumbers, ReportedFailure, Source
 from strategies import AttentionCase
 from strategies.spec import require
 
@@ -35,14 +35,14 @@ def of_campaign(path: Path, data: dict[str, Any]) -> Source:
     try:
         found = data.get("format")
         require(found == FORMAT, f"It has the format {found!r}, and this version of Flashattest reads {FORMAT}.")
-        account = Account(**_renamed(fields("A campaign's JSON", data, _ACCOUNT, {"gradients"}, dropped=data)))
+        campaign = CampaignNumbers(**fields("A campaign's JSON", data, _CAMPAIGN, {"gradients"}, dropped=data))
         failures = an_object("A campaign's JSON", data).get("failures")
-        return Source(str(path), tuple(_failure(account, each) for each in several(dict)(failures)), account)
+        return Source(str(path), tuple(_failure(campaign, each) for each in several(dict)(failures)), campaign)
     except (ValueError, TypeError, OverflowError) as error:
         raise CannotRun(f"{path} is not the JSON of a campaign: {str(error)[:300]}") from error
 
 
-_ACCOUNT: dict[str, Read] = {
+_CAMPAIGN: dict[str, Read] = {
     "subject": text,
     "device": text,
     "seed": whole,
@@ -62,11 +62,7 @@ _ACCOUNT: dict[str, Read] = {
 }
 
 
-def _renamed(read: dict[str, Any]) -> dict[str, Any]:
-    return read | {"rate": read.pop("cases_per_second"), "spread": read.pop("distribution")}
-
-
-def _failure(account: Account, data: object) -> Shown:
+def _failure(campaign: CampaignNumbers, data: object) -> ReportedFailure:
     given = an_object("A failure", data)
     read = fields("A failure", given, _FAILURE, (), dropped=given)
     worst, larger = read["worst"], read["larger"]
@@ -74,9 +70,9 @@ def _failure(account: Account, data: object) -> Shown:
     drawn["worst"] = Picture(worst["map"], worst["case"], worst["no_map"] or "")
     if larger is not None:
         drawn["larger"] = Picture(larger["map"], larger["case"])
-    return Shown(
-        account.subject,
-        account.device,
+    return ReportedFailure(
+        campaign.subject,
+        campaign.device,
         read["shrunk"],
         read["verdict"],
         Worst(worst["ratio"], worst["case"]),

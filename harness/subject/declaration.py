@@ -1,33 +1,26 @@
-"""A subject: the attention function under test, found by name, with what it says it can do."""
+"""A subject: the attention function under test, with what it declares that it can do."""
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from hypothesis.strategies import SearchStrategy
+from torch import Tensor
 
 from harness.errors import CannotRun
-from harness.subject.importing import import_from, import_ours, make_way, put_first
-from harness.subject.shipped import module_of, shipped
-from strategies import AttentionCase, attention_cases
-from strategies.case import OPERATIONS, Causal
+from strategies import AttentionCase, Features, attention_cases
+from strategies.case import OPERATIONS
+from strategies.features import FEATURES
 from strategies.tensors import TORCH_DTYPES
 
 Attention = Callable[..., Any]
 DECLARATION = "__flashattest__"
 """The attribute of a function that holds what it declares: a plain dict, so that nothing need be imported for it."""
-
-DEFAULT = "kernel:flash_attention"
 
 EXACT = (
     "deterministic",
@@ -76,9 +69,8 @@ class Subject:
     def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
         """Draw the cases that this subject says it can take; keywords narrow further, as in `attention_cases`."""
         drawn: dict[str, Any] = {name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts")}
-        drawn["causal"] = self.causal_kinds()
-        drawn |= {name: name in self.keywords for name in ("seqlens_k", "scale", "return_lse")}
-        drawn["configs"] = self.configs if "config" in self.keywords else ()
+        drawn |= {name: each.taken_by(self) for name, each in FEATURES.items()}
+        drawn["configs"] = drawn.pop("config")
         drawn["gradients"] = "only" if "forward" not in self.operations else "forward_backward" in self.operations
         return attention_cases(**(drawn | narrower))
 
@@ -88,24 +80,16 @@ class Subject:
         has = OPERATIONS if self.differentiable else ("forward",)
         return tuple(name for name in has if self.operation in (ANY, name))
 
-    def causal_kinds(self) -> list[Causal]:
-        """The values that the subject takes for causal."""
-        kinds: list[Causal] = [False]
-        if "causal" in self.keywords:
-            kinds += [kind for name, kind in _ALIGNMENTS.items() if name in self.alignments]
-        return kinds
+    def arguments(self, features: Features, brought: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The keyword arguments of a call: what is left at its default is left out. brought: the features' tensors."""
+        found: dict[str, Any] = {}
+        for name, value in features.asked().items():
+            found |= FEATURES[name].arguments(value, brought)
+        return found
 
-    def arguments(self, case: AttentionCase) -> dict[str, Any]:
-        """The keyword arguments of the call, seqlens_k aside: what the case leaves at its default is left out."""
-        asked = case.features
-        given = {"causal": asked.causal or None, "scale": asked.scale, "config": asked.config}
-        given["return_lse"] = asked.return_lse or None
-        return {name: value for name, value in given.items() if value is not None}
-
-    def lacks(self, case: AttentionCase) -> str | None:
-        """What the case asks that the signature does not have, or None."""
-        asked = [*self.arguments(case), *(["seqlens_k"] if case.features.seqlens_k is not None else [])]
-        return next((name for name in asked if name not in self.keywords), None)
+    def lacks(self, features: Features) -> str | None:
+        """The feature asked for that the signature has no keyword of, or None."""
+        return next((name for name in features.asked() if name not in self.keywords), None)
 
     def is_refusal(self, error: BaseException) -> bool:
         """Whether this exception says "not supported" and nothing worse."""
@@ -126,7 +110,6 @@ def _elsewhere(*arguments: Any, **features: Any) -> Any:
     raise RuntimeError("This subject's function lives in another process.")
 
 
-_ALIGNMENTS: dict[str, Causal] = {"upper_left": True, "lower_right": "lower_right"}
 _DECLARABLE = (
     "alignments",
     "dtypes",
@@ -139,7 +122,6 @@ _DECLARABLE = (
     "exact",
     "differentiable",
 )
-_FEATURES = ("causal", "scale", "seqlens_k", "return_lse", "config")
 
 
 def describe(function: Attention, name: str | None = None, refuses: str | None = None) -> Subject:
@@ -165,81 +147,4 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
 
 def _keywords(function: Attention) -> frozenset[str]:
     parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
-    return frozenset(name for name in _FEATURES if name in parameters)
-
-
-def load(name: str, refuses: str | None = None) -> Subject:
-    """Find a subject: a name that ships, `package.module:function` or `path/to/file.py:function`.
-
-    Raises CannotRun, in one sentence, where there is none of that name.
-    """
-    if name in shipped():
-        return describe(module_of(name).attention, name, refuses)
-    place, _, attribute = name.rpartition(":")
-    if not place or not attribute:
-        ships = ", ".join(shipped())
-        raise CannotRun(
-            f"A subject is package.module:function, path/to/file.py:function or one of {ships}, not {name!r}."
-        )
-    if name == DEFAULT:
-        return describe(_ours_or_theirs(place, attribute), name, refuses)
-    module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
-    function: Any = module
-    for part in attribute.split("."):
-        function = getattr(function, part, None)
-    if not callable(function):
-        raise CannotRun(f"{place} has no function {attribute!r}.")
-    return describe(function, name, refuses)
-
-
-def located(name: str, entry: Path | None) -> str:
-    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus.
-
-    entry: the saved failure that names the subject, `<folder>/<corpus>/<subject>/<id>.json`.
-    """
-    place, _, attribute = name.rpartition(":")
-    if entry is None or not place.endswith(".py") or Path(place).is_file():
-        return name
-    beside_the_corpus = entry.absolute().parent.parent.parent / place
-    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
-
-
-def _ours_or_theirs(package: str, attribute: str) -> Attention:
-    """The default subject: our own kernel, unless a package of that name in the current folder has such a function."""
-    with suppress(CannotRun):
-        theirs = getattr(_module(package), attribute, None)
-        if callable(theirs):
-            return theirs  # type: ignore[no-any-return]
-    return getattr(import_ours(package), attribute)  # type: ignore[no-any-return]
-
-
-def _module(name: str) -> ModuleType:
-    """A module of the current folder, where it lies there, whatever else is installed under its name."""
-    put_first(Path.cwd())
-    try:
-        return import_from(Path.cwd(), name)
-    except Exception as error:
-        raise CannotRun(
-            f"The subject's module {name!r} cannot be imported: {type(error).__name__}: {error}."
-        ) from error
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise CannotRun(f"The subject's file {path} does not exist.")
-    spec = importlib.util.spec_from_file_location(f"subject_{path.stem}", path.resolve())
-    if spec is None or spec.loader is None:
-        raise CannotRun(f"The subject's file {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    make_way(Path.cwd(), path.resolve())
-    put_first(Path.cwd())
-    put_first(path.resolve().parent)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        hint = " Name it as package.module:function." if "relative import" in str(error) else ""
-        raise CannotRun(
-            f"The subject's file {path} cannot be imported: {type(error).__name__}: {error}.{hint}"
-        ) from error
-    return module
+    return frozenset(name for name in FEATURES if name in parameters)

@@ -1,0 +1,94 @@
+"""Finds a subject by its name and loads it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from harness.errors import CannotRun
+from harness.subject.declaration import Attention, Subject, describe
+from harness.subject.importing import import_from, import_ours, make_way, put_first
+from harness.subject.shipped import module_of, shipped
+
+DEFAULT = "kernel:flash_attention"
+
+
+def load(name: str, refuses: str | None = None) -> Subject:
+    """Find a subject: a name that ships, `package.module:function` or `path/to/file.py:function`.
+
+    Raises CannotRun, in one sentence, where there is none of that name.
+    """
+    if name in shipped():
+        return describe(module_of(name).attention, name, refuses)
+    place, _, attribute = name.rpartition(":")
+    if not place or not attribute:
+        ships = ", ".join(shipped())
+        raise CannotRun(
+            f"A subject is package.module:function, path/to/file.py:function or one of {ships}, not {name!r}."
+        )
+    if name == DEFAULT:
+        return describe(_ours_or_theirs(place, attribute), name, refuses)
+    module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
+    function: Any = module
+    for part in attribute.split("."):
+        function = getattr(function, part, None)
+    if not callable(function):
+        raise CannotRun(f"{place} has no function {attribute!r}.")
+    return describe(function, name, refuses)
+
+
+def located(name: str, entry: Path | None) -> str:
+    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus.
+
+    entry: the saved failure that names the subject, `<folder>/<corpus>/<subject>/<id>.json`.
+    """
+    place, _, attribute = name.rpartition(":")
+    if entry is None or not place.endswith(".py") or Path(place).is_file():
+        return name
+    beside_the_corpus = entry.absolute().parent.parent.parent / place
+    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
+
+
+def _ours_or_theirs(package: str, attribute: str) -> Attention:
+    """The default subject: our own kernel, unless a package of that name in the current folder has such a function."""
+    with suppress(CannotRun):
+        theirs = getattr(_module(package), attribute, None)
+        if callable(theirs):
+            return theirs  # type: ignore[no-any-return]
+    return getattr(import_ours(package), attribute)  # type: ignore[no-any-return]
+
+
+def _module(name: str) -> ModuleType:
+    """A module of the current folder, where it lies there, whatever else is installed under its name."""
+    put_first(Path.cwd())
+    try:
+        return import_from(Path.cwd(), name)
+    except Exception as error:
+        raise CannotRun(
+            f"The subject's module {name!r} cannot be imported: {type(error).__name__}: {error}."
+        ) from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise CannotRun(f"The subject's file {path} does not exist.")
+    spec = importlib.util.spec_from_file_location(f"subject_{path.stem}", path.resolve())
+    if spec is None or spec.loader is None:
+        raise CannotRun(f"The subject's file {path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    make_way(Path.cwd(), path.resolve())
+    put_first(Path.cwd())
+    put_first(path.resolve().parent)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        hint = " Name it as package.module:function." if "relative import" in str(error) else ""
+        raise CannotRun(
+            f"The subject's file {path} cannot be imported: {type(error).__name__}: {error}.{hint}"
+        ) from error
+    return module

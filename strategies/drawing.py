@@ -1,0 +1,30 @@
+"""Hypothesis strategies that every draw of a case is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from operator import itemgetter
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+
+T = TypeVar("T")
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+"""What `st.composite` hands to its function: draws a value from a strategy."""
+
+
+@cache
+def any_of(elements: tuple[T, ...], site: object = "") -> st.SearchStrategy[T]:
+    """`sampled_from`, made once for each collection: making a strategy costs more than drawing from it.
+
+    Hypothesis makes most cases from earlier ones, by copying one draw over another of the same elements (Nq over Nk,
+    q's layout over k's), which leaves two cases in five as they were. So a site keeps such draws apart.
+    """
+    return st.sampled_from(tuple((site, element) for element in elements)).map(itemgetter(1))
+
+
+@cache
+def one_in(n: int) -> st.SearchStrategy[bool]:
+    """True once in n draws; shrinks to False."""
+    return st.sampled_from((False,) * (n - 1) + (True,))

@@ -62,7 +62,7 @@ TILES: dict[int, tuple[Tiles, ...]] = {
 
 @dataclass(frozen=True)
 class HopperBackward:
-    """A `plan.BackwardPath`; its tiles read "64x128x3x1+128x128x2x1", of dK and dV first.
+    """A `plan.Path`; its tiles read "64x128x3x1+128x128x2x1", of dK and dV first.
 
     least_rows: fewer query rows are refused.
     """

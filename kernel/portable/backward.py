@@ -1,4 +1,4 @@
-"""The portable backward path: the kernels of `flash_attn_backward_triton.py`, for every call, device and layout."""
+"""The portable backward path: the kernels of `device/backward.py`, for every call, device and layout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DELTA_WARPS = 4
 
 
 class PortableBackward:
-    """A `plan.BackwardPath` that takes every problem; its tiles read "64x128x8x2+128x64x8x2"."""
+    """A `plan.Path` that takes every problem; its tiles read "64x128x8x2+128x64x8x2"."""
 
     name = "portable"
 

@@ -182,7 +182,7 @@ def _consume(
                 i = gl.where(i == end, first, i)
             # Keys that nobody sees have whatever their K and V made of them.
             is_key = (key0 + gl.arange(0, ROWS, layout=gl.SliceLayout(1, SUM)) < kv_len)[:, None]
-            # This part of K and V is no one else's, so the gradients leave through it.
+            # No other warpgroup uses this part of K and V, so the gradients leave through it.
             v.store(gl.where(is_key, dv, 0.0).to(dtype))
             k.store(gl.where(is_key, dk * scale, 0.0).to(dtype))
             fence_async_shared()
@@ -229,10 +229,10 @@ def _backward_kv_hopper(
     """A program of the grid, which has as many as the device has multiprocessors, or fewer.
 
     Descriptors are of (B, H, N, d) tensors, in blocks [1, 1, BLOCK_M, BLOCK_D] of Q and dO and [1, 1, 64, BLOCK_D] of
-    K, V, dK and dV, and of what `backward_stats` makes, in blocks [1, BLOCK_M]. `heads` is B * Hq; `units` are the key
-    tiles of all KV heads, or their pairs where causal. `scale` is that of the scores, `scale_log2` the same times
-    log2(e). Constexprs: SLOTS tiles of Q and dO, and KV_SLOTS key tiles, fit their rings; REGISTERS are a thread's that
-    computes.
+    K, V, dK and dV, and of LSE and delta from `_delta`, in blocks [1, BLOCK_M]. `heads` is B * Hq; `units` are the key tiles
+    of all KV heads, or their pairs where causal. `scale` is that of the scores, `scale_log2` the same times log2(e).
+    Constexprs: SLOTS tiles of Q and dO, and KV_SLOTS key tiles, fit their rings; REGISTERS are those of a thread
+    that computes.
     """
     dtype: gl.constexpr = q_desc.dtype
     ROWS: gl.constexpr = k_desc.block_type.shape[2]

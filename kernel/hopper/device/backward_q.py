@@ -130,7 +130,7 @@ def _consume(
                 dq, ds_low = warpgroup_mma_wait(0, deps=(dq_token, ds_low))
                 _release(FREE_K + slot, _GROUPS)
                 slot, phase = _next(slot, phase, SLOTS)
-            # This part of Q is no one else's, so dQ leaves through it.
+            # No other warpgroup uses this part of Q, so dQ leaves through it.
             q.store((dq * scale).to(dtype))
             fence_async_shared()
             _sync()
@@ -176,7 +176,7 @@ def _backward_q_hopper(
     """A program of the grid, which has as many as the device has multiprocessors, or fewer.
 
     Descriptors are of (B, H, N, d) tensors, in blocks [1, 1, 64, BLOCK_D] of Q, dO and dQ and [1, 1, BLOCK_N, BLOCK_D]
-    of K and V; stats_ptr is what `backward_stats` makes, in rows of stride_stats. `units` are the query tiles of all
+    of K and V; stats_ptr is LSE and delta from `_delta`, in rows of stride_stats. `units` are the query tiles of all
     heads, or their pairs where causal; the rest as in `_backward_kv_hopper`. Constexprs: SLOTS tiles of K and V, and
     Q_SLOTS query tiles, fit their rings; MASKED says that some row sees some tile in part.
     """

@@ -173,7 +173,7 @@ def _consume(
                         if n >= whole:
                             s = _mask(s, n, row0, kv_len, shift, CAUSAL)
                     p32, alpha, l, m = _softmax(s, m, l, scale_log2, MASKED)
-                    # The wait for the next K stands here, since it is a loop in the machine code: in a straight line
+                    # The wait for the next K is here, since it is a loop in the machine code: in a straight line
                     # ptxas would move the wait for P V above the exponentials, and nothing would overlap.
                     next_slot, next_phase = _next(slot, phase, SLOTS)
                     mbarrier.wait(k_full.index(next_slot), next_phase, pred=n > 0)

@@ -1,1 +1,1 @@
-"""The Triton kernels of the portable paths, and what they share. Device code alone."""
+"""The Triton kernels of the portable paths, and what they share. Only device code."""

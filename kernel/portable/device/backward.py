@@ -1,6 +1,6 @@
 """FlashAttention backward in Triton: one source for the interpreter and the compiler.
 
-P is computed anew from the scores and LSE (Dao et al., https://arxiv.org/abs/2205.14135, algorithm 4), tile by tile:
+P is recomputed from the scores and LSE (Dao et al., https://arxiv.org/abs/2205.14135, algorithm 4), tile by tile:
 
     P = exp(scale q k^T - LSE)      dV = P^T dO      dP = dO v^T
     delta = rowsum(dO * O) - dLSE   dS = P * (dP - delta)   dQ = scale dS k   dK = scale dS^T q
@@ -186,7 +186,7 @@ def _visit_queries(
         )
         if WIDEN:
             do = _widen(do)
-        # dP stands before dV: fewer values are live at once than the other way round, as compiled.
+        # dP comes before dV: fewer values are live at once than the other way round, as compiled.
         if NEED_K:
             dp = tl.dot(v, tl.trans(do), input_precision="ieee")
         if NEED_V:
@@ -326,7 +326,7 @@ def _backward_kv(
 
     is_key = columns < Nk
     key0 = head.to(tl.int64) * Nk + n0
-    # Rows past `seen` hold what rows without a mask gave keys that are not there: anything, and nobody's.
+    # Rows past `seen` hold whatever the loop without a mask gave keys that nobody sees.
     if NEED_K:
         dk = tl.where(is_seen[:, None], dk * scale, 0.0)
         if ZERO_SCALE:

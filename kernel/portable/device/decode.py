@@ -158,7 +158,7 @@ def _merge(
 ):
     """O and LSE of one row from its parts: the same online softmax once more, BLOCK_P parts a step.
 
-    A part that saw no key has m = -inf and l = 0 and changes no bit, wherever it stands.
+    A part that saw no key has m = -inf and l = 0 and changes no bit, wherever it is.
     """
     row = tl.program_id(0).to(tl.int64)
     offs_d = tl.arange(0, BLOCK_D)

@@ -229,10 +229,10 @@ def _backward_kv_hopper(
     """A program of the grid, which has as many as the device has multiprocessors, or fewer.
 
     Descriptors are of (B, H, N, d) tensors, in blocks [1, 1, BLOCK_M, BLOCK_D] of Q and dO and [1, 1, 64, BLOCK_D] of
-    K, V, dK and dV, and of LSE and delta from `_delta`, in blocks [1, BLOCK_M]. `heads` is B * Hq; `units` are the key tiles
-    of all KV heads, or their pairs where causal. `scale` is that of the scores, `scale_log2` the same times log2(e).
-    Constexprs: SLOTS tiles of Q and dO, and KV_SLOTS key tiles, fit their rings; REGISTERS are those of a thread
-    that computes.
+    K, V, dK and dV, and of LSE and delta from `_delta`, in blocks [1, BLOCK_M]. `heads` is B * Hq; `units` are the key
+    tiles of all KV heads, or their pairs where causal. `scale` is that of the scores, `scale_log2` the same times
+    log2(e). Constexprs: SLOTS tiles of Q and dO, and KV_SLOTS key tiles, fit their rings; REGISTERS are a thread's that
+    computes.
     """
     dtype: gl.constexpr = q_desc.dtype
     ROWS: gl.constexpr = k_desc.block_type.shape[2]

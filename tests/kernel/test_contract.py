@@ -178,6 +178,14 @@ def test_a_negative_scale_is_a_negative_query(path, device):
         assert same(path.forward(q, k, v, True, scale=-0.3), path.forward(-q, k, v, True, scale=0.3))
 
 
+def test_a_scale_of_zero_forgets_the_query(path, device):
+    if path.config == "hopper":
+        pytest.skip("the path does not take a scale of 0")
+    q, k, v = small(path, device, "fp32")
+    seqlens = lengths(device, 37, 5)
+    assert same(path.forward(q, k, v, True, seqlens, 0.0), path.forward(q * 1e30, k, v, True, seqlens, 0.0))
+
+
 def test_true_means_upper_left(path, device):
     tensors = small(path, device)
     assert same(path.run(*tensors, True), path.run(*tensors, "upper_left"))

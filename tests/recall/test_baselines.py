@@ -124,8 +124,8 @@ def test_recall_tells_what_they_found(tmp_path, capsys):
     table = tmp_path / "recall.md"
     chosen = ["--faults", "gqa-interleaved", "--time", "20", "--device", "cpu"]
     assert main(["recall", *chosen, "--baselines", "--markdown", str(table)]) == 0
-    assert "flash-attn grid: 1 of 1, no false alarm" in capsys.readouterr().out
+    assert "flash-attn grid: 1 of 1 faults (1 of 1 plants), no false alarm" in capsys.readouterr().out
     header, _, ours, *_ = table.read_text().splitlines()
-    assert header == "| checker | found | torch | false alarms |"
-    assert ours == "| **flashattest** | 1 of 1 | 1 of 1 | 0 of 1 |"
-    assert "| assert_close | 0 of 1 | 0 of 1 | 0 of 1 |" in table.read_text()
+    assert header == "| checker | faults | plants | torch | false alarms |"
+    assert ours == "| **flashattest** | 1 of 1 | 1 of 1 | 1 of 1 | 0 of 1 |"
+    assert "| assert_close | 0 of 1 | 0 of 1 | 0 of 1 | 0 of 1 |" in table.read_text()

@@ -95,8 +95,8 @@ class GradientsInFP32(Differentiable):
 @equivalent(
     "dq-padded-keys-unmasked",
     proof="A row of K that pads the last tile is 0, so its dS, whatever finite number that is, adds dS·0 = 0 to dQ. No "
-    "row of dK or dV is written for it, and P and dS of the other keys do not hang on it. Finite it is: P = exp(-LSE) "
-    "is capped at 1, and dP = dO·0 = 0.",
+    "row of dK or dV is written for it, and P and dS of the other keys do not depend on it. It is finite: P = exp(-LSE)"
+    " is capped at 1, and dP = dO·0 = 0.",
 )
 class PaddedKeysUnmasked(Differentiable):
     """Rows of 0 that pad the last tile of keys are no hidden keys to dQ."""

@@ -16,6 +16,7 @@ edit(
     [(_K_BASE, "k_ptr += b * stride_vb + hk * stride_vh"), (_V_BASE, "v_ptr += b * stride_kb + hk * stride_kh")],
     witness=case(1, 2, B=2, layout=("contiguous", "sliced", "contiguous")),
     slack=True,
+    twin="k-at-v-strides",
 )
 
 edit(
@@ -61,6 +62,7 @@ edit(
     ],
     file="eager.py",
     witness=case(2, 2, Hq=2, Hk=2, layout=("bshd", "contiguous", "contiguous")),
+    twin="output-with-q-strides",
 )
 
 edit(
@@ -82,6 +84,7 @@ edit(
     [("hk = hq // group", "hk = hq % (Hq // group)")],
     file="portable/device/tile.py",
     witness=case(1, 1, Hq=4, Hk=2),
+    twin="gqa-interleaved",
 )
 
 edit(

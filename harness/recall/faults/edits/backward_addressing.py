@@ -24,6 +24,7 @@ edit(
     expects=GRADIENT,
     witness=gradients(2, 2, dO="column_major"),
     slack=True,
+    twin="dout-noncontiguous",
 )
 
 edit(
@@ -114,6 +115,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=2),
+    twin="delta-of-kv-head",
 )
 
 edit(
@@ -125,4 +127,5 @@ edit(
     file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(17, 2, 256),
+    twin="bwd-block-neq-fwd-block",
 )

@@ -18,6 +18,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, causal="lower_right"),
+    twin="bwd-align-differs",
 )
 
 edit(
@@ -45,6 +46,7 @@ edit(
     file="eager.py",
     expects=GRADIENT,
     witness=gradients(1, 2, causal="lower_right"),
+    twin="bwd-align-differs",
 )
 
 edit(
@@ -67,6 +69,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 1, causal=True),
+    twin="dkv-diagonal-one-off",
 )
 
 edit(
@@ -83,6 +86,7 @@ edit(
     file=_MASK,
     expects=GRADIENT,
     witness=gradients(64, 64, causal=True, config="64x32x4x2"),
+    twin="first-row-tile-too-late",
 )
 
 edit(
@@ -117,6 +121,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 2),
+    twin="bwd-padding-lse-uninit",
 )
 
 edit(
@@ -128,6 +133,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, seqlens_k=(1,)),
+    twin="dkv-padding-unwritten",
 )
 
 edit(
@@ -155,6 +161,7 @@ edit(
     file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(0, 1),
+    twin="bwd-seqq0-nan",
 )
 
 edit(
@@ -166,4 +173,5 @@ edit(
     file="eager.py",
     expects=GRADIENT,
     witness=gradients(1, 2, seqlens_k=(1,)),
+    twin="bwd-lengths-ignored",
 )

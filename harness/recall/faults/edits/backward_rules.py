@@ -19,6 +19,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2),
+    twin="delta-missing",
 )
 
 edit(
@@ -30,6 +31,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 1, dLSE="contiguous"),
+    twin="dlse-subtracted",
 )
 
 edit(
@@ -41,6 +43,7 @@ edit(
     file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 1, dLSE="contiguous"),
+    twin="dlse-ignored",
 )
 
 edit(
@@ -52,6 +55,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2),
+    twin="scale-missing-in-dq",
 )
 
 edit(
@@ -74,6 +78,7 @@ edit(
     file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, scale=-1.0),
+    twin="scale-sign-lost-in-dk",
 )
 
 edit(
@@ -91,6 +96,7 @@ edit(
     file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, 17),
+    twin="bwd-scale-from-padded-d",
 )
 
 edit(
@@ -110,6 +116,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=2),
+    twin="gqa-dkv-not-summed",
 )
 
 edit(
@@ -121,6 +128,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(512, 1, dtype="fp16", values=("constant", "constant", "positive"), dO_values="positive"),
+    twin="dv-sums-low",
 )
 
 edit(
@@ -132,6 +140,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 2),
+    twin="bwd-p-cut",
 )
 
 edit(
@@ -143,6 +152,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 2),
+    twin="o-rounded-twice",
 )
 
 edit(
@@ -177,6 +187,7 @@ edit(
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",
     witness=gradients(1, 2),
+    twin="dk-buffer-reused",
 )
 
 edit(
@@ -194,4 +205,5 @@ edit(
     file="portable/backward.py",
     expects=GRADIENT | HISTORY,
     witness=gradients(1, 2, history=("other_scale",)),
+    twin="bwd-key-without-scale",
 )

@@ -18,6 +18,7 @@ edit(
     ],
     file="portable/device/mask.py",
     witness=case(64, 64, causal=True, config="64x32x4x2"),
+    twin="bound-bm-gt-bn",
 )
 
 edit(
@@ -53,6 +54,7 @@ edit(
     "The masked loop ends one key early, so that a last tile of a single key is not visited.",
     [("scale_log2, full, visible, visible,", "scale_log2, full, visible - (full > 0), visible,")],
     witness=case(1, 65),
+    twin="tail-of-one-dropped",
 )
 
 edit(
@@ -81,6 +83,7 @@ edit(
         )
     ],
     witness=case(1, 1, seqlens_k=(0,)),
+    twin="zero-len-rows-left",
 )
 
 edit(
@@ -97,6 +100,7 @@ edit(
     ],
     witness=case(1, 2, B=2, seqlens_k=(2, 0), return_lse=True),
     expects=LSE,
+    twin="splitkv-early-exit-lse-slot",
 )
 
 edit(
@@ -122,6 +126,7 @@ edit(
     [("return (heads * triton.cdiv(Nq, BLOCK_M),)", "return (min(heads, 127) * triton.cdiv(Nq, BLOCK_M),)")],
     file="portable/bind.py",
     witness=case(1, 1, 1, B=2, Hq=65, Hk=65),
+    twin="grid-z-silent",
 )
 
 edit(
@@ -137,6 +142,7 @@ edit(
     ],
     file="portable/bind.py",
     witness=case(1, 2, causal=True),
+    twin="single-query-remap",
 )
 
 edit(

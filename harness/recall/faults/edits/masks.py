@@ -16,6 +16,7 @@ edit(
     "The guard of the running max is dropped: a row that has seen no key computes -inf - -inf.",
     [('m_finite = tl.where(m_new == -float("inf"), 0.0, m_new)', "m_finite = m_new + 0.0")],
     witness=case(2, 1, causal="lower_right"),
+    twin="sdpa-empty-row-nan",
 )
 
 edit(
@@ -39,6 +40,7 @@ edit(
         )
     ],
     witness=case(2, 1, causal="lower_right"),
+    twin="empty-row-uniform",
 )
 
 edit(
@@ -48,6 +50,7 @@ edit(
     "A lower-right diagonal is aligned upper-left.",
     [("_diagonal(kv_len, Nq, lower_right)", "_diagonal(kv_len, Nq, 0 * lower_right)")],
     witness=case(1, 2, causal="lower_right"),
+    twin="sdpa-causal-top-left",
 )
 
 edit(
@@ -67,6 +70,7 @@ edit(
     [("    limit = kv_len\n", "    limit = (kv_len + BLOCK_N - 1) // BLOCK_N * BLOCK_N\n")],
     file="portable/device/mask.py",
     witness=case(1, 1),
+    twin="tail-denominator",
 )
 
 edit(
@@ -87,6 +91,7 @@ edit(
     [(_LOAD_V, _LOAD_V.replace("MASKED", "False"))],
     witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
     slack=True,
+    twin="padding-value-nan",
 )
 
 edit(
@@ -103,6 +108,7 @@ edit(
     ],
     witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
     slack=True,
+    twin="additive-mask-nan",
 )
 
 edit(
@@ -121,6 +127,7 @@ edit(
     "The products of Q and K go in steps of 16 channels: the last d % 16 are left out.",
     [("is_query, in_d, PAD_D,", "is_query, in_d & ((offs_d < d // 16 * 16) | (d < 16))[None, :], PAD_D,")],
     witness=case(1, 2, 17),
+    twin="hd-not-x16-skipped",
 )
 
 edit(
@@ -143,6 +150,7 @@ edit(
     [("return float(d**-0.5)", "return float(max(16, 1 << (d - 1).bit_length()) ** -0.5)")],
     file="call/arguments.py",
     witness=case(1, 2, 17),
+    twin="default-scale-of-padded-d",
 )
 
 edit(

@@ -24,6 +24,7 @@ edit(
     file="portable/bind.py",
     witness=case(2, 2, history=("other_causal",)),
     expects=NUMBERS | HISTORY,
+    twin="key-without-causal",
 )
 
 edit(
@@ -41,6 +42,7 @@ edit(
     file="portable/forward.py",
     witness=case(1, 2, history=("other_scale",)),
     expects=NUMBERS | HISTORY,
+    twin="key-without-scale",
 )
 
 edit(
@@ -78,4 +80,5 @@ edit(
     witness=case(1, 1),
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",
+    twin="output-reused",
 )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
-from speed.io_report import IoReport, Problem
+from io_analysis.bytes_picture import shape
+from io_analysis.report import IoReport, Problem
 from speed.pictures import style
-from speed.pictures.io import shape
 from speed.rows import Row
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def roofline(report: IoReport) -> Figure | None:
-    """A mark for each problem that ncu measured, with the letter of its row beside it; None where it measured none."""
+    """For each problem that ncu measured, the letter of its row in its provider's colour; None if it measured none."""
     found = [(problem, point) for problem in report.problems if (point := _point(problem)) is not None]
     if not found or report.ceilings is None:
         return None
@@ -27,9 +26,10 @@ def roofline(report: IoReport) -> Figure | None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     _ceilings(axes, max(report.ceilings.matmul.values()), report.ceilings.copy * 1e-3, [point for _, point in found])
-    marks = [Mark(*point, letters[each.row], style.look(each.provider, report.ours)) for each, point in found]
-    for ours in (False, True):
-        _marks(axes, [mark for mark in marks if mark.look.ours == ours])
+    for each, (x, y) in found:
+        look = style.look(each.provider, report.ours)
+        letter = rf"$\mathrm{{{letters[each.row]}}}$"
+        axes.plot(x, y, marker=letter, color=look.colour, ms=7.5, zorder=look.front)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
     axes.minorticks_off()
@@ -61,50 +61,6 @@ def _ceilings(axes: Axes, matmul: float, copy: float, points: list[tuple[float, 
     axes.annotate(f"matrix product, {matmul:.0f} TFLOP/s", (high, matmul), (-4, 5), **at).set(ha="right", **font)
     x = (low * ridge) ** 0.5
     axes.annotate(f"copy, {copy:.2f} TB/s", (x, copy * x), (-8, 2), **at).set(ha="right", **font)
-
-
-@dataclass(frozen=True)
-class Mark:
-    """FLOP a byte, TFLOP/s, the letter of the row, and how the provider looks."""
-
-    x: float
-    y: float
-    letter: str
-    look: style.Look
-
-
-def _marks(axes: Axes, marks: list[Mark]) -> None:
-    """Marks with their letters beside them: at the right for ours, at the left for others."""
-    for pile in _piles(axes, marks):
-        edge = max((mark.x for mark in pile), key=lambda x: x if pile[0].look.ours else -x)
-        places = [float(axes.transData.transform((mark.x, mark.y))[1]) for mark in pile]
-        pixels = axes.figure.dpi / 72  # of a point
-        for mark, place, moved in zip(pile, places, style.spread(places, style.SMALL * pixels), strict=True):
-            _mark(axes, mark, edge, (moved - place) / pixels)
-
-
-def _piles(axes: Axes, marks: list[Mark]) -> list[list[Mark]]:
-    """The marks, highest first, in piles of those so near in x that their letters could touch."""
-    piles: list[list[Mark]] = []
-    for mark in sorted(marks, key=lambda mark: mark.x):
-        at, before = (
-            axes.transData.transform((each.x, each.y))[0] for each in (mark, piles[-1][-1] if piles else mark)
-        )
-        if not piles or at - before > style.SMALL / 72 * axes.figure.dpi:
-            piles.append([])
-        piles[-1].append(mark)
-    return [sorted(pile, key=lambda mark: -mark.y) for pile in piles]
-
-
-def _mark(axes: Axes, mark: Mark, edge: float, up: float) -> None:
-    """One mark, its letter beside `edge` and so many points higher."""
-    look = mark.look
-    axes.plot(mark.x, mark.y, look.marker, color=look.colour, ms=6.5, zorder=look.front)
-    side, offset = ("left", 7) if look.ours else ("right", -7)
-    font = {"fontsize": style.SMALL, "color": look.colour, "weight": "bold" if look.ours else "normal"}
-    axes.annotate(mark.letter, (edge, mark.y), (offset, up), textcoords="offset points").set(
-        ha=side, va="center", **font
-    )
 
 
 def _key(axes: Axes, report: IoReport, providers: list[str], letters: dict[Row, str]) -> None:

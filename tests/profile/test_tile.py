@@ -2,10 +2,10 @@
 
 import pytest
 
-from speed.our_tile import our_tile
+from io_analysis.tile import our_tile
+from io_analysis.traffic import Tile
 from speed.providers import named
 from speed.rows import Row
-from speed.traffic import Tile
 
 LONG = Row(N=4096, d=128)
 

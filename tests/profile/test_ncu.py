@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import analyze_io
-from speed.io_report import IoReport, from_json, in_theory, longest, measured, tensor_busy, to_json
-from speed.ncu_command import METRICS, command, kernels, known, profile
-from speed.ncu_csv import ranged, read
+from io_analysis.ncu_command import METRICS, command, kernels, known, profile
+from io_analysis.ncu_csv import ranged, read
+from io_analysis.report import IoReport, from_json, in_theory, longest, measured, tensor_busy, to_json
+from io_analysis.traffic import Tile
 from speed.presets import PRESETS
 from speed.rows import Row
-from speed.traffic import Tile
 
 ROOT = Path(__file__).parents[2]
 ROW = Row(N=4096, d=128, B=4)
@@ -120,7 +120,7 @@ def of_call(name, tile=None):
     return type(problem)(**{**vars(problem), "measured": found})
 
 
-def test_a_call_of_one_kernel_stands_beside_its_theory():
+def test_a_call_of_one_kernel_is_compared_with_theory():
     problem = of_call("ours", Tile(128, 64))
     assert problem.measured.dram == pytest.approx(207_618_048 + 67.5e6)
     assert problem.dram_ratio == pytest.approx(275.1e6 / problem.least.total, rel=1e-3)
@@ -211,12 +211,12 @@ def test_a_run_that_hangs_is_ended(tmp_path, monkeypatch):
     def run(*words, **more):
         raise subprocess.TimeoutExpired(words, 1)
 
-    monkeypatch.setattr("speed.ncu_command.subprocess.run", run)
+    monkeypatch.setattr("io_analysis.ncu_command.subprocess.run", run)
     with pytest.raises(RuntimeError, match="had not ended after 5 s"):
         profile("ncu", [(ROW, "ours")], tmp_path / "report", 5)
 
 
-def test_a_kept_csv_is_told_beside_theory(tmp_path, capsys):
+def test_a_kept_csv_is_compared_with_theory(tmp_path, capsys):
     (tmp_path / "io.csv").write_text(CSV)
     chosen = ["--d", "128", "--N", "4096", "--providers", "ours_portable", "naive", "ours"]
     assert analyze_io.main([*chosen, "--read", str(tmp_path / "io.csv"), "--json", str(tmp_path / "io.json")]) == 0

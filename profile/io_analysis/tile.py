@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from io_analysis.traffic import Tile
 from speed.rows import DTYPES, Row, make_inputs
-from speed.traffic import Tile
 
 THEORY_ARCH = 90
 MULTIPROCESSORS = 132

@@ -79,7 +79,7 @@ def naive_steps(row: Row) -> dict[str, Traffic]:
 
 
 def written_steps(row: Row) -> dict[str, Traffic]:
-    """What our naive provider does beside Algorithm 0: it repeats K and V for GQA, scales S in place, and masks it."""
+    """What our naive provider does: Algorithm 0, and it repeats K and V for GQA, scales S in place, and masks it."""
     S, extra = _scores(row), {}
     if row.group > 1:  # K and V are read, written for each head of Q, and then read so: group - 1 times more
         repeated = 2 * row.group * _keys(row, row.N * row.B)
@@ -116,11 +116,6 @@ def loaded_keys(row: Row, length: int, tile: Tile) -> int:
     return loaded
 
 
-def served_by_l2(row: Row, tile: Tile) -> float:
-    """The share of what programs read that L2 can serve: all but the first time of each byte."""
-    return 1 - least(row).read / asked(row, tile).read
-
-
 def _itemsize(row: Row) -> int:
     return DTYPES[row.dtype].itemsize
 
@@ -131,7 +126,7 @@ def _queries(row: Row) -> float:
 
 
 def _keys(row: Row, tokens: int) -> float:
-    """Bytes of K, or of V, over so many tokens of the batch."""
+    """Bytes of K, or of V, over a number of tokens of the batch."""
     return row.Hk * tokens * row.d * _itemsize(row)
 
 

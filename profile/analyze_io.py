@@ -1,10 +1,10 @@
-"""Bytes that attention moves: in theory (`speed/traffic.py`, with its sources), and as Nsight Compute counts them.
+"""Bytes that attention moves: in theory (`io_analysis/traffic.py`), and as Nsight Compute counts them.
 
-    python benchmark/analyze_io.py                                   # theory, and ncu's counts where there is ncu
-    python benchmark/analyze_io.py --json benchmark/results/io.json --plot plots
-    python benchmark/analyze_io.py --d 128 --N 4096 --providers ours ours_portable ours:config=128x128x8x2
-    python benchmark/analyze_io.py --read io.csv                     # ncu's CSV, as an earlier run kept it by --csv
-    python benchmark/analyze_io.py --tiles 64x64 128x64 128x128! 256x64  # how the tile decides what is asked of L2
+    python profile/analyze_io.py                                   # theory, and with ncu its counts
+    python profile/analyze_io.py --json benchmark/results/io.json --plot plots
+    python profile/analyze_io.py --d 128 --N 4096 --providers ours ours_portable ours:config=128x128x8x2
+    python profile/analyze_io.py --read io.csv                     # ncu's CSV of an earlier run (--csv)
+    python profile/analyze_io.py --read benchmark/results/io.json --plot plots   # a whole earlier run (--json)
 
 Prints for each problem what DRAM must move at least, what the tiles ask of L2, and with ncu the measured bytes and
 their ratio to theory, time, tensor pipe, occupancy, registers, shared memory and the three worst stalls. Without ncu
@@ -22,21 +22,20 @@ from tempfile import TemporaryDirectory
 from harness.errors import CannotRun
 from harness.io.files import write_whole
 from harness.running.devices import choose, prepare
+from io_analysis.ncu_command import find_ncu, kernels, profile
+from io_analysis.ncu_csv import ranged
+from io_analysis.report import IoReport, from_json, in_theory, measured, to_json
+from io_analysis.show import print_problems
+from io_analysis.tile import our_tile
 from speed.ceilings import measure_ceilings
 from speed.clock import clock_of
-from speed.io_report import IoReport, in_theory, measured, to_json
-from speed.io_show import print_problems, print_tiles
 from speed.machine import describe
-from speed.ncu_command import find_ncu, kernels, profile
-from speed.ncu_csv import ranged
-from speed.our_tile import our_tile
 from speed.presets import PRESETS
 from speed.providers import named
 from speed.rows import DTYPES, Row
-from speed.traffic import Tile
 
 NAIVE_SCORES = 1 << 30
-"""Naive attention is profiled up to here: ncu saves and restores what a kernel writes for each of its passes."""
+"""The most scores that naive attention is profiled with: ncu saves and restores what a kernel writes, for each pass."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,11 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         device = choose()
         prepare(device)
-        if asked.tiles:
-            print_tiles(_rows(asked), [Tile.parse(text) for text in asked.tiles])
-            return 0
-        report = _report(asked, device)
-        _measure(asked, device, report)
+        report = _kept(asked)
+        if report is None:
+            report = _report(asked, device)
+            _measure(asked, device, report)
     except (CannotRun, OSError, ValueError, KeyError, RuntimeError) as problem:
         print(f"analyze_io: {problem if isinstance(problem, OSError) else problem.args[0]}", file=sys.stderr)
         return 2
@@ -57,6 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         write_whole(asked.json, to_json(report).encode())
     return _plotted(asked, report)
+
+
+def _kept(asked: argparse.Namespace) -> IoReport | None:
+    """The report of an earlier run, where --read names one."""
+    is_json = asked.read is not None and asked.read.suffix == ".json"
+    return from_json(asked.read.read_text()) if is_json else None
 
 
 def _report(asked: argparse.Namespace, device: str) -> IoReport:
@@ -97,7 +101,7 @@ def _measure(asked: argparse.Namespace, device: str, report: IoReport) -> None:
 
 
 def _counted(asked: argparse.Namespace, device: str, report: IoReport) -> str | None:
-    """Ncu's CSV: one that was kept, or that of a run; None where there is neither, which is said."""
+    """Ncu's CSV, of an earlier run or of a new one; None, with a message, where it cannot run."""
     if asked.read is not None:
         report.machine = {"device": f"the device of {asked.read}"}
         return str(asked.read.read_text())
@@ -117,9 +121,11 @@ def _counted(asked: argparse.Namespace, device: str, report: IoReport) -> str | 
 def _plotted(asked: argparse.Namespace, report: IoReport) -> int:
     if asked.plot is None:
         return 0
-    from speed.pictures import io_pictures, save_all
+    from io_analysis.bytes_picture import moved
+    from io_analysis.roofline import roofline
+    from speed.pictures import save_all
 
-    return save_all(io_pictures(report), asked.plot)
+    return save_all(iter((("io", moved(report)), ("roofline", roofline(report)))), asked.plot)
 
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -128,13 +134,12 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--N", type=int, nargs="+", help="of the problems, only those of these lengths")
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument("--providers", nargs="+", metavar="NAME")
-    parser.add_argument("--tiles", nargs="+", help="print what each of these tiles asks of L2, and stop")
     parser.add_argument("--ncu", help="where ncu is, if not on the path")
     parser.add_argument("--ncu-time", type=float, default=300.0, help="seconds that ncu may take")
     parser.add_argument("--csv", type=Path, help="keep ncu's CSV here")
-    parser.add_argument("--read", type=Path, metavar="CSV", help="read this CSV of the same problems, and run no ncu")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="an earlier CSV of these problems, or JSON; no ncu")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw theory against measurement, and the roofline")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the bytes and the roofline")
     return parser.parse_args(arguments)
 
 

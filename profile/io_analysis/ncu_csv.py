@@ -5,7 +5,7 @@
     "0","4711",...,"_forward",...,"33,554,432",...
 
 Numbers have thousands separators and come in the unit of their column; here all are bytes, seconds or plain. What a
-kernel was launched for stands in the column of NVTX ranges, as `ranged` names it.
+kernel was launched for is in the column of NVTX ranges, as `ranged` names it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def ranged(provider: str, row: Row) -> str:
 
 
 def read(text: str) -> list[Kernel]:
-    """The kernels of a CSV, in the order of their launch. ValueError, in one sentence, where there is none in it."""
+    """The kernels of a CSV, in the order of their launch. ValueError, in one sentence, where it has none."""
     lines = [line for line in csv.reader(text.splitlines()) if line]
     heads = [number for number, line in enumerate(lines) if line[0] == _FIRST]
     if not heads:

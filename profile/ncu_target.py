@@ -1,6 +1,6 @@
 """Calls attention providers once each between the profiler's start and stop, for `analyze_io.py` to profile.
 
-    ncu --profile-from-start off --nvtx ... python benchmark/ncu_target.py '[[{"N": 4096, "d": 128}, "ours"]]'
+    ncu --profile-from-start off --nvtx ... python profile/ncu_target.py '[[{"N": 4096, "d": 128}, "ours"]]'
 
 Each call is warmed up first, so that nothing compiles or tunes while it is profiled, and has an NVTX range of its own.
 Without ncu, or on a CPU, it just makes the calls.
@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from harness.running.devices import choose, prepare
-from speed.ncu_csv import ranged
+from io_analysis.ncu_csv import ranged
 from speed.passes import calls_of
 from speed.providers import named
 from speed.rows import Inputs, Row, make_inputs

@@ -1,6 +1,6 @@
 """Runs calls under Nsight Compute: which metrics, the command, and the kernels that come back.
 
-Only what stands between the profiler's start and stop is profiled (`ncu_target.py`), each kernel some times over with
+Only what runs between the profiler's start and stop is profiled (`ncu_target.py`), each kernel some times over with
 the caches flushed, once for each group of counters. `--clock-control none`: ncu would fix the clocks otherwise, and the
 device is measured as it is found.
 """
@@ -15,7 +15,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from speed.ncu_csv import Kernel, read
+from io_analysis.ncu_csv import Kernel, read
 from speed.rows import Row
 
 TARGET = Path(__file__).parents[1] / "ncu_target.py"
@@ -52,7 +52,7 @@ SECTIONS = ("LaunchStats", "Occupancy", "WarpStateStats")
 
 
 def find_ncu(asked: str | None = None) -> str | None:
-    """The ncu that is asked for, or the one on the path; None where there is none."""
+    """The ncu asked for, or the one on the path; None if it is missing."""
     return shutil.which(asked or "ncu")
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from speed.io_report import IoReport, Measured, Problem, longest, tensor_busy
-from speed.rows import Row
+from io_analysis.report import IoReport, Measured, Problem, longest, tensor_busy
 from speed.show import shape
-from speed.traffic import Tile, asked, least, naive, served_by_l2
 
 _MB = 1e-6
 _WORST = 3
 
 
 def print_problems(report: IoReport) -> None:
-    """Theory, and beside it what was measured; bytes in MB."""
+    """Print theory and what was measured; bytes in MB."""
     words = (f"{name} {report.machine[name]}" for name in ("torch", "triton", "commit") if name in report.machine)
     print(", ".join((report.machine["device"], *words)))
     print("Bytes in MB, read and written: what DRAM must move, what the tiles ask of L2; measured, and x theory.")
@@ -22,19 +20,6 @@ def print_problems(report: IoReport) -> None:
         if problem.measured is not None:
             print(f"{'':20}{_counts(problem, problem.measured)}")
             print(f"{'':20}{_kernel(problem.measured)}")
-
-
-def print_tiles(rows: list[Row], tiles: list[Tile]) -> None:
-    """What each tile asks of L2 beside what DRAM must move, in MB, and the share that L2 can serve."""
-    print(f"{shape_head()}  {'naive':>9} {'least':>9}" + "".join(f" {tile!s:>16}" for tile in tiles))
-    for row in rows:
-        cells = "".join(f" {_MB * asked(row, t).total:9.0f} ({served_by_l2(row, t):3.0%})" for t in tiles)
-        print(f"{shape(row)}  {_MB * naive(row).total:9.0f} {_MB * least(row).total:9.0f}{cells}")
-
-
-def shape_head() -> str:
-    """The titles over `speed.show.shape`."""
-    return f"{'dtype':5} {'B':>3} {'Hq/Hk':>7} {'N':>6} {'d':>4}  {'mask':19}"
 
 
 def _theory(problem: Problem) -> str:

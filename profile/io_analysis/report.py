@@ -1,4 +1,4 @@
-"""Theory beside measurement: the bytes of each problem by each provider, what ncu saw of it, and the file of both."""
+"""Theory and measurement: the bytes of each problem by each provider, what ncu saw of it, and the file of both."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from io_analysis.ncu_command import DRAM_READ, DRAM_WRITE, OCCUPANCY, REGISTERS, SHARED, SM_READ, SM_WRITE, TENSOR, TIME
+from io_analysis.ncu_csv import Kernel
+from io_analysis.traffic import Tile, Traffic, asked, least, naive, written_steps
 from speed.ceilings import Ceilings
-from speed.ncu_command import DRAM_READ, DRAM_WRITE, OCCUPANCY, REGISTERS, SHARED, SM_READ, SM_WRITE, TENSOR, TIME
-from speed.ncu_csv import Kernel
 from speed.rows import Row
-from speed.traffic import Tile, Traffic, asked, least, naive, written_steps
 
 FORMAT = 1
 
@@ -46,7 +46,7 @@ class Measured:
 class Problem:
     """A provider on a row: what DRAM must move (Algorithm 0 for naive), what its programs ask of L2, and what ncu saw.
 
-    written: of naive alone, what our naive provider moves beside Algorithm 0. tile: None where it is not known.
+    written: of naive alone, what our naive provider moves in all. tile: None where it is not known.
     """
 
     provider: str

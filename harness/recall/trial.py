@@ -1,4 +1,4 @@
-"""What one process does: one planted function, hunted and put to the baselines."""
+"""A trial: one planted function, hunted by a campaign and run through the baselines, in one process."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from harness.judging.verdict import KINDS
 from harness.recall.ablation import ablation
 from harness.recall.baselines import BASELINES
 from harness.recall.faults import CONTROLS, FAULTS
-from harness.recall.hunt import Hunt, Limits, hunt
+from harness.recall.hunt import Hunt, HuntLimits, hunt
 from harness.running.devices import prepare
-from harness.workers import Apart
-from harness.workers import Limits as WorkerLimits
+from harness.workers import Apart, Limits
 from harness.workers.forkserver import Zygote
 
-IN_A_WORKER = WorkerLimits(seconds=5.0)
-"""What hangs is known sooner here than in a campaign: none of the right functions takes so long."""
+IN_A_WORKER = Limits(seconds=5.0)
+"""Less than in a campaign: no right function takes this long."""
 
 SUITE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Task:
-    """A planted function, by its id, and what is to be done with it: a hunt with a part left out, and the baselines."""
+class Trial:
+    """The id of a planted function, the limits of its hunt, the part left out, and whether the baselines run."""
 
     id: str
-    limits: Limits
+    limits: HuntLimits
     ablation: str = "whole"
     baselines: bool = False
 
@@ -48,48 +47,48 @@ class Fired:
 
 
 @dataclass(frozen=True)
-class Examined:
-    """What came of a task."""
+class TrialResult:
+    """The hunt of a planted function, and each baseline's verdict on it."""
 
     id: str
     hunt: Hunt
     baselines: dict[str, Fired]
 
 
-def examine(task: Task, watch: Watch = unwatched) -> Examined:
-    """Hunt a fault for what it is expected to show, a control for anything."""
-    is_fault = task.id in FAULTS
-    planted = FAULTS[task.id] if is_fault else CONTROLS[task.id]
-    wanted = FAULTS[task.id].expects if is_fault else KINDS
-    part = ablation(task.ablation)
-    limits = task.limits
+def run_trial(trial: Trial, watch: Watch = unwatched) -> TrialResult:
+    """Hunt a fault for the kinds that it is expected to show, a control for any kind."""
+    is_fault = trial.id in FAULTS
+    planted = FAULTS[trial.id] if is_fault else CONTROLS[trial.id]
+    wanted = FAULTS[trial.id].expects if is_fault else KINDS
+    part = ablation(trial.ablation)
+    limits = trial.limits
     began = time.monotonic()
     subject = part.subject(planted.subject())
     planting = time.monotonic() - began
 
     def apart() -> Apart | None:
-        return Apart(lambda: subject, limits.device, IN_A_WORKER) if _needs_a_worker(task) else None
+        return Apart(lambda: subject, limits.device, IN_A_WORKER) if _needs_a_worker(trial) else None
 
     with part.applied():
         found = hunt(subject, wanted, limits, watch, apart)
     found = replace(found, seconds=found.seconds + planting)
-    return Examined(task.id, found, _put_to_baselines(task) if task.baselines else {})
+    return TrialResult(trial.id, found, _run_baselines(trial) if trial.baselines else {})
 
 
-def _needs_a_worker(task: Task) -> bool:
-    """Whether the function ends its process, or might lose the device for it."""
-    return task.limits.device == "cuda" or (task.id in FAULTS and FAULTS[task.id].where == "process")
+def _needs_a_worker(trial: Trial) -> bool:
+    """Whether the function ends its process, or may leave the device unusable."""
+    return trial.limits.device == "cuda" or (trial.id in FAULTS and FAULTS[trial.id].where == "process")
 
 
-def _put_to_baselines(task: Task) -> dict[str, Fired]:
-    return {name: _timed(task, name) for name in BASELINES}
+def _run_baselines(trial: Trial) -> dict[str, Fired]:
+    return {name: _timed(trial, name) for name in BASELINES}
 
 
-def _timed(task: Task, name: str) -> Fired:
-    planted = FAULTS.get(task.id) or CONTROLS[task.id]
+def _timed(trial: Trial, name: str) -> Fired:
+    planted = FAULTS.get(trial.id) or CONTROLS[trial.id]
     began = time.monotonic()
-    device = task.limits.device
-    if _needs_a_worker(task):
+    device = trial.limits.device
+    if _needs_a_worker(trial):
         fired = _fires_apart(lambda: BASELINES[name].fires(planted.subject(), device))
     else:
         fired = BASELINES[name].fires(planted.subject(), device)
@@ -97,7 +96,7 @@ def _timed(task: Task, name: str) -> Fired:
 
 
 def _fires_apart(fires: Callable[[], bool]) -> bool:
-    """What a suite says in a process of its own; one that it does not survive, or that does not end, has failed it."""
+    """Whether a suite fails in a process of its own; one that dies or does not end counts as failed."""
     zygote = Zygote(lambda connection: connection.send(fires()))
     child = zygote.child()
     try:
@@ -109,18 +108,18 @@ def _fires_apart(fires: Callable[[], bool]) -> bool:
         zygote.close()
 
 
-def examine_all(tasks: Sequence[Task], jobs: int, watch: Watch) -> Iterator[Examined]:
-    """What comes of each task, as it ends. With more than one job each process has one thread, and `watch` is idle.
+def run_trials(trials: Sequence[Trial], jobs: int, watch: Watch) -> Iterator[TrialResult]:
+    """Yield the result of each trial as it ends. With more than one job, `watch` is not called.
 
     Raises CannotRun where a planted function ended its process.
     """
     if jobs == 1:
-        for task in tasks:
-            yield examine(task, watch)
+        for trial in trials:
+            yield run_trial(trial, watch)
         return
-    device = tasks[0].limits.device if tasks else "cpu"
+    device = trials[0].limits.device if trials else "cpu"
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin, initargs=(device,)) as pool:
-        futures = {pool.submit(examine, task): task.id for task in tasks}
+        futures = {pool.submit(run_trial, trial): trial.id for trial in trials}
         for future in as_completed(futures):
             try:
                 yield future.result()

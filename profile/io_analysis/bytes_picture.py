@@ -1,16 +1,14 @@
-"""Bytes in theory beside bytes measured, and how they grow."""
+"""Bytes in theory and bytes measured, a line for each problem and provider."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from speed.io_report import IoReport, Problem
+from io_analysis.report import IoReport, Problem
 from speed.pictures import style
-from speed.pictures.style import End
 from speed.rows import Row
 from speed.show import mask
-from speed.traffic import Tile, asked, least, naive
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +21,6 @@ _KEY = (
     ("D", _L2, False, "between L2 and SMs, theory"),
     ("o", _L2, True, "measured"),
 )
-_TILES = ((Tile(64, 64), ":"), (Tile(128, 64), "--"), (Tile(256, 64), "-"))
-_LENGTHS = [1 << power for power in range(9, 17)]
 
 
 def moved(report: IoReport) -> Figure | None:
@@ -46,29 +42,6 @@ def moved(report: IoReport) -> Figure | None:
     said = "Bytes moved: theory against Nsight Compute" if known else "Bytes moved, in theory (nothing was measured)"
     style.title(figure, said, style.machine_line(report.machine))
     style.key(axes, _KEY if known else _KEY[::2])
-    return figure
-
-
-def growth(report: IoReport) -> Figure | None:
-    """Bytes against N, in theory: naive, flash at least, and what tiles of several heights ask of L2."""
-    if not report.problems:
-        return None
-    margins, dtype = style.Margins(right=2.5, left=0.85), report.problems[0].row.dtype
-    figure, (across,) = style.panels(1, 2, (3.6, 3.4), margins)
-    for causal, axes in zip((False, True), across, strict=True):
-        rows = [Row(N=N, d=128, Hq=16, Hk=16, dtype=dtype, causal=causal) for N in _LENGTHS]
-        axes.set_yscale("log", base=2)
-        ends = [_curve(axes, "naive, DRAM", [naive(row).total for row in rows], style.GREY, "-")]
-        ends.append(_curve(axes, "flash, DRAM at least", [least(row).total for row in rows], _DRAM, "-"))
-        for tile, line in _TILES:
-            counts = [asked(row, tile).total for row in rows]
-            ends.append(_curve(axes, f"flash, of L2, {tile.BLOCK_M} queries a tile", counts, _L2, line))
-        style.token_axis(axes, _LENGTHS)
-        style.byte_axis(axes.yaxis)
-        style.panel_title(axes, "causal" if causal else "full")
-        style.label_ends(axes, ends)
-    below = f"theory: {dtype}, 16 heads, d 128 (benchmark/speed/traffic.py)"
-    style.title(figure, "Bytes that attention must move, and bytes that its tiles ask for", below)
     return figure
 
 
@@ -111,8 +84,3 @@ def _problem(axes: Axes, problem: Problem, y: float) -> None:
             said.append(f"{name} {ratio:.2f}x")
     font = {"fontsize": style.SMALL, "color": style.INK, "va": "center"}
     axes.text(1.03, y, "   ".join(said), font, transform=axes.get_yaxis_transform())
-
-
-def _curve(axes: Axes, said: str, counts: list[float], colour: str, line: str) -> End:
-    axes.plot(_LENGTHS, counts, color=colour, lw=1.6, ls=line)
-    return End(_LENGTHS[-1], counts[-1], f"{said}  {style.in_bytes(counts[-1])}", colour)

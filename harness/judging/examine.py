@@ -62,7 +62,7 @@ class Examiner(Protocol):
     def examine(self, question: Question) -> Examined:
         """Run the case and judge it."""
 
-    def afresh(self, question: Question) -> Examined | None:
+    def examine_fresh(self, question: Question) -> Examined | None:
         """Do the same in a process that has run no case before; None if that is not possible."""
 
     def close(self) -> None:

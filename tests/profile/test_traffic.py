@@ -1,4 +1,4 @@
-"""Bytes in theory: the formulas against a tile loop that counts each row it loads, and the kernel's own count."""
+"""Bytes in theory: the formulas against a loop over tiles that counts each row it loads, and the visits of a kernel."""
 
 import pytest
 
@@ -12,9 +12,9 @@ from io_analysis.traffic import (
     naive_steps,
     written_steps,
 )
-from kernel.debug import flash_attn_forward_debug
-from kernel.tiles import TileConfig
+from kernel import flash_attention
 from speed.rows import Row, make_inputs
+from tests.kernel.visits import counted as visits_of
 
 ROWS = [
     Row(N=48, d=16, B=2, Hq=4, Hk=4),
@@ -55,12 +55,14 @@ def test_what_tiles_ask_is_what_a_loop_counts(row, tile, whole):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("padding", [0.0, 0.4])
 def test_the_kernel_visits_the_tiles_that_are_counted(causal, padding):
-    row, tile = Row(N=96, d=16, B=2, Hq=2, Hk=1, causal=causal, padding=padding, ragged=True), TileConfig(16, 32, 4, 1)
+    row, tile = Row(N=96, d=16, B=2, Hq=2, Hk=1, causal=causal, padding=padding, ragged=True), Tile(16, 32, whole=True)
     inputs = make_inputs(row, "cpu")
-    _, skipped = flash_attn_forward_debug(inputs.q, inputs.k, inputs.v, causal, inputs.seqlens_k, config=tile)
     for b, length in enumerate(row.lengths):
-        visited = 6 * 3 - skipped[b].sum(1)
-        assert (32 * visited == loaded_keys(row, length, Tile(16, 32, whole=True))).all()
+        q, k, v = (x[b : b + 1] for x in (inputs.q, inputs.k, inputs.v))
+        lengths = None if inputs.seqlens_k is None else inputs.seqlens_k[b : b + 1]
+        with visits_of("forward") as visits:
+            flash_attention(q, k, v, causal, lengths, config="16x32x4x1")
+        assert 32 * visits.total() == row.Hq * loaded_keys(row, length, tile)
 
 
 def distinct(row):

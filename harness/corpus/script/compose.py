@@ -18,7 +18,7 @@ from harness.judging.relations import RELATIONS
 from harness.judging.story import headline, printable
 from harness.running.devices import choose, prepare
 from harness.subject.declaration import Subject
-from harness.subject.loading import load, located
+from harness.subject.loading import load, locate
 
 RUNS_OF_UNSTEADY = 20
 _NAN_IN_EMPTY = "torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then holds NaN"
@@ -50,7 +50,7 @@ def write(entry: Entry, path: Path | None = None) -> str:
     It imports torch and the subject (and NumPy, if tensors are too large to be written in it). path: of the entry, to
     find the subject's file from. Raises CannotRun if the subject is not found, or a script cannot show the fault.
     """
-    name = located(entry.subject, path)
+    name = locate(entry.subject, path)
     body = Body(entry, calls(entry, _load(entry, name)))
     functions = [values.generator(body.families)] if body.families else []
     functions += [meanings.source(body.features)] if "scores" in body.needed else []

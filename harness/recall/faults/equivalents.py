@@ -9,7 +9,7 @@ from harness.recall.faults.backward_blocks import Back, Differentiable, Saved
 from harness.recall.faults.blocks import Causal, Task, Tiled
 from harness.recall.faults.registry import equivalent, equivalent_edit
 
-_HIDE = 'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))'
+_HIDE = 'scores = tl.where(_sees(columns[None, :], row_limit), scores, -float("inf"))'
 
 
 class _Shifted(Tiled):
@@ -49,7 +49,13 @@ equivalent_edit(
 equivalent_edit(
     "one-full-tile-less",
     "One tile that every row sees is visited in the loop with a mask.",
-    [("full = full // BLOCK_N * BLOCK_N", "full = tl.maximum(full // BLOCK_N - 1, 0) * BLOCK_N")],
+    [
+        (
+            "full = start + (full - start) // BLOCK_N * BLOCK_N",
+            "full = start + tl.maximum((full - start) // BLOCK_N - 1, 0) * BLOCK_N",
+        )
+    ],
+    file="portable/device/mask.py",
     proof="The two loops take the same step on a tile but for loads masked where column >= visible and scores masked "
     "where column >= row_limit. In a tile that every row sees neither holds for any column, so both masks are all "
     "true; tiles are still visited once each and in order, since the second loop starts where the first ends.",
@@ -59,6 +65,7 @@ equivalent_edit(
     "short-tiles-first",
     "Causal query tiles are taken from the shortest to the longest, which leaves a long one for the end.",
     [("q_tile = q_tiles - 1 - q_tile", "q_tile = q_tile + 0")],
+    file="portable/device/tile.py",
     proof="i -> q_tiles - 1 - i is a bijection of the query tiles of a head, a program writes the rows of its own tile "
     "alone and reads only inputs: the order of independent programs changes no bit. It costs time.",
 )

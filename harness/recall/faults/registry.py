@@ -132,7 +132,7 @@ def edit(
     replace: Sequence[tuple[str, str]],
     *,
     witness: AttentionCase,
-    file: str = "flash_attn_triton.py",
+    file: str = "portable/device/forward.py",
     expects: frozenset[str] = NUMBERS,
     slack: bool = False,
     relation: str | None = None,
@@ -176,7 +176,7 @@ def equivalent(id: str, *, proof: str, **declares: Any) -> Callable[[F], F]:
 
 
 def equivalent_edit(
-    id: str, what: str, replace: Sequence[tuple[str, str]], *, proof: str, file: str = "flash_attn_triton.py"
+    id: str, what: str, replace: Sequence[tuple[str, str]], *, proof: str, file: str = "portable/device/forward.py"
 ) -> None:
     """Register an edit of our kernel's source that no legal input shows, with the proof."""
     make = _planted(id, file, replace, slack=False, differentiable=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, HISTORY, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "flash_attn_backward_triton.py"
+_FILE = "portable/device/backward.py"
 _DELTA = "delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)"
 _DV = 'dv = tl.dot(p.to(io_dtype), do, dv, input_precision="ieee")'
 _IMPORTS = "from __future__ import annotations\n"
@@ -40,7 +40,7 @@ edit(
     None,
     "The gradient of LSE is left out.",
     [("problem.dLSE_strides is not None, forward.d != width", "False, forward.d != width")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 1, dLSE="contiguous"),
     twin="dlse-ignored",
@@ -75,7 +75,7 @@ edit(
     "https://github.com/pytorch/pytorch/pull/105202",
     "dQ and dK are scaled by |scale|.",
     [("scale = float(np.float32(forward.scale))", "scale = abs(float(np.float32(forward.scale)))")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, scale=-1.0),
     twin="scale-sign-lost-in-dk",
@@ -93,7 +93,7 @@ edit(
             "    sign, scale_log2 = split_scale(padded)\n    scale = float(np.float32(padded))",
         )
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, 17),
     twin="bwd-scale-from-padded-d",
@@ -161,7 +161,7 @@ edit(
     None,
     "Which gradients are wanted is read from the last input to the first.",
     [("needs = tuple(ctx.needs_input_grad[:3])", "needs = tuple(ctx.needs_input_grad[2::-1])")],
-    file="autograd.py",
+    file="eager.py",
     expects=GRADIENT,
     witness=gradients(1, 2, needs=("v",)),
 )
@@ -179,11 +179,11 @@ edit(
             " if need else None",
         ),
         (
-            "for x, need in zip(like, needs, strict=True)",
-            "for n, (x, need) in enumerate(zip(like, needs, strict=True))",
+            "for x, need in zip((q, k, v), needs, strict=True)",
+            "for n, (x, need) in enumerate(zip((q, k, v), needs, strict=True))",
         ),
     ],
-    file="backward.py",
+    file="eager.py",
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",
     witness=gradients(1, 2),
@@ -202,7 +202,7 @@ edit(
             "scale = _kept.setdefault(forward.d, float(np.float32(forward.scale)))",
         ),
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT | HISTORY,
     witness=gradients(1, 2, history=("other_scale",)),
     twin="bwd-key-without-scale",

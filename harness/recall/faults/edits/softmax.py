@@ -106,7 +106,7 @@ edit(
     None,
     "Scores go to exp2 without log2(e).",
     [("scale_log2 = float(np.float32(abs(scale) * math.log2(math.e)))", "scale_log2 = float(np.float32(abs(scale)))")],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 2),
 )
 
@@ -116,7 +116,7 @@ edit(
     None,
     "A scale of 0 counts as none given.",
     [("if scale is None:", "if not scale:")],
-    file="arguments.py",
+    file="call/arguments.py",
     witness=case(1, 2, scale=0.0),
     twin="scale-or-default",
 )
@@ -127,7 +127,7 @@ edit(
     "https://github.com/pytorch/pytorch/pull/105202",
     "The sign of the scale is lost.",
     [("return (1 if scale > 0 else -1), scale_log2", "return 1, scale_log2")],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 2, scale=-1.0),
 )
 
@@ -143,7 +143,7 @@ edit(
         ),
         ("return (1 if scale > 0 else -1), scale_log2", "return 1, scale_log2"),
     ],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 1, scale=-1.0),
 )
 

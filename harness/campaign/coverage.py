@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 from harness.judging.seen import Seen
 from harness.subject.declaration import Subject
@@ -99,9 +100,13 @@ def _from_truth(case: AttentionCase) -> tuple[str, ...]:
 
 
 def axes() -> tuple[Axis, ...]:
-    """Return all axes: those of every case and those of the features."""
-    of_features = (axis for each in FEATURES.values() for axis in each.axes())
-    return (*AXES, *of_features)
+    """All axes: those of every case and those of the features."""
+    return _axes_with(tuple(FEATURES))
+
+
+@cache
+def _axes_with(features: tuple[str, ...]) -> tuple[Axis, ...]:
+    return (*AXES, *(axis for name in features for axis in FEATURES[name].axes()))
 
 
 AXES: tuple[Axis, ...] = (

@@ -49,8 +49,8 @@ def test_every_picture_is_shown():
 @every_page
 def test_paths_in_the_text_exist(page):
     named = re.findall(rf"`((?:{'|'.join(TOP)})/[\w./-]*)`", prose(page))
-    examples = {"kernel/mine.py"}  # of a reader's own
-    assert [path for path in named if path not in examples and not (ROOT / path).exists()] == []
+    examples = ("mine.py", "skip_third.py")  # of a reader's own
+    assert [path for path in named if not path.endswith(examples) and not (ROOT / path).exists()] == []
 
 
 @every_page
@@ -85,14 +85,16 @@ from harness.recall.faults.registry import fault
 from harness.recall.faults.witness import case
 from harness.running.attempt import attempt
 from harness.subject.loading import load
-from strategies import AttentionCase, Geometry, TensorSpec
+from oracles import float64
+from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from tests.documents import ROOT, blocks
 
 def run(chapter, names):
-    (code,) = blocks(ROOT / "docs" / "explain" / "how.md", "python", chapter)
-    exec(code, names)
+    for code in blocks(ROOT / "docs" / "explain" / "how.md", "python", chapter):
+        exec(code, names)
 
 
+run("Add a feature", {})
 run("Add an oracle", {"O": None, "LSE": None})
 run("Add a relation", {})
 run("Add a value family", vars(strategies.values))
@@ -100,6 +102,7 @@ run("Add a layout", vars(strategies.layouts))
 run("Add a check", {})
 run("Add a planted fault", {"fault": fault, "case": case, "Task": Task, "Tiled": Tiled, "Iterator": Iterator})
 assert "offset_by_two" in strategies.layouts.LAYOUTS
+assert float64(build(AttentionCase(Geometry(Nk=3), features=Features(skip_third=0)))).hidden.tolist() == [[[[1, 0, 0]]]]
 tried = AttentionCase(Geometry(Nq=5, Nk=7, d=8), q=TensorSpec("halves"))
 right = attempt(load("sdpa_math"), tried, "cpu")
 assert judge(right, ["opposite_values"]) == []

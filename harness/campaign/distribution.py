@@ -5,13 +5,14 @@ The largest ratio shows how near the worst case came. The histograms show whethe
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
 
 from harness.campaign.coverage import axes
 from strategies import AttentionCase
-from strategies.features import Axis
+from strategies.features import FEATURES, Axis, Feature
 
 LEAST, MOST = -12, 24
 """The outermost bins, which also count smaller and larger ratios."""
@@ -24,6 +25,12 @@ BINS = (ZERO, *(str(k) for k in range(LEAST, MOST + 1)), INFINITE)
 
 def histogram_axes() -> tuple[Axis, ...]:
     """Return the axes with a histogram of error/budget per class."""
+    return _histogram_axes(tuple(FEATURES.values()))
+
+
+@functools.cache
+def _histogram_axes(features: tuple[Feature, ...]) -> tuple[Axis, ...]:
+    """The axes while these features are registered: finding them costs more than counting a case."""
     return tuple(axis for axis in axes() if axis.has_histogram)
 
 
@@ -53,7 +60,9 @@ class Distribution:
         for axis in histogram_axes():
             classes = self.counts[axis.name]
             for name in axis.of(case):
-                classes.setdefault(name, Counter())[where] += 1
+                if name not in classes:
+                    classes[name] = Counter()
+                classes[name][where] += 1
 
     def take(self, other: Distribution) -> None:
         """Add the counts of another campaign."""

@@ -62,7 +62,7 @@ def other_layout(case: AttentionCase) -> AttentionCase:
 
 @variation
 def more_keys(case: AttentionCase) -> AttentionCase:
-    """Seventeen keys more, so that a buffer sized by the first call is too large for the second."""
+    """Seventeen more keys, so that a buffer sized by the first call is too large for the second."""
     return case.resized(Nk=case.geometry.Nk + 17)
 
 

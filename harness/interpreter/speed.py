@@ -92,7 +92,7 @@ def shapes_made_once(patches: Patches) -> None:
     scalar: list[Any] = []
 
     def look_up(shape: Any) -> tuple[Any, int, str] | None:
-        """The shape, its number of elements and its text."""
+        """Return the shape, its number of elements and its text."""
         if id(shape) in known:
             return known[id(shape)]
         if not isinstance(shape, (list, triton_tuple)):

@@ -20,7 +20,7 @@ class Causal(Mask):
 
     @staticmethod
     def visible(given: Any, at: Pairs) -> Tensor:
-        """Up to the diagonal."""
+        """Return whether a key is at or before the diagonal."""
         return at.j <= at.i + (at.n - at.Nq if given == "lower_right" else 0)
 
     @staticmethod

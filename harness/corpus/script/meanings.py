@@ -12,7 +12,7 @@ from oracles.features import MEANINGS, Mask, Pairs, Score
 
 
 def source(features: Collection[str]) -> str:
-    """Return the code of `Pairs`, of the meanings of these features, and of the tables MASKS and SCORES."""
+    """Return the code of `Pairs`, the meanings of these features, and the tables MASKS and SCORES."""
     found = [MEANINGS[name] for name in features if name in MEANINGS]
     masks = {each.name: f"{each.name}_visible" for each in found if isinstance(each, Mask)}
     scores = {each.name: f"{each.name}_score" for each in found if isinstance(each, Score)}

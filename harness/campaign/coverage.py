@@ -12,7 +12,7 @@ from harness.subject.declaration import Subject
 from strategies import AttentionCase
 from strategies.case import NEEDS
 from strategies.draw import GRADIENT_VALUES
-from strategies.features import FEATURES, ROWS, Axis
+from strategies.features import FEATURES, ROWS, Axis, Feature
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
@@ -101,12 +101,12 @@ def _from_truth(case: AttentionCase) -> tuple[str, ...]:
 
 def axes() -> tuple[Axis, ...]:
     """All axes: those of every case and those of the features."""
-    return _axes_with(tuple(FEATURES))
+    return _axes_with(tuple(FEATURES.values()))
 
 
 @cache
-def _axes_with(features: tuple[str, ...]) -> tuple[Axis, ...]:
-    return (*AXES, *(axis for name in features for axis in FEATURES[name].axes()))
+def _axes_with(features: tuple[Feature, ...]) -> tuple[Axis, ...]:
+    return (*AXES, *(axis for each in features for axis in each.axes()))
 
 
 AXES: tuple[Axis, ...] = (

@@ -22,7 +22,7 @@ from harness.recall.faults import CONTROLS
 from harness.running.devices import choose, prepare
 from harness.subject.declaration import Subject
 from harness.subject.loading import load
-from harness.workers import Apart, Limits
+from harness.workers import Apart, WorkerLimits
 
 
 def main() -> int:
@@ -38,7 +38,7 @@ def main() -> int:
 def run(name: str, asked: argparse.Namespace, device: str) -> list[str]:
     """Run the campaigns on one subject, print its row and its alarms, and return them."""
     make = _maker(name)
-    limits = Limits.of_one_among(asked.jobs)
+    limits = WorkerLimits.of_one_among(asked.jobs)
 
     def start(part: Part) -> Campaign:
         apart = Apart(make, device, limits)

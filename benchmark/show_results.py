@@ -20,7 +20,7 @@ from speed.show import head, line, not_timed, summary
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, help="JSON of run_benchmark.py")
-    parser.add_argument("--markdown", nargs="*", metavar="NAME", help="tables for a README, of these providers or all")
+    parser.add_argument("--markdown", nargs="*", metavar="NAME", help="tables in Markdown, of these providers or all")
     asked = parser.parse_args(arguments)
     for file in asked.files:
         try:

@@ -1,4 +1,4 @@
-"""The exceptions of the harness, and what an exception says for a person: in one line, or with its traceback."""
+"""The exceptions of the harness, and how an exception is shown: in one line, or with its traceback."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ class CannotRun(Exception):
 
 
 class Refused(Exception):
-    """The subject says that it does not support the case: counted and shown, never a failure."""
+    """The subject does not support the case: counted and shown, never a failure."""
 
 
-class Broken(Exception):
-    """The harness itself broke in another process: what `with_traceback` says of it there."""
+class HarnessError(Exception):
+    """The harness itself broke in another process; the message is what `with_traceback` returned there."""
 
 
 def first_line(error: Exception) -> str:
-    """The type of an exception and the first line of what it says."""
-    said = (str(error).splitlines() or [""])[0]
-    return said if isinstance(error, Broken) else f"{type(error).__name__}: {said}"
+    """Return the type of an exception and the first line of its message."""
+    line = (str(error).splitlines() or [""])[0]
+    return line if isinstance(error, HarnessError) else f"{type(error).__name__}: {line}"
 
 
 def with_traceback(error: Exception) -> str:
-    """The same, and its traceback: for an exception that is being handled."""
+    """Return the same with the traceback of the exception that is being handled."""
     return f"{first_line(error)}\n{traceback.format_exc()}"

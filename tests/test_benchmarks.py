@@ -1,4 +1,4 @@
-"""The scripts that the README names run, at a size that says nothing."""
+"""The documented scripts run, at a size that says nothing."""
 
 import json
 import subprocess

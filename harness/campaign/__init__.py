@@ -1,1 +1,1 @@
-"""Many cases against one subject: what is drawn, counted, shrunk and kept."""
+"""Many cases against one subject: drawn, run, counted, shrunk and saved."""

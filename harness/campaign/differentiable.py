@@ -1,4 +1,4 @@
-"""Whether a subject is differentiable: as it declares or, where it does not say, as a small call shows."""
+"""Whether a subject is differentiable: as it declares or, where it does not declare it, as a small call shows."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from harness.subject.declaration import Subject
 from strategies import AttentionCase, Features, Geometry
 from strategies.features import FEATURES
 
-LENGTH = 64
-"""Rows and keys of the call: a whole tile, since some subjects take no less."""
+PROBE_LENGTH = 64
+"""Rows and keys of the call: a whole tile, the least that some subjects take."""
 
-HEAD_DIM = 64
+PROBE_HEAD_DIM = 64
 FOUND = "found"
 
 
-def settled(subject: Subject, examiner: Examiner) -> Subject:
-    """The subject, once it is known whether it has gradients, where those are asked for.
+def with_differentiability(subject: Subject, examiner: Examiner) -> Subject:
+    """Return the subject with `differentiable` known where gradients are asked for.
 
-    examiner: makes the small call, where it takes one. Raises CannotRun where gradients alone are asked for and there
-    are none.
+    examiner: makes the small calls where the subject does not declare it. Raises CannotRun where gradients alone are
+    asked for and there are none.
     """
     if subject.operation != "forward" and subject.differentiable is None:
-        subject = _probed(subject, examiner)
+        subject = _probe(subject, examiner)
     if not subject.operations:
         raise CannotRun(f"{subject.name} has no gradients to attest ({subject.differentiable_by}).")
     return subject
 
 
-def _probed(subject: Subject, examiner: Examiner) -> Subject:
-    """The subject with what the first small call says that returns; one that does not end is the last."""
+def _probe(subject: Subject, examiner: Examiner) -> Subject:
+    """Ask small calls until one returns; a call that does not end is the last."""
     why = "it takes no small call"
     for case in _small_calls(subject):
         found = examiner.examine(Question(case, probes=True))
@@ -52,7 +52,7 @@ def _probed(subject: Subject, examiner: Examiner) -> Subject:
 
 def _small_calls(subject: Subject) -> Iterator[AttentionCase]:
     """Square calls of one head, of which any subject takes one: of each mask, dtype, and d near to 64 or 128."""
-    nearest = sorted(subject.head_dims, key=lambda d: (abs(d - HEAD_DIM), d))[:1]
-    dims = [*nearest, *(d for d in (2 * HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
+    nearest = sorted(subject.head_dims, key=lambda d: (abs(d - PROBE_HEAD_DIM), d))[:1]
+    dims = [*nearest, *(d for d in (2 * PROBE_HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
     for causal, d, dtype in itertools.product(FEATURES["causal"].taken_by(subject), dims, subject.dtypes):
-        yield AttentionCase(Geometry(Nq=LENGTH, Nk=LENGTH, d=d), dtype=dtype, features=Features(causal))
+        yield AttentionCase(Geometry(Nq=PROBE_LENGTH, Nk=PROBE_LENGTH, d=d), dtype=dtype, features=Features(causal))

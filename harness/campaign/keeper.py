@@ -1,66 +1,79 @@
-"""What a campaign finds, kept in the corpus from the moment it is met: nothing is lost when the campaign is killed."""
+"""Saves what a campaign finds in the corpus from the moment it is met: a campaign that is killed loses nothing."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
-from harness.campaign.campaign import Fault, Finding
+from harness.campaign.finding import FaultKey, Finding
 from harness.corpus import entries
+from harness.corpus.entries import Worst, make_entry
 from harness.errors import CannotRun
 from harness.judging.verdict import Verdict
 from strategies import AttentionCase
 
 
-class Corpus:
-    """Keeps a subject's failures in a folder. problems: why one could not be saved."""
+class CorpusKeeper:
+    """Saves a subject's failures in a folder. problems: why some could not be saved."""
 
-    def __init__(self, folder: Path, subject: str, device: str, problems: list[str] | None = None) -> None:
+    def __init__(self, folder: Path, subject: str, device: str) -> None:
         self._folder, self._subject, self._device = folder, subject, device
-        self._as_met: dict[Fault, Path] = {}
-        self.problems = [] if problems is None else problems
+        self._drawn: dict[FaultKey, Path] = {}
+        self.problems: list[str] = []
 
-    def of_one_part(self) -> Corpus:
-        """The same folder for one of several campaigns whose failures are told here."""
-        return Corpus(self._folder, self._subject, self._device, self.problems)
+    def for_another_part(self) -> CorpusKeeper:
+        """Return a keeper of the same folder for another campaign on the same subject."""
+        return CorpusKeeper(self._folder, self._subject, self._device)
 
-    def met(self, fault: Fault, case: AttentionCase, verdict: Verdict) -> None:
-        """Save the case as it was drawn, until it is shrunk; what was in the corpus before stays there."""
-        with self._problems_noted():
-            entry = entries.entry(case, verdict, self._subject, self._device)
+    def save_met(self, fault: FaultKey, case: AttentionCase, verdict: Verdict) -> None:
+        """Save the case as it was drawn, until it is shrunk. A file that is in the corpus already stays there."""
+        with self._noting_problems():
+            entry = make_entry(case, verdict, self._subject, self._device)
             # Not Path.exists, which raises where a folder cannot be entered.
-            was_there = os.path.exists(entries.place(entry, self._folder))
+            was_there = os.path.exists(entries.path_of(entry, self._folder))
             path = entries.save(entry, self._folder)
             if not was_there:
-                self._as_met[fault] = path
+                self._drawn[fault] = path
 
-    def settled(self, fault: Fault, finding: Finding | None) -> None:
-        """Save the shrunk case in the place of the drawn one, unless another finding tells of it."""
-        drawn, path = self._as_met.pop(fault, None), None
+    def save_settled(self, fault: FaultKey, finding: Finding | None) -> Path | None:
+        """Save the shrunk case in place of the drawn one and return its file; None where nothing is saved.
+
+        Where it cannot be saved, the drawn case stays. finding: None where another finding reports the fault.
+        """
+        drawn, path = self._drawn.pop(fault, None), None
         if finding is not None:
-            path = self._save_finding(finding)
+            path = self._save(finding)
             if path is None:
-                return
+                return None
         if drawn is not None and drawn != path:
             with suppress(OSError):
                 drawn.unlink()
+        return path
 
-    def located(self, findings: Mapping[Fault, Finding]) -> dict[Fault, Path]:
-        """The file of each finding, whichever process saved it, and saved now where none could."""
-        self.problems.clear()  # those of cases that were shrunk since, too
-        places = {fault: self._save_finding(finding) for fault, finding in findings.items()}
-        return {fault: path for fault, path in places.items() if path is not None}
+    def save_missing(self, findings: dict[FaultKey, Finding]) -> None:
+        """Save each finding that has no file: its job was killed before it could save it, or the disk was full.
 
-    def _save_finding(self, finding: Finding) -> Path | None:
-        with self._problems_noted():
-            return entries.save(entries.entry_of(finding, self._subject, self._device), self._folder)
+        A file may be gone, too, where another job had saved it as a drawn case. `problems` then speaks of these
+        findings alone.
+        """
+        self.problems.clear()
+        for fault, finding in findings.items():
+            if finding.file is None or not os.path.exists(finding.file):
+                findings[fault] = replace(finding, file=self._save(finding))
+
+    def _save(self, finding: Finding) -> Path | None:
+        with self._noting_problems():
+            worst = Worst(finding.worst_ratio, finding.worst)
+            entry = make_entry(finding.shrunk, finding.verdict, self._subject, self._device, worst)
+            return entries.save(entry, self._folder)
         return None
 
     @contextmanager
-    def _problems_noted(self) -> Iterator[None]:
-        """Go on where something cannot be saved, and say so once."""
+    def _noting_problems(self) -> Iterator[None]:
+        """Go on where something cannot be saved, and note each problem once."""
         try:
             yield
         except CannotRun as problem:

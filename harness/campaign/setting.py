@@ -1,4 +1,4 @@
-"""What each part of a campaign starts with: its subject, made in a worker."""
+"""What the parts of a campaign have in common, and how each makes its subject in a worker."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from dataclasses import dataclass, replace
 from harness.errors import CannotRun
 from harness.subject.declaration import ANY, Subject
 from harness.subject.loading import load
-from harness.workers import Apart, Limits
+from harness.workers import Apart, WorkerLimits
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the parts of a campaign have in common.
+    """How a campaign finds and runs its subject.
 
-    name: the subject's. refuses: as in `Subject`. limits: of each worker. place: where the subject is found, if not
-    under its name. operation: what is asked of it, ANY or one of OPERATIONS.
+    name: the subject's. refuses: as in `Subject`. limits: of each worker. place: the name under which the subject is
+    loaded, where that is another. operation: what is asked of it, ANY or one of OPERATIONS.
     """
 
     name: str
     refuses: str | None
     device: str
-    limits: Limits
+    limits: WorkerLimits
     place: str | None = None
     operation: str = ANY
 
     def maker(self) -> Callable[[], Subject]:
-        """What makes the subject in a worker.
+        """Return what makes the subject in a worker.
 
-        On the CPU it is loaded once, here; a module may wake CUDA, which no fork survives, so there it is not.
+        On the CPU it is loaded once, here. A module may initialise CUDA, which no fork survives, so there each worker
+        loads it.
         """
         if self.device == "cuda":
             return self._load
@@ -40,7 +41,7 @@ class Setting:
         return replace(load(self.place or self.name, self.refuses), name=self.name)
 
     def apart(self, make: Callable[[], Subject]) -> Apart:
-        """An examiner. Raises CannotRun where there is no subject, or it does not run on the device."""
+        """Return an examiner. Raises CannotRun where the subject cannot be made or does not run on the device."""
         apart = Apart(make, self.device, self.limits)
         subject = apart.subject
         if self.device not in subject.devices:
@@ -50,7 +51,7 @@ class Setting:
         return apart
 
     def card(self, make: Callable[[], Subject]) -> Subject:
-        """What the subject says of itself."""
+        """Return what the subject declares, without its function."""
         apart = self.apart(make)
         apart.close()
         return apart.subject

@@ -1,4 +1,4 @@
-"""The running account of a campaign: how many cases, how fast, how close to the budget, what was covered."""
+"""The counts of a campaign: how many cases, how fast, how close to the budget, what was covered."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Tally:
 
     @classmethod
     def together(cls, tallies: Iterable[Tally]) -> Tally:
-        """One account of several campaigns that ran at the same time."""
+        """Return the counts of several campaigns that ran at the same time."""
         whole = cls()
         for tally in tallies:
             whole._take(tally)
@@ -81,7 +81,7 @@ class Tally:
         self.refused[reason] += 1
 
     def add(self, case: AttentionCase, compared: Mapping[str, Comparison], seen: Seen | None = None) -> None:
-        """Count a case, with what came of holding its outputs against the truth, where they could be."""
+        """Count a case; compared: each output against the truth, where it has the right form."""
         self.cases += 1
         self.backwards += case.has_gradients
         self.coverage.add(case, seen)

@@ -13,8 +13,8 @@ from harness.subject.shipped import installed, requirement, shipped
 PACKAGES = ("flashattest", "torch", "triton", "numpy", "hypothesis", "pytest", "pytest-xdist")
 
 
-def examine() -> dict[str, str]:
-    """Facts by name: versions, the device, and whether Triton kernels are compiled or interpreted."""
+def collect_facts() -> dict[str, str]:
+    """Return facts by name: versions, the device, and whether Triton kernels are compiled or interpreted."""
     facts = {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
     device = choose()
     prepare(device)
@@ -25,14 +25,14 @@ def examine() -> dict[str, str]:
 
 
 def _subjects() -> dict[str, str]:
-    """The subjects that ship: those whose package is here, with its version, and what to install for the others."""
+    """The subjects that ship: those whose package is installed, with its version, and what the others need."""
     needs = {name: requirement(name) for name in shipped()}
-    here = [_told(name, package) for name, package in needs.items() if package is None or installed(package)]
+    here = [_with_version(name, package) for name, package in needs.items() if package is None or installed(package)]
     lacking = sorted({package for package in needs.values() if package and not installed(package)})
     return {"subjects": ", ".join(here), "pip install": " ".join(lacking) or "nothing more"}
 
 
-def _told(name: str, package: str | None) -> str:
+def _with_version(name: str, package: str | None) -> str:
     return name if package is None else f"{name} ({package} {installed(package)})"
 
 

@@ -1,6 +1,6 @@
 """In a GitHub workflow: failures as annotations on the subject's file, and a summary of the step in Markdown.
 
-Nothing happens unless the environment says GITHUB_ACTIONS=true.
+Nothing happens unless the environment variable GITHUB_ACTIONS is "true".
 """
 
 from __future__ import annotations
@@ -10,22 +10,21 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from harness.campaign.campaign import Account
-from harness.cli.outcome import Saved
+from harness.campaign.parallel.jobs import AnyCampaign
 from harness.corpus.replay import Replayed
 from harness.judging.story import headline, printable
 
 
-def tell_campaign(campaign: Account, saved: Saved) -> None:
+def report_campaign(campaign: AnyCampaign) -> None:
     """Annotate what a campaign found, and add its outcome to the step's summary."""
     if not _is_workflow():
         return
-    name, tally, found = campaign.subject.name, campaign.tally, campaign.findings
-    for fault, finding in found.items():
-        told = f"{headline(finding.verdict)}\n{finding.shrunk!r}"
-        again = f"\nflashattest replay {saved[fault]}" if fault in saved else ""
-        _annotate("error", _file_of(name, saved.get(fault)), f"{name}: {finding.verdict.kind}", told + again)
-    rows = [(f.verdict.kind, f.verdict.check, repr(f.shrunk), str(saved.get(fault, ""))) for fault, f in found.items()]
+    name, tally, found = campaign.subject.name, campaign.tally, campaign.findings.values()
+    for finding in found:
+        message = f"{headline(finding.verdict)}\n{finding.shrunk!r}"
+        again = f"\nflashattest replay {finding.file}" if finding.file else ""
+        _annotate("error", _file_of(name, finding.file), f"{name}: {finding.verdict.kind}", message + again)
+    rows = [(f.verdict.kind, f.verdict.check, repr(f.shrunk), str(f.file or "")) for f in found]
     counted = (
         f"{tally.cases} cases in {tally.seconds:.0f} s, {sum(tally.refused.values())} refused, {len(found)} failed"
     )
@@ -33,19 +32,19 @@ def tell_campaign(campaign: Account, saved: Saved) -> None:
     _summarise(title, ("kind", "check", "smallest case", "saved"), rows)
 
 
-def tell_replays(told: Sequence[Replayed]) -> None:
+def report_replays(replays: Sequence[Replayed]) -> None:
     """Annotate what is not fixed, and add all replays to the step's summary."""
     if not _is_workflow():
         return
-    for each in told:
+    for each in replays:
         if each.status != "FIXED":
             level = "warning" if each.status == "KNOWN" else "error"
             subject = each.entry.subject if each.entry else ""
             _annotate(level, _file_of(subject, each.path), f"{each.status} {subject}".strip(), each.sentence)
-    names = [(each.entry.subject, each.entry.id) if each.entry else ("", str(each.path)) for each in told]
-    rows = [(each.status, *name, each.sentence) for each, name in zip(told, names, strict=True)]
-    bad = sum(each.status in ("FAILED", "ERROR") for each in told)
-    title = f"{_mark(not bad)} Replayed {len(told)} saved failures, {bad} of them not fixed"
+    names = [(each.entry.subject, each.entry.id) if each.entry else ("", str(each.path)) for each in replays]
+    rows = [(each.status, *name, each.sentence) for each, name in zip(replays, names, strict=True)]
+    bad = sum(each.status in ("FAILED", "ERROR") for each in replays)
+    title = f"{_mark(not bad)} Replayed {len(replays)} saved failures, {bad} of them not fixed"
     _summarise(title, ("", "subject", "failure", ""), rows)
 
 
@@ -54,7 +53,7 @@ def _is_workflow() -> bool:
 
 
 def _annotate(level: str, file: Path | None, title: str, message: str) -> None:
-    """Print a workflow command. What a stranger wrote cannot begin one of its own: it has no line end left."""
+    """Print a workflow command. Text from a saved file cannot start a command of its own: it holds no line end."""
     lines = "\n".join(printable(line) for line in message.split("\n"))
     where = f"file={_property(str(file))}," if file else ""
     print(f"::{level} {where}title={_property(printable(title))}::{_data(lines)}", flush=True)

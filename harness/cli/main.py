@@ -1,10 +1,11 @@
-"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, said in a line."""
+"""The command `flashattest`. Exit code 0: nothing failed; 1: failures, saved; 2: it could not run, and says why."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from harness.cli.sanitizer import TOOLS, run_under
 from harness.errors import CannotRun
 
 OPERATIONS = ("any", "forward", "forward_backward")
-"""As in `harness.subject.loading`, which takes a second to import."""
+"""The values of `Subject.operation`, whose import takes a second."""
 
 STOPPED = 130
-"""The exit code of what was broken off, as a shell gives it after Ctrl-C."""
+"""Exit code after Ctrl-C, as a shell gives it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("entries", nargs="*", help="an id or a path (default: the whole corpus)", metavar="ID|PATH")
     replay.add_argument("--subject", help="run them on this subject, not on their own", metavar="NAME")
 
-    recall = _command(commands, "recall", _recall, "plant every known fault and say which are found")
+    recall = _command(commands, "recall", _run_of("recall"), "plant every known fault and say which are found")
     recall.add_argument("--time", type=float, default=60.0, help="seconds for each fault (default 60)", metavar="S")
     recall.add_argument("--faults", nargs="+", default=[], help="these alone (default: all)", metavar="ID")
     recall.add_argument("--operation", choices=OPERATIONS, default=OPERATIONS[0], help="its faults alone (default any)")
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     recall.add_argument("--jobs", type=_positive, default=1, help="processes (default 1)", metavar="N")
 
     corpus_command.add(commands)
-    report = _command(commands, "report", _report, "write a page of what campaigns found, with pictures of where")
+    report = _command(
+        commands, "report", _run_of("report"), "write a page of what campaigns found, with pictures of where"
+    )
     report.add_argument("sources", nargs="*", help="campaign JSON, saved failures (default: corpus)", metavar="SOURCE")
     report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
 
@@ -103,37 +106,29 @@ def _fuzz(asked: argparse.Namespace, console: Console) -> int:
 
 
 def _replay(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.github import tell_replays
+    from harness.cli.github import report_replays
     from harness.corpus import entries
     from harness.corpus.replay import replay
 
     paths = entries.find(asked.corpus, asked.entries)
-    told = [replay(path, asked.subject, asked.device) for path in paths]
-    for each in told:
+    replays = [replay(path, asked.subject, asked.device) for path in paths]
+    for each in replays:
         console.print(each.line(), markup=False, soft_wrap=True)
-    tell_replays(told)
-    if len(asked.entries) == 1 == len(told):
-        console.print(told[0].story(), markup=False, soft_wrap=True)
-    if any(each.status == "FAILED" for each in told):
-        return 1
-    return 2 if any(each.status == "ERROR" for each in told) else 0
+    report_replays(replays)
+    if len(asked.entries) == 1 == len(replays):
+        console.print(replays[0].story(), markup=False, soft_wrap=True)
+    statuses = {each.status for each in replays}
+    return 1 if "FAILED" in statuses else 2 if "ERROR" in statuses else 0
 
 
-def _recall(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.recall import run
-
-    return run(asked, console)
-
-
-def _report(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.report import run
-
-    return run(asked, console)
+def _run_of(module: str) -> Callable[..., int]:
+    """The `run` of a module of this folder, imported when it is called: torch takes a second."""
+    return lambda asked, console: int(import_module(f"harness.cli.{module}").run(asked, console))
 
 
 def _doctor(asked: argparse.Namespace, console: Console) -> int:
-    from harness.cli.doctor import examine
+    from harness.cli.doctor import collect_facts
 
-    for name, fact in examine().items():
+    for name, fact in collect_facts().items():
         console.print(f"{name:12} {fact}", markup=False, soft_wrap=True)
     return 0

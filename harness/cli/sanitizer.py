@@ -1,4 +1,4 @@
-"""A campaign under NVIDIA's compute-sanitizer: the same command once more, as the sanitizer's child.
+"""A campaign under NVIDIA's compute-sanitizer: the same command, run as the sanitizer's child.
 
 memcheck ends a CUDA context that reads or writes outside its memory; the worker then reports a crash, so the case is
 known, shrunk and saved like any other. The other tools only report, in the sanitizer's own words.
@@ -17,11 +17,11 @@ from harness.errors import CannotRun
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 FAILED = 1
-"""What the sanitizer exits with where it has found anything: a failure, as the campaign's own are."""
+"""Exit code of the sanitizer where it has found anything, as for a campaign's own failures."""
 
 
 def command(tool: str, arguments: Sequence[str]) -> list[str]:
-    """The command line that runs `flashattest ARGUMENTS` under a tool. Raises CannotRun where it is not installed."""
+    """Return the command line that runs `flashattest ARGUMENTS` under a tool. Raises CannotRun if it is missing."""
     home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     found = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=str(Path(home) / "bin"))
     if found is None:
@@ -31,7 +31,7 @@ def command(tool: str, arguments: Sequence[str]) -> list[str]:
 
 
 def run_under(tool: str, arguments: Sequence[str]) -> NoReturn:
-    """Become that command."""
+    """Replace this process by that command."""
     line = command(tool, arguments)
     os.execv(line[0], line)
 

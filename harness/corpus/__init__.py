@@ -1,1 +1,1 @@
-"""The saved failures: their files, how they are marked, replayed and written out as a script."""
+"""The saved failures: their files, marks and bug reports, how they are replayed and written as scripts."""

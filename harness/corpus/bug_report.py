@@ -1,4 +1,4 @@
-"""A saved failure as a bug report: its story, what it was found with, and the commands that show it again."""
+"""A saved failure as a bug report: its story, the versions it was found with, and the commands that show it again."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from harness.judging.verdict import Verdict
 
 
 def bug_report(entry: Entry, path: Path | None = None, now: Iterable[Verdict] = ()) -> str:
-    """Return the report, a fact a line. now: what is found today, in the place of what was saved."""
-    told = [story(entry.subject, entry.case, verdict) for verdict in tuple(now) or (entry.verdict,)]
+    """Return the report, one fact per line. now: verdicts of today, in place of the saved one."""
+    lines = [story(entry.subject, entry.case, verdict) for verdict in tuple(now) or (entry.verdict,)]
     if entry.worst is not None:
-        told.append(f"  worst    {entry.worst.ratio:.3g} x the budget: {entry.worst.case!r}")
+        lines.append(f"  worst    {entry.worst.ratio:.3g} x the budget: {entry.worst.case!r}")
     found_with = ", ".join(f"{name} {version}" for name, version in entry.versions.items())
-    told.append(printable(f"  found    on {entry.device} with {found_with}"))
+    lines.append(printable(f"  found    on {entry.device} with {found_with}"))
     if entry.mark is not None:
-        told.append(f"  marked   {entry.mark}")
-    return "\n".join([*told, *([commands(path)] if path else [])])
+        lines.append(f"  marked   {entry.mark}")
+    return "\n".join([*lines, *([commands(path)] if path else [])])
 
 
 def commands(path: Path) -> str:
-    """Where a failure is saved and what can be done with it, as lines of its report."""
+    """Return the lines with the file of a failure and the commands that take it."""
     return f"  saved    {path}\n  again    flashattest replay {path}\n  script   flashattest corpus script {path}"

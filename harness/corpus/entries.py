@@ -1,7 +1,7 @@
-"""The corpus: each failure kept as one readable JSON file, and read back as data that a stranger may have written.
+"""The corpus: one readable JSON file for each failure, read back as untrusted data.
 
-A file is named by its fault: subject, kind, check and the shrunk case but for its seeds. So the same fault is saved
-once, by however many campaigns, and nothing in a file is ever evaluated.
+A file is named by its fault: subject, kind, check and the shrunk case without its seeds. So the same fault is saved
+once, by however many campaigns. Nothing in a file is ever evaluated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.corpus.mark import Mark
 from harness.errors import CannotRun
@@ -28,29 +28,26 @@ from harness.running.devices import DEVICES
 from strategies import AttentionCase, TensorSpec, build, checksum
 from strategies.spec import require
 
-if TYPE_CHECKING:
-    from harness.campaign.campaign import Finding
-
-FORMAT = 1
+ENTRY_FORMAT = 1
 MARKER = "flashattest"
 """The first key of every file; its value is the format."""
 
 ID_DIGITS = 12
 MAX_BYTES = 1 << 20
-MAX_SIZE = 1 << 26
-"""Scores of a case that is replayed, and elements of each of its tensors: 512 MiB in float64, and far past what a
-campaign draws. A case holds no tensor, so that it is refused before anything of its size is allocated."""
+MAX_SAVED_SIZE = 1 << 26
+"""Most scores of a saved case, and most elements of each of its tensors: 512 MiB in float64, far more than a campaign
+draws. A case holds no tensor, so a larger one is refused before anything of its size is allocated."""
 
 _LIBRARIES = ("torch", "triton", "numpy", "flashattest")
 _LINE = 100
 
 
 class CorruptEntry(CannotRun):
-    """A file that is not a saved failure, or not one that this version reads: one sentence that names it."""
+    """A file that is not a saved failure that this version reads: one sentence that names the file."""
 
 
 class OtherFormat(CorruptEntry):
-    """A file in a format that this version does not read: of a later version, as a rule."""
+    """A file in a format that this version does not read, usually of a later version."""
 
 
 class _FormatError(ValueError):
@@ -67,11 +64,11 @@ class Worst:
 
 @dataclass(frozen=True)
 class Entry:
-    """A saved failure: the smallest case that showed it, what the check said of it, and where that was.
+    """A saved failure: the smallest case that showed it, the verdict, and the device.
 
     subject: its name as on the command line. checksum: of the tensors of the case. versions: of Python and libraries.
-    mark: what a person says of it; an older version, which would fail what is known, refuses the key rather than pass
-    over it.
+    mark: set by a person. An older version refuses a file with this key; if it ignored the key, it would fail what is
+    marked as known.
     """
 
     subject: str
@@ -90,7 +87,9 @@ class Entry:
         require(re.fullmatch("[0-9a-f]{64}", self.checksum) is not None, "checksum must be 64 hexadecimal digits.")
         for case in (self.case, *([self.worst.case] if self.worst else [])):
             size = max(case.work, math.prod(case.geometry.q_shape), math.prod(case.geometry.k_shape))
-            require(size <= MAX_SIZE, f"A saved case has at most {MAX_SIZE} scores and elements, not {size}.")
+            require(
+                size <= MAX_SAVED_SIZE, f"A saved case has at most {MAX_SAVED_SIZE} scores and elements, not {size}."
+            )
 
     @property
     def kind(self) -> str:
@@ -99,20 +98,20 @@ class Entry:
 
     @property
     def check(self) -> str:
-        """The check that saw it."""
+        """The check that failed."""
         return self.verdict.check
 
     @property
     def id(self) -> str:
-        """Twelve hexadecimal digits that name the fault: other seeds of the same case are the same fault."""
+        """Twelve hexadecimal digits that name the fault, whatever the seeds of its case."""
         fault = [self.subject, self.kind, self.check, _without_seeds(self.case).to_json()]
         return hashlib.sha256(json.dumps(fault, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values, in the order in which a person wants to read them."""
+        """Return plain JSON values, in an order that is easy to read."""
         worst = self.worst and {"ratio": finite_or_text(self.worst.ratio), "case": self.worst.case.to_json()}
         return {
-            MARKER: FORMAT,
+            MARKER: ENTRY_FORMAT,
             "subject": self.subject,
             "device": self.device,
             "repr": repr(self.case),
@@ -129,19 +128,13 @@ class Entry:
         """Read what `to_json` wrote. Raises ValueError, in one sentence, for anything else."""
         found = an_object("A saved failure", data).get(MARKER)
         require(type(found) is int, f"A saved failure must say its format under {MARKER!r}.")
-        if found != FORMAT:
-            raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {FORMAT}.")
+        if found != ENTRY_FORMAT:
+            raise _FormatError(f"It has the format {found}, and this version of Flashattest reads {ENTRY_FORMAT}.")
         return cls(**fields("A saved failure", data, _ENTRY, optional={"worst", "mark"}, dropped={MARKER, "repr"}))
 
 
-def entry_of(finding: Finding, subject: str, device: str) -> Entry:
-    """Return the entry that keeps a campaign's finding. Raises CannotRun where its case is too large to keep."""
-    worst = Worst(finding.worst_ratio, finding.worst)
-    return entry(finding.shrunk, finding.verdict, subject, device, worst)
-
-
-def entry(case: AttentionCase, verdict: Verdict, subject: str, device: str, worst: Worst | None = None) -> Entry:
-    """Return the entry that keeps a failure as it is. Raises CannotRun where its case is too large to keep."""
+def make_entry(case: AttentionCase, verdict: Verdict, subject: str, device: str, worst: Worst | None = None) -> Entry:
+    """Return the entry for a failure. Raises CannotRun where its case is too large to save."""
     try:
         return Entry(subject, device, case, verdict, checksum(build(case)), versions(), worst)
     except ValueError as error:
@@ -149,31 +142,31 @@ def entry(case: AttentionCase, verdict: Verdict, subject: str, device: str, wors
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a failure may hang on."""
+    """Return the versions of Python and of the libraries that a failure may depend on."""
     return {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}}
 
 
 def slug(subject: str) -> str:
-    """Return the name of a subject's folder: `path/to/bad.py:attention` is kept in `bad.attention`."""
+    """Return the name of a subject's folder: `path/to/bad.py:attention` is saved in `bad.attention`."""
     place, _, attribute = subject.rpartition(":")
     module = re.split(r"[/\\]", place)[-1].removesuffix(".py")
     words = re.findall(r"[A-Za-z0-9_-]+", f"{module}.{attribute}")
     return ".".join(words)[:100] or "subject"
 
 
-def place(entry: Entry, corpus: Path) -> Path:
+def path_of(entry: Entry, corpus: Path) -> Path:
     """Return the file of an entry in a corpus."""
     return corpus / slug(entry.subject) / f"{entry.id}.json"
 
 
 def save(entry: Entry, corpus: Path) -> Path:
-    """Keep an entry in a corpus, in one piece or not at all, and return its file.
+    """Write an entry to a corpus, whole or not at all, and return its file.
 
-    A file of the same fault is left as it is, with what may be marked in it, and so is one of a later version; a torn
-    one is replaced. Raises CannotRun where nothing can be written.
+    A file of the same fault stays as it is, with its mark, and so does one of a later version; a corrupt one is
+    replaced. Raises CannotRun where nothing can be written.
     """
-    path = place(entry, corpus)
-    if not _is_worth_keeping(path):
+    path = path_of(entry, corpus)
+    if not _is_readable(path):
         _write(entry, path)
     return path
 
@@ -193,12 +186,12 @@ def load(path: Path) -> Entry:
 
 
 def mark(path: Path, mark: Mark | None) -> None:
-    """Leave a mark in a file, or take it off. Raises CorruptEntry, and CannotRun where it cannot be written."""
+    """Mark a file, or remove its mark (None). Raises CorruptEntry, and CannotRun where it cannot be written."""
     _write(dataclasses.replace(load(path), mark=mark), path)
 
 
 def remove(path: Path) -> None:
-    """Take a failure out of its corpus. Raises CannotRun where that is not allowed."""
+    """Remove a failure from its corpus. Raises CannotRun where that is not allowed."""
     try:
         path.unlink()
     except OSError as error:
@@ -259,7 +252,8 @@ def _write(entry: Entry, path: Path) -> None:
         raise CannotRun(f"The failure cannot be saved as {path}: {error.strerror or error}.") from error
 
 
-def _is_worth_keeping(path: Path) -> bool:
+def _is_readable(path: Path) -> bool:
+    """Whether a file is a saved failure of this version or a later one."""
     try:
         load(path)
     except OtherFormat:
@@ -270,7 +264,7 @@ def _is_worth_keeping(path: Path) -> bool:
 
 
 def _render(value: Any, indent: int = 0) -> str:
-    """JSON with an indent of 2 in which what fits on a line stands on one."""
+    """Return JSON with an indent of 2, in which a value that fits on one line is on one line."""
     line = json.dumps(value, ensure_ascii=False)
     if not isinstance(value, dict) or len(line) + indent <= _LINE - 20:
         return line
@@ -285,9 +279,9 @@ def verdict_from_json(data: object) -> Verdict:
 
 
 def verdict_to_json(verdict: Verdict) -> dict[str, Any]:
-    """What the verdict says, as plain JSON values; what it leaves at None or empty is left out."""
-    said = {name: getattr(verdict, name) for name in _VERDICT}
-    return {name: _plain(value) for name, value in said.items() if value not in (None, {})}
+    """Return a verdict as plain JSON values; fields that are None or empty are left out."""
+    values = {name: getattr(verdict, name) for name in _VERDICT}
+    return {name: _plain(value) for name, value in values.items() if value not in (None, {})}
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The mark that a person leaves on a saved failure: known, so that it stops failing a build, or fixed."""
+"""The mark that a person sets on a saved failure: known, so that it fails no build, or fixed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A saved failure run again: FIXED, FAILED (KNOWN where it is so marked), or ERROR where it cannot be told."""
+"""Replays a saved failure: FIXED, FAILED (KNOWN where it is so marked), or ERROR where it cannot be run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.judging.verdict import Verdict
 from harness.running.devices import choose, prepare
 from harness.subject.declaration import Subject
 from harness.subject.loading import load as load_subject
-from harness.subject.loading import located
+from harness.subject.loading import locate
 from harness.workers import Apart, Here
 from strategies import build, checksum
 
@@ -27,19 +27,19 @@ Status = Literal["FIXED", "FAILED", "KNOWN", "ERROR"]
 
 UNSTEADY = "not_repeatable"
 OF_HISTORY = "history_dependent"
-"""What the calls before left behind may last: then the case fails without them too, and shows another kind."""
+"""The state that earlier calls leave may last: then the case fails without them too, with another kind."""
 
 RUNS_OF_UNSTEADY = 20
-"""A failure that comes and goes is run so often before it counts as fixed."""
+"""Runs of a failure that does not repeat itself before it counts as fixed."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay.
+    """The result of a replay.
 
-    FIXED: no check found anything. FAILED: `verdicts` says what was found, of whatever kind. KNOWN: it failed as
-    before, and is marked as known. ERROR: the file, its subject or its case cannot be used here, and `sentence` says
-    why. device: where it ran. elsewhere: it takes another device than this one.
+    FIXED: no check failed. FAILED: some did, with these verdicts, of whatever kind. KNOWN: it failed as before, and is
+    marked as known. ERROR: the file, its subject or its case cannot be used here, for the reason in `sentence`.
+    device: on which it ran. elsewhere: it needs another device than this one.
     """
 
     status: Status
@@ -52,7 +52,7 @@ class Replayed:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is FIXED on the very device that it was found on: only then may it be forgotten."""
+        """Whether it is FIXED on the device where it was found: only then may it be removed."""
         return self.status == "FIXED" and self.entry is not None and self.device == self.entry.device
 
     @property
@@ -66,7 +66,7 @@ class Replayed:
         return printable(f"{self.status:6} {name}{self.sentence}")
 
     def story(self) -> str:
-        """The whole story: each failure as it is now or, where there is none now, as it was when it was saved."""
+        """The bug report: with the failures of now or, where it passes, with the saved one."""
         if self.entry is None:
             return self.sentence
         as_it_was = "" if self.verdicts else f"As it was saved, on {self.entry.device}:\n"
@@ -78,7 +78,7 @@ class _Elsewhere(CannotRun):
 
 
 def replay(saved: Path | str | Entry, subject_name: str | None = None, device: str | None = None) -> Replayed:
-    """Run a saved failure again, on its own subject or on the one named; device None is cuda where there is one."""
+    """Run a saved failure again, on its own subject or on the one named; device None: cuda if there is one."""
     path = None if isinstance(saved, Entry) else Path(saved)
     entry = saved if isinstance(saved, Entry) else None
     try:
@@ -93,14 +93,14 @@ def replay(saved: Path | str | Entry, subject_name: str | None = None, device: s
     except CannotRun as error:
         return Replayed("ERROR", str(error), path, entry, elsewhere=isinstance(error, _Elsewhere))
     except Exception as error:
-        # One entry that breaks the harness must not keep the others from being replayed.
+        # An entry that breaks the harness must not stop the replay of the others.
         return Replayed("ERROR", f"The replay broke with {first_line(error)}", path, entry)
     status: Status = _status(entry, verdicts)
     return Replayed(status, _sentence(entry, verdicts, device), path, entry, verdicts, device=device)
 
 
 def _find(name: str, path: Path | None, device: str) -> Subject:
-    subject = load_subject(located(name, path))
+    subject = load_subject(locate(name, path))
     if device not in subject.devices:
         raise _Elsewhere(f"{name} runs on {' and '.join(subject.devices)}, not on {device}.")
     return subject
@@ -112,9 +112,9 @@ def _require_same_tensors(entry: Entry) -> None:
 
 
 def _run(entry: Entry, subject: Subject, device: str) -> tuple[Verdict, ...]:
-    """The verdicts of the first run that fails, with the oracles' votes: of all checks and relations, where it is one.
+    """Return the verdicts of the first run that fails, of all checks and relations, with the oracles' votes.
 
-    A failure that comes and goes is left to its own check: a rate is a share of calls.
+    A failure that does not repeat itself is run several times, with its own check alone: its rate is a share of calls.
     """
     is_unsteady = entry.kind == UNSTEADY
     also = frozenset([entry.check] if is_unsteady else RELATIONS)
@@ -132,18 +132,18 @@ def _run(entry: Entry, subject: Subject, device: str) -> tuple[Verdict, ...]:
 
 
 def _examiner(subject: Subject, device: str) -> Examiner:
-    """A worker, so that an entry that ends its process costs that entry alone; where CUDA is awake, this process."""
+    """A worker, so that an entry that ends its process costs itself alone; this process if CUDA is initialised."""
     if device == "cuda" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return Here(subject, device)
     return Apart(lambda: subject, device)
 
 
 def _status(entry: Entry, verdicts: tuple[Verdict, ...]) -> Status:
-    """What is known is the failure as it was saved: one of another kind is news."""
+    """KNOWN is the failure as it was saved: a failure of another kind is not known."""
     if not verdicts:
         return "FIXED"
     is_known = entry.mark is not None and entry.mark.status == "known"
-    return "KNOWN" if is_known and _again(entry, verdicts) is not None else "FAILED"
+    return "KNOWN" if is_known and _find_same(entry, verdicts) is not None else "FAILED"
 
 
 def _sentence(entry: Entry, verdicts: tuple[Verdict, ...], device: str) -> str:
@@ -151,14 +151,14 @@ def _sentence(entry: Entry, verdicts: tuple[Verdict, ...], device: str) -> str:
     if not verdicts:
         place = device if device == entry.device else f"{device} (it was found on {entry.device})"
         return f"{entry.kind} is no longer seen on {place}.{marked}"
-    again = _again(entry, verdicts)
+    again = _find_same(entry, verdicts)
     if again is not None:
         return f"{entry.kind} as before: {again.sentence}{marked}"
     return f"It was {entry.kind} and is now {verdicts[0].kind}: {verdicts[0].sentence}{marked}"
 
 
-def _again(entry: Entry, verdicts: tuple[Verdict, ...]) -> Verdict | None:
-    """The verdict that says what was saved, where there is one."""
+def _find_same(entry: Entry, verdicts: tuple[Verdict, ...]) -> Verdict | None:
+    """The verdict that repeats the saved one, if there is one."""
     return next((verdict for verdict in verdicts if _is_same(entry, verdict)), None)
 
 

@@ -1,4 +1,4 @@
-"""Files that are read whole within a bound, and written whole or not at all."""
+"""Reads files up to a size limit, and writes them whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a new file beside, force it to the disk, then give it its name: a reader meets all of it or none.
+    """Write a new file in the same folder, sync it, then rename it: a reader finds all of it or none.
 
-    Writers in parallel are safe: each has a file of its own until then. Raises OSError, and leaves nothing behind.
+    Parallel writers are safe: each has its own file until the rename. Raises OSError, and leaves no file behind.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -21,7 +21,7 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        with suppress(OSError):  # gone already, or on a disk that takes no change: the first error says more
+        with suppress(OSError):  # renamed, or on a read-only disk: the first error says more
             temporary.unlink()
     _sync_folder(path.parent)
 
@@ -38,7 +38,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Force the new name to the disk, where the system can: the content is there already, and a refusal loses none."""
+    """Sync the new name, where the system can. The content is on the disk already: an error loses nothing."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Plain JSON values read strictly: what a stranger wrote is right field by field, or a ValueError says why not."""
+"""Reads untrusted JSON values strictly: each field is right, or a ValueError says why not."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def whole(value: object) -> int:
 
 
 def count(value: object) -> int:
-    """A whole number from 0 on."""
+    """A whole number of at least 0."""
     require(whole(value) >= 0, f"A whole number from 0 on was expected, not {value!r}.")
     return whole(value)
 

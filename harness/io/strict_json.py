@@ -1,4 +1,4 @@
-"""JSON as a stranger may have written it, read strictly: one meaning or a ValueError in one sentence."""
+"""Parses untrusted JSON strictly: text with one meaning, or a ValueError in one sentence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from strategies.spec import require
 
 
 def parse(content: bytes) -> object:
-    """Parse UTF-8 JSON. Raises ValueError for NaN and Infinity, numbers past float64's, and a key that stands twice.
+    """Parse UTF-8 JSON. Raises ValueError for NaN and Infinity, numbers past float64's, and a repeated key.
 
     Raises RecursionError where it is nested too deeply.
     """
     data: object = json.loads(
-        content.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_twins
+        content.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_without_repeated_keys
     )
     json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair would fail later, when it is printed
     return data
@@ -32,7 +32,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twin, _ = Counter(name for name, _ in pairs).most_common(1)[0]

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from harness.campaign.campaign import Campaign, Fault, Finding, Watch, unwatched
+from harness.campaign.campaign import Campaign, Watch, unwatched
+from harness.campaign.finding import FaultKey, Finding
 from harness.judging.examine import Examiner
 from harness.subject.declaration import Subject
 from strategies import AttentionCase
@@ -75,7 +76,7 @@ def hunt(
     Raises KeyboardInterrupt on Ctrl-C.
     """
     cases, seconds, number, seen = 0, 0.0, 0, list[Seen]()
-    known: dict[Fault, Finding] = {}
+    known: dict[FaultKey, Finding] = {}
     while True:
         until, left = _Until(wanted, limits.shrink, watch), limits.minus(cases, seconds)
         seed = limits.seed + (number << 32)
@@ -85,11 +86,10 @@ def hunt(
             seed,
             left.seconds,
             left.cases,
-            watch=until,
             findings=dict(known),
             examiner=examiner(),
         )
-        campaign.run()
+        campaign.run(until)
         fresh = [campaign.findings[fault] for fault in campaign.findings if fault not in known]
         seen += sorted((_seen(finding, cases, seconds) for finding in fresh), key=lambda each: each.seconds)
         known |= campaign.findings

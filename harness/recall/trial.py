@@ -19,10 +19,10 @@ from harness.recall.baselines import BASELINES
 from harness.recall.faults import CONTROLS, FAULTS
 from harness.recall.hunt import Hunt, HuntLimits, hunt
 from harness.running.devices import prepare
-from harness.workers import Apart, Limits
-from harness.workers.forkserver import Zygote
+from harness.workers import Apart, WorkerLimits
+from harness.workers.forkserver import ForkServer
 
-IN_A_WORKER = Limits(seconds=5.0)
+IN_A_WORKER = WorkerLimits(seconds=5.0)
 """Less than in a campaign: no right function takes this long."""
 
 SUITE_SECONDS = 300.0
@@ -97,15 +97,15 @@ def _timed(trial: Trial, name: str) -> Fired:
 
 def _fires_apart(fires: Callable[[], bool]) -> bool:
     """Whether a suite fails in a process of its own; one that dies or does not end counts as failed."""
-    zygote = Zygote(lambda connection: connection.send(fires()))
-    child = zygote.child()
+    server = ForkServer(lambda connection: connection.send(fires()))
+    child = server.fork()
     try:
         return not child.connection.poll(SUITE_SECONDS) or bool(child.connection.recv())
     except EOFError:
         return True
     finally:
-        zygote.end(child)
-        zygote.close()
+        server.kill(child)
+        server.close()
 
 
 def run_trials(trials: Sequence[Trial], jobs: int, watch: Watch) -> Iterator[TrialResult]:

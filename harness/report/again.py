@@ -13,7 +13,7 @@ from harness.judging.examine import Examined, Question
 from harness.judging.heat import HeatMap
 from harness.report.larger import larger
 from harness.running.devices import choose, prepare
-from harness.subject.loading import load, located
+from harness.subject.loading import load, locate
 from harness.workers import Apart
 from strategies import AttentionCase, build, checksum
 
@@ -68,7 +68,7 @@ class _Workers:
     def of(self, asked: Asked) -> Apart:
         """A worker for the subject, on the device where it failed or, if that is missing, on this machine's own."""
         device = _device(asked.device)
-        subject = (located(asked.subject, asked.file), asked.refuses, device)
+        subject = (locate(asked.subject, asked.file), asked.refuses, device)
         if self._apart is None or self._subject != subject:
             self.close()
             prepare(device)
@@ -135,7 +135,7 @@ def _as_it_is(asked: Asked, case: AttentionCase, apart: Apart) -> Picture:
 def _examined(question: Question, asked: Asked, apart: Apart) -> Examined:
     """Run it in a new process if that is cheap, as it is on a CPU; unsteady failures need many calls in one process."""
     is_cheap = _device(asked.device) == "cpu" and asked.kind != UNSTEADY
-    return (apart.afresh(question) if is_cheap else None) or apart.examine(question)
+    return (apart.examine_fresh(question) if is_cheap else None) or apart.examine(question)
 
 
 def _drawn(asked: Asked, case: AttentionCase, examined: Examined) -> Picture:

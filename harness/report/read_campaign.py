@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.cli.outcome import FORMAT
 from harness.corpus.entries import Worst, verdict_from_json
 from harness.errors import CannotRun
 from harness.io.reading import Read, an_object, count, fields, mapping, maybe, number, several, text, whole
 from harness.judging.heat import HeatMap
 from harness.report.again import Picture
+from harness.report.campaign_json import CAMPAIGN_FORMAT
 from harness.report.model import CampaignNumbers, ReportedFailure, Source
 from strategies import AttentionCase
 from strategies.spec import require
@@ -34,7 +34,8 @@ def of_campaign(path: Path, data: dict[str, Any]) -> Source:
     """Read what `flashattest fuzz --json` wrote. Raises CannotRun, in one sentence, for anything else."""
     try:
         found = data.get("format")
-        require(found == FORMAT, f"It has the format {found!r}, and this version of Flashattest reads {FORMAT}.")
+        sentence = f"It has the format {found!r}, and this version of Flashattest reads {CAMPAIGN_FORMAT}."
+        require(found == CAMPAIGN_FORMAT, sentence)
         campaign = CampaignNumbers(**fields("A campaign's JSON", data, _CAMPAIGN, {"gradients"}, dropped=data))
         failures = an_object("A campaign's JSON", data).get("failures")
         return Source(str(path), tuple(_failure(campaign, each) for each in several(dict)(failures)), campaign)

@@ -1,6 +1,6 @@
-"""Modules imported from where they are meant to lie, though another package of the same name is installed or loaded.
+"""Imports modules from the intended folder, though another package of the same name is installed or loaded.
 
-Our folders are top-level packages, and `kernel` is a likely name for somebody else's too.
+Our folders are top-level packages, and `kernel` is a likely name for another project's package too.
 """
 
 from __future__ import annotations
@@ -15,58 +15,58 @@ from types import ModuleType
 
 OURS = Path(__file__).parents[2]
 _RUNNING = ("harness", "oracles", "strategies")
-"""Packages of ours that are at work: another's of that name steps aside again once its module is loaded."""
+"""Our packages that run now: another package of that name is unloaded again once its module is imported."""
 
 
 def import_from(folder: Path, name: str) -> ModuleType:
-    """Import a module by its dotted name, from this folder where it lies there. Raises whatever the import raises."""
+    """Import a module by its dotted name, from this folder if it is there. Raises whatever the import raises."""
     top = name.partition(".")[0]
     spec = _own_package(folder, name)
     if spec is None or _is_loaded(spec):
         return importlib.import_module(name)
-    displaced = _take_out(top)
+    displaced = _unload(top)
     try:
         _load(spec)
         return importlib.import_module(name)
     except BaseException:
-        _take_out(top)
+        _unload(top)
         sys.modules.update(displaced)
         raise
     finally:
         if top in _RUNNING:
-            _take_out(top)
+            _unload(top)
             sys.modules.update(displaced)
 
 
 def import_ours(name: str) -> ModuleType:
-    """Import a top-level package that lies beside the harness, and leave in its place what was loaded by that name."""
+    """Import a top-level package of this project, and restore the package of that name that was loaded before."""
     spec = PathFinder.find_spec(name, [str(OURS)])
     if spec is None or _is_loaded(spec):
         return importlib.import_module(name)
-    displaced = _take_out(name)
+    displaced = _unload(name)
     try:
         return _load(spec)
     finally:
         if displaced:
-            _take_out(name)
+            _unload(name)
             sys.modules.update(displaced)
 
 
-def make_way(folder: Path, file: Path) -> None:
-    """Let a file below a folder find the package in which it lies, and no other of that name, when it imports it."""
+def unload_namesake(folder: Path, file: Path) -> None:
+    """Unload another package with the name of the one that a file below a folder is in, so that it imports its own."""
     if not file.is_relative_to(folder):
         return
     parts = file.relative_to(folder).with_suffix("").parts
     spec = _own_package(folder, ".".join(parts))
     if len(parts) == 1 or parts[0] in _RUNNING or spec is None or _is_loaded(spec):
         return
-    _take_out(parts[0])
+    _unload(parts[0])
     if spec.origin is None:
-        _load(spec)  # runs nothing, and else a package with an `__init__.py` would win wherever it lies
+        _load(spec)  # runs nothing; otherwise a package with an `__init__.py` would win wherever it is
 
 
 def put_first(folder: Path) -> None:
-    """Make a folder the first in which modules are looked for."""
+    """Make a folder the first on the module search path."""
     importlib.invalidate_caches()
     with suppress(ValueError):
         sys.path.remove(str(folder))
@@ -74,9 +74,9 @@ def put_first(folder: Path) -> None:
 
 
 def _own_package(folder: Path, name: str) -> ModuleSpec | None:
-    """The top-level package of a module, where it lies in a folder and is not meant to be one that is at work.
+    """The top-level package of a module, if it is in this folder and does not name one of our running packages.
 
-    A folder without `__init__.py` counts only where the module itself lies in it: it may be anything.
+    A folder without `__init__.py` counts only if the module itself is in it: it may be anything.
     """
     top = name.partition(".")[0]
     spec = PathFinder.find_spec(top, [str(folder)])
@@ -104,7 +104,7 @@ def _is_loaded(spec: ModuleSpec) -> bool:
 
 def _load(spec: ModuleSpec) -> ModuleType:
     if spec.loader is None:
-        # A folder alone: as a list, its path is not looked for again wherever else a folder of that name lies.
+        # A folder alone: as a list, its path is not extended by other folders of that name.
         spec.submodule_search_locations = list(spec.submodule_search_locations or [])
     module = module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -113,7 +113,7 @@ def _load(spec: ModuleSpec) -> ModuleType:
     return module
 
 
-def _take_out(top: str) -> dict[str, ModuleType]:
-    """Remove a package and all below it from the modules that are loaded, and return them."""
+def _unload(top: str) -> dict[str, ModuleType]:
+    """Remove a package and all its modules from those that are loaded, and return them."""
     names = [name for name in sys.modules if name == top or name.startswith(f"{top}.")]
     return {name: sys.modules.pop(name) for name in names}

@@ -11,16 +11,16 @@ from typing import Any
 
 from harness.errors import CannotRun
 from harness.subject.declaration import Attention, Subject, describe
-from harness.subject.importing import import_from, import_ours, make_way, put_first
+from harness.subject.importing import import_from, import_ours, put_first, unload_namesake
 from harness.subject.shipped import module_of, shipped
 
 DEFAULT = "kernel:flash_attention"
 
 
 def load(name: str, refuses: str | None = None) -> Subject:
-    """Find a subject: a name that ships, `package.module:function` or `path/to/file.py:function`.
+    """Load a subject: a name that ships, `package.module:function` or `path/to/file.py:function`.
 
-    Raises CannotRun, in one sentence, where there is none of that name.
+    Raises CannotRun, in one sentence, if there is none of that name.
     """
     if name in shipped():
         return describe(module_of(name).attention, name, refuses)
@@ -41,16 +41,16 @@ def load(name: str, refuses: str | None = None) -> Subject:
     return describe(function, name, refuses)
 
 
-def located(name: str, entry: Path | None) -> str:
-    """A subject's relative file counts from the current folder or, failing that, from the one that holds the corpus.
+def locate(name: str, entry: Path | None) -> str:
+    """Return a subject's name with its file found: relative to the current folder, or to the folder of the corpus.
 
-    entry: the saved failure that names the subject, `<folder>/<corpus>/<subject>/<id>.json`.
+    entry: the saved failure that names the subject, `<folder>/<corpus>/<subject>/<id>.json`; None: there is none.
     """
     place, _, attribute = name.rpartition(":")
     if entry is None or not place.endswith(".py") or Path(place).is_file():
         return name
-    beside_the_corpus = entry.absolute().parent.parent.parent / place
-    return f"{beside_the_corpus}:{attribute}" if beside_the_corpus.is_file() else name
+    in_corpus_folder = entry.absolute().parent.parent.parent / place
+    return f"{in_corpus_folder}:{attribute}" if in_corpus_folder.is_file() else name
 
 
 def _ours_or_theirs(package: str, attribute: str) -> Attention:
@@ -63,7 +63,7 @@ def _ours_or_theirs(package: str, attribute: str) -> Attention:
 
 
 def _module(name: str) -> ModuleType:
-    """A module of the current folder, where it lies there, whatever else is installed under its name."""
+    """Import a module, from the current folder if it is there, whatever else is installed under its name."""
     put_first(Path.cwd())
     try:
         return import_from(Path.cwd(), name)
@@ -81,7 +81,7 @@ def _module_of_file(path: Path) -> ModuleType:
         raise CannotRun(f"The subject's file {path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    make_way(Path.cwd(), path.resolve())
+    unload_namesake(Path.cwd(), path.resolve())
     put_first(Path.cwd())
     put_first(path.resolve().parent)
     try:

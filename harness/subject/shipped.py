@@ -1,7 +1,7 @@
 """The subjects that ship: their names, the package that each needs, and whether it is installed here.
 
-A subject's file names its package in a constant `REQUIRES`, which is read without running the file: to list what
-could run here must not import a dozen packages.
+A subject's file names its package in a constant `REQUIRES`, which is read without running the file: listing the
+subjects must not import a dozen packages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def shipped() -> tuple[str, ...]:
 
 
 def requirement(name: str) -> str | None:
-    """The package, as pip knows it, that a subject needs beside what Flashattest itself installs."""
+    """The package, by its name on PyPI, that a subject needs besides what Flashattest itself installs."""
     for statement in ast.parse((_FOLDER / f"{name}.py").read_text()).body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "REQUIRES":
             return str(ast.literal_eval(statement.value))
@@ -41,15 +41,15 @@ def installed(package: str) -> str | None:
 
 
 def module_of(name: str) -> ModuleType:
-    """Import the module of a subject that ships. Raises CannotRun, in one sentence, where it cannot be imported."""
+    """Import the module of a subject that ships. Raises CannotRun, in one sentence, if it cannot be imported."""
     try:
         return importlib.import_module(f"harness.subject.adapters.{name}")
     except Exception as error:
         package, reason = requirement(name), f"{type(error).__name__}: {str(error).strip().rstrip('.')}"
         if package is not None and isinstance(error, ImportError) and installed(package) is None:
-            told = f"The subject {name!r} needs {package}, which is not installed: pip install {package}."
+            sentence = f"The subject {name!r} needs {package}, which is not installed: pip install {package}."
         elif package is not None:
-            told = f"The subject {name!r} needs {package}, which is installed but cannot be imported ({reason})."
+            sentence = f"The subject {name!r} needs {package}, which is installed but cannot be imported ({reason})."
         else:
-            told = f"The subject {name!r} cannot be imported: {reason}."
-        raise CannotRun(told) from error
+            sentence = f"The subject {name!r} cannot be imported: {reason}."
+        raise CannotRun(sentence) from error

@@ -1,7 +1,7 @@
-"""Processes that run a subject's cases, so that whatever a case does to its process costs that case alone."""
+"""Processes that run a subject's cases, so that damage to a process costs one case alone."""
 
 from harness.workers.apart import Apart
 from harness.workers.here import Here
-from harness.workers.limits import Limits
+from harness.workers.limits import WorkerLimits
 
-__all__ = ["Apart", "Here", "Limits"]
+__all__ = ["Apart", "Here", "WorkerLimits"]

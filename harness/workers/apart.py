@@ -1,4 +1,4 @@
-"""Cases examined in worker processes: a case that ends, hangs or poisons its process is a failure like any other."""
+"""Examines cases in worker processes: a case that kills, hangs or corrupts its process is a failure like any other."""
 
 from __future__ import annotations
 
@@ -8,67 +8,67 @@ from contextlib import contextmanager, suppress
 
 from harness.judging.examine import Examined, Question
 from harness.subject.declaration import Subject
-from harness.workers.limits import Limits
-from harness.workers.pool import Nursery, Worker
+from harness.workers.limits import WorkerLimits
+from harness.workers.pool import Worker, WorkerPool
 from harness.workers.worker import Make
 
 LEAST_SECONDS = 2.0
 PROBE_SECONDS = 30.0
-"""For the small call that asks whether there are gradients, compilations aside."""
+"""Limit of the small call that finds out whether there are gradients, compilations aside."""
 
 MUCH_SLOWER = 10.0
-"""Once a case has hung, one that takes so many times longer than any that ended counts as hung too."""
+"""Once a case has hung, one that takes ten times longer than any that ended counts as hung too."""
 
 
 class Apart:
-    """Examines cases in one worker, which remembers what a subject keeps between calls, until it has to be replaced."""
+    """Examines cases in one worker, which keeps the subject's state between calls, until it has to be replaced."""
 
-    def __init__(self, make: Make, device: str, limits: Limits | None = None) -> None:
+    def __init__(self, make: Make, device: str, limits: WorkerLimits | None = None) -> None:
         """Start the first worker. Raises CannotRun where the subject cannot be made in it."""
-        self._nursery = Nursery(make, device, limits or Limits())
-        self._limits = self._nursery.limits
+        self._pool = WorkerPool(make, device, limits or WorkerLimits())
+        self._limits = self._pool.limits
         self._slowest = 0.0
         self._has_hung = False
-        self._worker = self._nursery.hire()
+        self._worker = self._pool.start()
         self.subject: Subject = self._worker.subject
 
     def examine(self, question: Question) -> Examined:
-        """Run a case in the worker; where that dies, this is the failure, and the next case has a new worker."""
+        """Run a case in the worker; where that dies, that is its failure, and the next case gets a new worker."""
         if self._worker.is_gone:
-            self._worker = self._nursery.hire()
-        with self._anew_after_ctrl_c():
+            self._worker = self._pool.start()
+        with self._stopping_on_interrupt():
             examined = self._ask(self._worker, question)
         if any(verdict.kind == "out_of_bounds" for verdict in examined.verdicts):
-            # Memory that is not its own may be anything: what comes of it later would be laid on another case.
-            self._worker.let_go()
+            # The memory that it wrote may be anything: a later case would be blamed for the damage.
+            self._worker.stop()
         return examined
 
-    def afresh(self, question: Question) -> Examined | None:
-        """Run a case in a worker of its own."""
-        with self._anew_after_ctrl_c():
-            worker = self._nursery.hire()
+    def examine_fresh(self, question: Question) -> Examined | None:
+        """Run a case in a new worker."""
+        with self._stopping_on_interrupt():
+            worker = self._pool.start()
             try:
                 return self._ask(worker, question)
             finally:
-                worker.let_go()
+                worker.stop()
 
     def close(self) -> None:
-        """Let all processes go."""
-        self._worker.let_go()
+        """End all processes."""
+        self._worker.stop()
         with suppress(OSError):
-            self._nursery.close()
+            self._pool.close()
 
     @contextmanager
-    def _anew_after_ctrl_c(self) -> Iterator[None]:
-        """Ctrl-C may cost the zygote, and with it every worker: the next case has a new one."""
+    def _stopping_on_interrupt(self) -> Iterator[None]:
+        """Ctrl-C may end the fork server, and with it every worker: the next case gets a new one."""
         try:
             yield
         except BaseException:
-            self._worker.let_go()
+            self._worker.stop()
             raise
 
     def _ask(self, worker: Worker, question: Question) -> Examined:
-        """What came of the case, and how long it took, for those to come."""
+        """Ask the worker, and note how long the case takes: that sets the limit of later cases."""
         began = time.monotonic()
         examined = worker.examine(question, PROBE_SECONDS if question.probes else self._seconds())
         if worker.is_gone:
@@ -78,7 +78,7 @@ class Apart:
         return examined
 
     def _seconds(self) -> float:
-        """How long a case may take: the first has time to warm up, and shrinking what hangs must not take for ever."""
+        """How long a case may take: the first may warm up, and shrinking a case that hangs must not take for ever."""
         if not self._slowest:
             return self._limits.compiling
         if self._has_hung:

@@ -1,4 +1,4 @@
-"""A process that is forked off before anything has run, and forks again for each worker that is asked for.
+"""A process that is forked before anything has run, and forks again for each worker that is asked for.
 
 A worker then starts in milliseconds, with everything imported, and in the state of a program that has run nothing:
 it remembers no call, and owns no CUDA context.
@@ -22,63 +22,63 @@ import torch
 Serve = Callable[["Connection[Any, Any]"], None]
 """What a child does with its connection; it ends when this returns."""
 
-PATIENCE = 30.0
-"""Seconds in which the zygote must answer: longer is a process that the kernel cannot end."""
+SECONDS_TO_ANSWER = 30.0
+"""In which the fork server must answer: longer is a process that the kernel cannot end."""
 
 _PID = struct.Struct("i")
 _FORK, _WAIT = b"f", b"w"
 
 
-class Lost(Exception):
-    """The zygote itself has ended."""
+class ForkServerLost(Exception):
+    """The fork server itself has ended."""
 
 
 @dataclass
 class Child:
-    """A child of the zygote: its process, and the connection to it."""
+    """A child of the fork server: its process, and the connection to it."""
 
     pid: int
     connection: Connection[Any, Any]
 
 
-class Zygote:
-    """Forks off when made. serve: what every child does; closures are fine, since nothing is pickled.
+class ForkServer:
+    """Forks from this process when made. serve: what every child does; closures are fine, since nothing is pickled.
 
-    Children end with this process. Where this process has woken CUDA already, children cannot use it.
+    Children end with this process. Where this process has initialised CUDA already, children cannot use it.
     """
 
     def __init__(self, serve: Serve) -> None:
         self._control, theirs = socket.socketpair()
-        self._control.settimeout(PATIENCE)
+        self._control.settimeout(SECONDS_TO_ANSWER)
         self._pid = _fork()
         if self._pid == 0:
             self._control.close()
-            _breed(theirs, serve)
+            _serve_forks(theirs, serve)
         theirs.close()
 
-    def child(self) -> Child:
-        """Fork a child. Raises Lost."""
+    def fork(self) -> Child:
+        """Fork a child. Raises ForkServerLost."""
         ours, theirs = socket.socketpair()
-        with theirs, self._undivided():
+        with theirs, self._exchange():
             socket.send_fds(self._control, [_FORK], [theirs.fileno()])
-            pid = self._number()
+            pid = self._receive_number()
         return Child(pid, Connection(ours.detach()))
 
-    def end(self, child: Child) -> int:
+    def kill(self, child: Child) -> int:
         """Kill a child that has not ended yet, and return its exit status: negative is a signal."""
         child.connection.close()
         with suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
-        return self.status(child)
+        return self.wait(child)
 
-    def status(self, child: Child) -> int:
-        """Wait for a child to end; return its exit status: negative is a signal. Raises Lost."""
-        with self._undivided():
+    def wait(self, child: Child) -> int:
+        """Wait for a child to end; return its exit status: negative is a signal. Raises ForkServerLost."""
+        with self._exchange():
             self._control.sendall(_WAIT + _PID.pack(child.pid))
-            return self._number()
+            return self._receive_number()
 
     def close(self) -> None:
-        """End the zygote. Its children must have been ended; they end by themselves where this process was killed."""
+        """End the fork server. Its children must have been ended, except where this process was killed."""
         if self._pid is None:
             return
         pid, self._pid = self._pid, None
@@ -88,46 +88,46 @@ class Zygote:
         os.waitpid(pid, 0)
 
     @contextmanager
-    def _undivided(self) -> Iterator[None]:
-        """A question and its answer. Broken off in between, as by Ctrl-C, the zygote is lost: answers would shift."""
+    def _exchange(self) -> Iterator[None]:
+        """A request and its answer. Interrupted in between, as by Ctrl-C, the server is lost: answers would shift."""
         try:
             yield
         except OSError as error:
-            raise Lost from error
+            raise ForkServerLost from error
         except BaseException:
             self._control.close()
             raise
 
-    def _number(self) -> int:
-        said = self._control.recv(_PID.size)
-        if len(said) < _PID.size:
-            raise OSError("the zygote has ended")
-        return int(_PID.unpack(said)[0])
+    def _receive_number(self) -> int:
+        answer = self._control.recv(_PID.size)
+        if len(answer) < _PID.size:
+            raise OSError("the fork server has ended")
+        return int(_PID.unpack(answer)[0])
 
 
 def _fork() -> int | None:
     with warnings.catch_warnings():
-        # Python 3.12 warns of forks beside threads: the child runs none but its own.
+        # Python 3.12 warns of a fork in a process with threads: the child runs none but its own.
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
 
 
-def _breed(control: socket.socket, serve: Serve) -> NoReturn:
-    """Fork and wait as asked, until the other end is closed; then end what is left of the children."""
+def _serve_forks(control: socket.socket, serve: Serve) -> NoReturn:
+    """Fork and wait as asked, until the other end is closed; then end the children that are left."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A pool of threads does not outlive a fork: whoever waits for one waits forever.
     torch.set_num_threads(1)
     children: set[int] = set()
     with suppress(OSError):
         while True:
-            message, handles, _, _ = socket.recv_fds(control, 1 + _PID.size, 1)
-            if not message:
+            request, handles, _, _ = socket.recv_fds(control, 1 + _PID.size, 1)
+            if not request:
                 break
-            if message == _FORK:
-                answer = _spawn(control, handles[0], serve)
+            if request == _FORK:
+                answer = _fork_child(control, handles[0], serve)
                 children.add(answer)
             else:
-                child = _PID.unpack(message[1:])[0]
+                child = _PID.unpack(request[1:])[0]
                 answer = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
                 children.discard(child)
             control.sendall(_PID.pack(answer))
@@ -136,13 +136,13 @@ def _breed(control: socket.socket, serve: Serve) -> NoReturn:
     os._exit(0)
 
 
-def _spawn(control: socket.socket, handle: int, serve: Serve) -> int:
+def _fork_child(control: socket.socket, handle: int, serve: Serve) -> int:
     pid = _fork()
     if pid:
         os.close(handle)
         return int(pid)
     control.close()
-    # Whatever happens: the program's own clean-up is its own, and not for its copy to do.
+    # Whatever happens: the program's own clean-up must not run in its copy.
     try:
         serve(Connection(handle))
     except BaseException:

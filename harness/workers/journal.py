@@ -1,4 +1,4 @@
-"""The case that is about to run, written down before it does: what kills a whole campaign is known afterwards."""
+"""A journal of the case that runs: the next campaign knows which case killed this one."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 from harness.judging.examine import Examined, Examiner, Question
 from strategies import AttentionCase
 
-FOLDER = Path(".flashattest/running")
+NOTES_FOLDER = Path(".flashattest/running")
 
 
-class Ahead:
-    """An examiner that writes each case down before another one runs it, and forgets it at a good end.
+class Journaled:
+    """An examiner that notes each case on disk before another one runs it, and removes the note when it is closed.
 
-    Where nothing can be written, as on a full disk, there is just nothing to remember.
+    Where nothing can be written, as on a full disk, cases run without notes.
     """
 
-    def __init__(self, examiner: Examiner, subject: str, device: str, folder: Path = FOLDER) -> None:
+    def __init__(self, examiner: Examiner, subject: str, device: str, folder: Path = NOTES_FOLDER) -> None:
         self._examiner, self._about = examiner, {"subject": subject, "device": device}
         self._path = folder / f"{os.getpid()}-{secrets.token_hex(4)}.json"
         self._file: FileIO | None = None
@@ -31,17 +31,17 @@ class Ahead:
             self._file = _locked(self._path)
 
     def examine(self, question: Question) -> Examined:
-        """Write the case down, then run it."""
+        """Note the case, then run it."""
         self._note(question.case)
         return self._examiner.examine(question)
 
-    def afresh(self, question: Question) -> Examined | None:
-        """The same in a process of its own."""
+    def examine_fresh(self, question: Question) -> Examined | None:
+        """Do the same in a new process."""
         self._note(question.case)
-        return self._examiner.afresh(question)
+        return self._examiner.examine_fresh(question)
 
     def close(self) -> None:
-        """All cases have been run: there is none to remember."""
+        """Close the examiner and remove the note: all cases have been run."""
         self._examiner.close()
         if self._file is not None:
             with suppress(OSError):
@@ -55,7 +55,7 @@ class Ahead:
 
 
 def _locked(path: Path) -> FileIO:
-    """A new file that stays locked while its writer lives, and has its name only from then on."""
+    """Create a file that is locked before it gets its name, and stays locked while its writer lives."""
     path.parent.mkdir(parents=True, exist_ok=True)
     begun = path.with_suffix(".new")
     file = FileIO(begun, "x+")
@@ -64,30 +64,30 @@ def _locked(path: Path) -> FileIO:
     return file
 
 
-def left_behind(subject: str, device: str, folder: Path = FOLDER) -> Iterator[AttentionCase]:
-    """The cases that were running when campaigns on a subject were killed.
+def take_left_behind(subject: str, device: str, folder: Path = NOTES_FOLDER) -> Iterator[AttentionCase]:
+    """Yield the cases that were running when campaigns on a subject were killed.
 
-    Each is told once, to whoever asks first, and its note is kept until then.
+    Each note is consumed by the first reader, when it takes the case.
     """
     for path in sorted(folder.glob("*.json")):
         with suppress(OSError), FileIO(path, "r+") as file:
-            # Refused, with an OSError, while the writer lives. (Its number proves nothing: numbers come again.)
+            # Fails with an OSError while the writer lives. (Its process id proves nothing: ids are used again.)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            case = _taken(path, file, {"subject": subject, "device": device})
+            case = _take(path, file, {"subject": subject, "device": device})
             if case is not None:
                 yield case
 
 
-def _taken(path: Path, file: FileIO, about: dict[str, str]) -> AttentionCase | None:
-    """The case that a note of ours tells, and the note removed; None where it is another's, or was taken meanwhile."""
+def _take(path: Path, file: FileIO, about: dict[str, str]) -> AttentionCase | None:
+    """Remove a note of this subject and return its case; None where it is another's, torn, or was taken meanwhile."""
     if os.fstat(file.fileno()).st_nlink == 0:
         return None
     case = None
     with suppress(ValueError, KeyError, TypeError):
-        # What an earlier, longer note has left behind the line is of no interest.
-        said = json.loads(file.readline())
-        if {"subject": said["subject"], "device": said["device"]} != about:
+        # Behind the first line may be the end of an earlier, longer note.
+        note = json.loads(file.readline())
+        if {"subject": note["subject"], "device": note["device"]} != about:
             return None
-        case = AttentionCase.from_json(said["case"])
+        case = AttentionCase.from_json(note["case"])
     path.unlink()
     return case

@@ -1,4 +1,4 @@
-"""How long a case may take, and how much memory: what is past that is a hang, or a leak."""
+"""How long a case may take, and how much memory it may use: beyond that it hangs, or leaks."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-SHARED_OUT = 0.8
+SHARE_OF_WORKERS = 0.8
 """Of all memory; the rest is for what else runs here."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class WorkerLimits:
     """Limits of one worker.
 
     seconds: for a case, relations and truth included. compiling: for each compilation, and for the first case, in
-    which libraries are loaded and devices woken. share: of this machine's memory, beyond what the worker starts with,
-    or on CUDA of the device's; None: no limit.
+    which libraries are loaded and devices initialised. share: of this machine's memory, beyond what the worker starts
+    with, or on CUDA of the device's; None: no limit.
     """
 
     seconds: float = 30.0
@@ -27,12 +27,12 @@ class Limits:
     share: float | None = None
 
     @classmethod
-    def of_one_among(cls, jobs: int) -> Limits:
-        """The limits of each of so many workers that share a machine."""
-        return cls(share=SHARED_OUT / jobs)
+    def of_one_among(cls, jobs: int) -> WorkerLimits:
+        """Return the limits of each of several workers that share a machine."""
+        return cls(share=SHARE_OF_WORKERS / jobs)
 
     def apply(self, device: str) -> None:
-        """Bind this process to the limit of memory; a crash leaves no core file."""
+        """Limit the memory of this process; a crash leaves no core file."""
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if self.share is None:
             return

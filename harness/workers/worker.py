@@ -1,4 +1,4 @@
-"""What a worker does: it takes questions one after the other, and answers each with what came of the case."""
+"""What a worker does: it takes questions one after the other, runs their cases, and answers with the results."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from harness.errors import CannotRun, first_line, with_traceback
 from harness.judging.examine import Examined, Question, examine
 from harness.running.devices import prepare
 from harness.subject.declaration import Subject
-from harness.workers.limits import Limits
+from harness.workers.limits import WorkerLimits
 
-Said = Literal["ready", "at", "compiling", "compiled", "examined", "poisoned", "cannot", "broken"]
-"""What a worker says, each with a value.
+WorkerMessage = tuple[
+    Literal["ready", "at", "compiling", "compiled", "examined", "device_lost", "cannot", "broken"], Any
+]
+"""From a worker, with a value.
 
 ready: the Subject, without its function. at: the relation that calls the subject next. compiling, compiled: None,
-around a compilation. examined: Examined. poisoned: why the device is lost to this process. cannot: why there is
-no subject, or why it cannot be asked here. broken: why there is no answer.
+around a compilation. examined: Examined. device_lost: why this process cannot use the device any more. cannot: why
+there is no subject, or why it cannot be asked here. broken: how the harness itself broke.
 """
 
 Make = Callable[[], Subject]
 
 
-def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Limits, output: int) -> None:
-    """Make the subject, say so, and answer until the other end is closed. output: where what is printed goes."""
+def serve(connection: Connection[Any, Any], make: Make, device: str, limits: WorkerLimits, output: int) -> None:
+    """Make the subject, report it, and answer until the other end is closed. output: where prints go."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _print_to(output)
     torch.set_num_threads(1)
@@ -46,7 +48,7 @@ def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Lim
         connection.send(("cannot", f"The subject cannot be made: {first_line(error)}"))
         return
     connection.send(("ready", subject.card()))
-    with _announced(connection):
+    with _announcing_compilations(connection):
         while True:
             try:
                 question = connection.recv()
@@ -57,36 +59,36 @@ def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Lim
 
 
 def _print_to(output: int) -> None:
-    """Let everything that is printed here, by Python or by a library, go to one file."""
+    """Send everything that Python or a library prints here to one file."""
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  (for good)
-    # A stack of Python's frames would drown the last words of a library that aborts.
+    # A stack of Python's frames would hide the last line of a library that aborts.
     faulthandler.disable()
 
 
 def _answer(connection: Connection[Any, Any], subject: Subject, question: Question, device: str) -> bool:
-    """Answer, and say whether this process can go on."""
+    """Answer; return whether this process can go on."""
 
     def at(relation: str) -> None:
         connection.send(("at", relation))
 
     try:
-        said: tuple[Said, object] = ("examined", examine(subject, question, device, at))
+        message: WorkerMessage = ("examined", examine(subject, question, device, at))
     except CannotRun as error:
-        said = ("cannot", str(error))
+        message = ("cannot", str(error))
     except Exception as error:
-        said = ("broken", with_traceback(error))
-    poison = _poison(device) if _may_be_poisoned(said[1]) else None
-    connection.send(said if poison is None else ("poisoned", poison))
-    return poison is None
+        message = ("broken", with_traceback(error))
+    lost = _device_error(device) if _may_have_lost_device(message[1]) else None
+    connection.send(message if lost is None else ("device_lost", lost))
+    return lost is None
 
 
-def _may_be_poisoned(said: object) -> bool:
-    return not isinstance(said, Examined) or any(verdict.kind == "raised" for verdict in said.verdicts)
+def _may_have_lost_device(value: object) -> bool:
+    return not isinstance(value, Examined) or any(verdict.kind == "raised" for verdict in value.verdicts)
 
 
-def _poison(device: str) -> str | None:
+def _device_error(device: str) -> str | None:
     """Why nothing runs on the device any more in this process, as after an illegal access; None where it does."""
     if device != "cuda":
         return None
@@ -98,8 +100,8 @@ def _poison(device: str) -> str | None:
 
 
 @contextmanager
-def _announced(connection: Connection[Any, Any]) -> Iterator[None]:
-    """Say when Triton compiles: that takes time of its own."""
+def _announcing_compilations(connection: Connection[Any, Any]) -> Iterator[None]:
+    """Report when Triton compiles: that has a time limit of its own."""
     hooks = _hooks()
     if hooks is None:
         yield

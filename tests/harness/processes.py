@@ -58,7 +58,7 @@ class Running:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def kill(self, number: int = signal.SIGKILL) -> list[int]:
-        """Send a signal to this process alone; return all processes that hung on it."""
+        """Send a signal to this process alone; return all processes below it."""
         below = descendants(self.pid)
         os.kill(self.pid, number)
         return below
@@ -76,7 +76,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def jobs_of(pid: int) -> list[int]:
-    """The children of a campaign that have children themselves: a job has a zygote."""
+    """The children of a campaign that have children themselves: a job has a fork server."""
     return [child for child in descendants(pid) if parent(child) == pid and descendants(child)]
 
 
@@ -97,7 +97,7 @@ def is_alive(pid: int) -> bool:
 
 
 def until(holds, seconds: float = 15.0) -> bool:
-    """Wait until something holds; return whether it came to that."""
+    """Wait until something holds; return whether it did in time."""
     end = time.monotonic() + seconds
     while not (held := holds()) and time.monotonic() < end:
         time.sleep(0.02)
@@ -105,6 +105,6 @@ def until(holds, seconds: float = 15.0) -> bool:
 
 
 def notes() -> list[dict]:
-    """What stands in the notes of running cases."""
+    """The cases in the notes of running campaigns."""
     read = [path.read_bytes().split(b"\n")[0] for path in Path(".flashattest/running").glob("*.json")]
     return [json.loads(line)["case"] for line in read if line]

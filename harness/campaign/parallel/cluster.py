@@ -1,7 +1,7 @@
 """Parts of a campaign as tasks of a Ray cluster, each in a process of its own; what they find is gathered here.
 
-Ray is an optional extra, imported where a cluster is asked for. A node that dies costs the cases that it was running:
-its parts are begun again elsewhere, for the time that is left.
+Ray is an optional extra, imported only where a cluster is asked for. A node that dies costs the cases that it was
+running: its parts are started again elsewhere, for the time that is left.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from harness.campaign.keeper import Corpus
+from harness.campaign.keeper import CorpusKeeper
 from harness.campaign.parallel.forks import STOP
-from harness.campaign.parallel.jobs import Part, State, Word
-from harness.campaign.parallel.remote import Order, Said, files_of, launch, packed, unpack
+from harness.campaign.parallel.jobs import Part, PartMessage, State
+from harness.campaign.parallel.remote import Envelope, Order, files_of, launch, pack, unpack
 from harness.campaign.setting import Setting
 from harness.errors import CannotRun
 from harness.subject.declaration import Subject
 
 SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_START = 300.0
-"""In which a node must have told what the subject is: the first task of a cluster may wait for a machine to boot."""
+"""In which a node must have loaded the subject: the first task of a cluster may wait for a machine to boot."""
 
-SECONDS_BETWEEN_WORDS = 0.5
+SECONDS_BETWEEN_POSTS = 0.5
 END = "end"
-Say = Callable[[list[bytes]], str | None]
-"""Leaves words for the one who asked; returns STOP, END, or None to go on."""
+Post = Callable[[list[bytes]], str | None]
+"""Leaves envelopes for the process that started the task; returns STOP, END, or None to go on."""
 
 
 class Cluster:
@@ -64,22 +64,22 @@ class Cluster:
 
     def slots(self, device: str) -> int:
         """How many parts run at the same time. Raises CannotRun where the cluster has no such device."""
-        return self._counted(device, [self._ray.cluster_resources()])
+        return self._count(device, [self._ray.cluster_resources()])
 
     def slots_of_a_node(self, device: str) -> int:
         """How many of them may share a machine."""
-        return self._counted(device, [node["Resources"] for node in self._ray.nodes() if node["Alive"]])
+        return self._count(device, [node["Resources"] for node in self._ray.nodes() if node["Alive"]])
 
-    def _counted(self, device: str, resources: list[dict[str, float]]) -> int:
+    def _count(self, device: str, resources: list[dict[str, float]]) -> int:
         kind = _KINDS[device]
         count = max((int(each.get(kind, 0)) for each in resources), default=0)
         if not count:
             raise CannotRun(f"The Ray cluster at {self._address} has no {kind}s; it would need one for each job.")
         return count
 
-    def carrier(self, setting: Setting, kept: Corpus, database: Path) -> OnCluster:
-        """What runs parts here. kept, database: where findings and failing examples are gathered."""
-        return OnCluster(self._ray, setting, kept, database)
+    def backend(self, setting: Setting, keeper: CorpusKeeper, database: Path) -> ClusterTasks:
+        """Return what runs parts here. keeper, database: where findings and failing examples are gathered."""
+        return ClusterTasks(self._ray, setting, keeper, database)
 
 
 _KINDS = {"cpu": "CPU", "cuda": "GPU"}
@@ -96,7 +96,7 @@ def _ray() -> Any:
 
 
 def _require_reachable(address: str) -> None:
-    """Ask at the door: Ray itself would knock for minutes."""
+    """Try to connect first: Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":
         return
@@ -109,31 +109,31 @@ def _require_reachable(address: str) -> None:
 
 
 @dataclass(eq=False)
-class Task:
-    """A part that runs somewhere, or waits for a node.
+class ClusterTask:
+    """A part that runs on a node, or waits for one.
 
-    due: when its time is up, by this machine's clock; None: no limit. kept: keeps what it finds.
+    due: when its time is up, by this machine's clock; None: no limit. keeper: saves what it finds.
     """
 
     key: int
     reference: Any
     due: float | None
-    kept: Corpus
-    has_spoken: bool = False
+    keeper: CorpusKeeper
+    has_posted: bool = False
     state: State = field(default_factory=State)
 
 
-class OnCluster:
-    """Carries parts to the nodes of a cluster, and keeps here what they find."""
+class ClusterTasks:
+    """A backend that runs parts on the nodes of a cluster, and saves here what they find."""
 
-    def __init__(self, ray: Any, setting: Setting, kept: Corpus, database: Path) -> None:
-        self._ray, self._kept, self._database = ray, kept, database
+    def __init__(self, ray: Any, setting: Setting, keeper: CorpusKeeper, database: Path) -> None:
+        self._ray, self._keeper, self._database = ray, keeper, database
         self._files = files_of(setting.name)
         attribute = setting.name.rpartition(":")[2]
         place = f"{Path(setting.name.rpartition(':')[0]).name}:{attribute}" if self._files else None
         self._setting = replace(setting, place=place)
-        self._tasks: list[Task] = []
-        self._begun = 0
+        self._tasks: list[ClusterTask] = []
+        self._submitted = 0
         # It must not die with a node that runs parts.
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(_node_of_this(ray), soft=False)
         self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
@@ -141,96 +141,104 @@ class OnCluster:
         self._run = ray.remote(_run).options(max_retries=0, **device)
 
     def card(self) -> Subject:
-        """What the subject says of itself on a node. Raises CannotRun where it cannot be made there."""
+        """Return what the subject declares on a node. Raises CannotRun where it cannot be made there."""
         task = self._submit(None, None)
         try:
             self._ray.get(task.reference, timeout=SECONDS_TO_START)
         except self._ray.exceptions.RayError as error:
             raise CannotRun(f"No node of the cluster could make the subject: {_last_line(error)}") from error
         finally:
-            self.end(task)
-        said = [pickle.loads(content) for content in self._taken().get(task.key, [])]
-        if not said:
+            self.kill(task)
+        envelopes = [pickle.loads(content) for content in self._take().get(task.key, [])]
+        if not envelopes:
             raise CannotRun("The process that made the subject on a node was killed.")
-        return _card(said[0])
+        return _card(envelopes[0])
 
-    def begin(self, part: Part) -> Task:
+    def start(self, part: Part) -> ClusterTask:
         """Submit a task."""
         return self._submit(part, None if part.seconds is None else time.monotonic() + part.seconds)
 
-    def _submit(self, part: Part | None, due: float | None) -> Task:
-        self._begun += 1
-        order = Order(self._setting, part, self._files, packed(self._database))
-        self._asked(self._mailbox.expect.remote(self._begun))
-        reference = self._run.remote(pickle.dumps(order), self._mailbox, self._begun)
-        self._tasks.append(Task(self._begun, reference, due, self._kept.of_one_part()))
+    def _submit(self, part: Part | None, due: float | None) -> ClusterTask:
+        self._submitted += 1
+        order = Order(self._setting, part, self._files, pack(self._database))
+        self._ask(self._mailbox.expect.remote(self._submitted))
+        reference = self._run.remote(pickle.dumps(order), self._mailbox, self._submitted)
+        self._tasks.append(ClusterTask(self._submitted, reference, due, self._keeper.for_another_part()))
         return self._tasks[-1]
 
-    def hear(self, seconds: float) -> Iterator[tuple[Task, Word | None]]:
-        """What was said within some seconds. What never began is over when its time is up: no node had room for it."""
+    def receive(self, seconds: float) -> Iterator[tuple[ClusterTask, PartMessage | None]]:
+        """Yield what is posted within some seconds. A task that no node had room for is over when its time is up."""
         tasks = list(self._tasks)
-        # In this order: a task's last word is there before the task has ended.
+        # In this order: a task's last message is posted before the task ends.
         self._ray.wait([task.reference for task in tasks], timeout=seconds)
         ended, _ = self._ray.wait([task.reference for task in tasks], num_returns=len(tasks), timeout=0)
-        said = self._taken()
+        posted = self._take()
         for task in tasks:
-            for content in said.get(task.key, []):
-                word = self._gathered(task, pickle.loads(content))
-                if word is not None:
-                    yield task, word
+            for content in posted.get(task.key, []):
+                message = self._open(task, pickle.loads(content))
+                if message is not None:
+                    yield task, message
             if task.reference in ended:
                 yield task, None
-            elif not task.has_spoken and task.due is not None and time.monotonic() > task.due:
-                yield from self._never_begun(task)
+            elif not task.has_posted and task.due is not None and time.monotonic() > task.due:
+                yield from self._end_unstarted(task)
 
-    def _never_begun(self, task: Task) -> Iterator[tuple[Task, Word]]:
-        if not self._asked(self._mailbox.has_begun.remote(task.key)):
+    def _end_unstarted(self, task: ClusterTask) -> Iterator[tuple[ClusterTask, PartMessage]]:
+        if not self._ask(self._mailbox.has_started.remote(task.key)):
             yield task, ("over", State())
 
-    def _gathered(self, task: Task, said: Said) -> Word | None:
-        """Keep what a part has found and what failed in it, as the part itself would; return its word."""
-        task.has_spoken = True
-        if said.examples:
-            unpack(said.examples, self._database)
-        word = said.here()
-        if word is not None and isinstance(word[1], State):
-            self._keep(task, word[1])
-        return word
+    def _open(self, task: ClusterTask, envelope: Envelope) -> PartMessage | None:
+        """Save what a part has found and the examples that failed in it; return its message."""
+        task.has_posted = True
+        if envelope.examples:
+            unpack(envelope.examples, self._database)
+        message = envelope.open()
+        if message is None or not isinstance(message[1], State):
+            return message
+        save_found(task, message[1])
+        return message[0], task.state
 
-    def _keep(self, task: Task, state: State) -> None:
-        for fault in state.met.keys() - task.state.met.keys():
-            task.kept.met(fault, state.met[fault].shrunk, state.met[fault].verdict)
-        known = task.state.met.keys() | state.findings.keys()
-        for fault in known - state.met.keys() - task.state.findings.keys():
-            task.kept.settled(fault, state.findings.get(fault))
-        task.state = state
-
-    def stop(self, task: Task) -> None:
-        """Tell a part to settle and end; one that no node had room for is at its end."""
+    def stop(self, task: ClusterTask) -> None:
+        """Ask a part to settle and end; one that no node had room for is over."""
         task.due = time.monotonic()
-        self._mailbox.tell.remote(task.key, STOP)
+        self._mailbox.instruct.remote(task.key, STOP)
 
-    def end(self, task: Task) -> None:
-        """Let a task end, now or as soon as it begins. (Ray's own way to cancel may end this process in its stead.)"""
+    def kill(self, task: ClusterTask) -> None:
+        """Let a task end, now or as soon as it starts. (Ray's own way to cancel may end this process instead.)"""
         self._tasks.remove(task)
-        self._mailbox.tell.remote(task.key, END)
+        self._mailbox.instruct.remote(task.key, END)
 
-    def _taken(self) -> dict[int, list[bytes]]:
-        taken: dict[int, list[bytes]] = self._asked(self._mailbox.take.remote())
+    def _take(self) -> dict[int, list[bytes]]:
+        taken: dict[int, list[bytes]] = self._ask(self._mailbox.take.remote())
         return taken
 
-    def _asked(self, reference: Any) -> Any:
-        """What the mailbox answers, which stands here: where it is gone, so is the cluster."""
+    def _ask(self, reference: Any) -> Any:
+        """Return what the mailbox answers. It runs on this node: where it is gone, so is the cluster."""
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             raise CannotRun(f"The Ray cluster was lost; failures so far are saved: {_last_line(error)}") from error
 
 
-def _card(said: Said) -> Subject:
-    if said.card is not None:
-        return said.card
-    raise CannotRun("The subject cannot be made." if said.word is None else said.word[1])
+def save_found(task: ClusterTask, state: State) -> None:
+    """Save what is new in a task's state, and keep that state with the files of its findings."""
+    before, findings = task.state, {}
+    for fault, finding in state.met.items():
+        if fault not in before.met:
+            task.keeper.save_met(fault, finding.shrunk, finding.verdict)
+    for fault, finding in state.findings.items():
+        known = before.findings.get(fault)
+        file = task.keeper.save_settled(fault, finding) if known is None else known.file
+        findings[fault] = replace(finding, file=file)
+    for fault in before.met.keys() - state.met.keys() - findings.keys():
+        task.keeper.save_settled(fault, None)
+    task.state = replace(state, findings=findings)
+
+
+def _card(envelope: Envelope) -> Subject:
+    if envelope.card is not None:
+        return envelope.card
+    raise CannotRun("The subject cannot be made." if envelope.message is None else envelope.message[1])
 
 
 def _last_line(error: Exception) -> str:
@@ -242,63 +250,63 @@ def _node_of_this(ray: Any) -> str:
 
 
 class Mailbox:
-    """An actor beside the one who asks: words of tasks wait here to be taken, and tasks learn here what to do."""
+    """An actor on this node: tasks post envelopes, which wait here to be taken, and read instructions."""
 
     def __init__(self) -> None:
-        self._words: dict[int, deque[bytes]] = {}
+        self._posted: dict[int, deque[bytes]] = {}
         self._expected: dict[int, float] = {}
-        self._begun: set[int] = set()
-        self._told: dict[int, str] = {}
+        self._started: set[int] = set()
+        self._instructions: dict[int, str] = {}
 
     def expect(self, key: int) -> None:
-        """A task is about to be submitted."""
+        """Note that a task is about to be submitted."""
         self._expected[key] = time.monotonic()
 
-    def begin(self, key: int) -> float:
-        """A task begins; return how many seconds it has waited for a node."""
-        self._begun.add(key)
+    def start(self, key: int) -> float:
+        """Note that a task starts; return how many seconds it has waited for a node."""
+        self._started.add(key)
         return time.monotonic() - self._expected[key]
 
-    def has_begun(self, key: int) -> bool:
+    def has_started(self, key: int) -> bool:
         """Whether a task has ever run."""
-        return key in self._begun
+        return key in self._started
 
-    def say(self, key: int, words: list[bytes]) -> str | None:
-        """Leave words; return what the task is to do: STOP, END, or None to go on."""
-        self._words.setdefault(key, deque()).extend(words)
-        return self._told.get(key)
+    def post(self, key: int, envelopes: list[bytes]) -> str | None:
+        """Leave envelopes; return what the task is to do: STOP, END, or None to go on."""
+        self._posted.setdefault(key, deque()).extend(envelopes)
+        return self._instructions.get(key)
 
     def take(self) -> dict[int, list[bytes]]:
-        """All words that wait."""
-        taken, self._words = self._words, {}
-        return {key: list(words) for key, words in taken.items()}
+        """Return all envelopes that wait, and drop them here."""
+        taken, self._posted = self._posted, {}
+        return {key: list(envelopes) for key, envelopes in taken.items()}
 
-    def tell(self, key: int, what: str) -> None:
+    def instruct(self, key: int, what: str) -> None:
         """Let a task know what it is to do."""
-        self._told[key] = what
+        self._instructions[key] = what
 
 
 def _run(content: bytes, mailbox: Any, key: int) -> None:
     """A task: carry an order out in a process of its own, which is no fork of Ray's many threads."""
     ray = _ray()
     order: Order = pickle.loads(content)
-    waited = ray.get(mailbox.begin.remote(key))
+    waited = ray.get(mailbox.start.remote(key))
     if order.part is not None and order.part.seconds is not None:
         order = replace(order, part=replace(order.part, seconds=order.part.seconds - waited))
 
-    def say(words: list[bytes]) -> str | None:
-        told: str | None = ray.get(mailbox.say.remote(key, words))
-        return told
+    def post(envelopes: list[bytes]) -> str | None:
+        instruction: str | None = ray.get(mailbox.post.remote(key, envelopes))
+        return instruction
 
-    if say([]) is None:
+    if post([]) is None:
         with tempfile.TemporaryDirectory() as folder:
-            _carry_out(order, Path(folder), say)
+            _carry_out(order, Path(folder), post)
 
 
-def _carry_out(order: Order, folder: Path, say: Say) -> None:
+def _carry_out(order: Order, folder: Path, post: Post) -> None:
     process, connection = launch(order, folder)
     try:
-        while _relay(connection, say):
+        while _relay(connection, post):
             pass
     finally:
         connection.close()
@@ -306,17 +314,17 @@ def _carry_out(order: Order, folder: Path, say: Say) -> None:
         process.wait()
 
 
-def _relay(connection: Connection[Any, Any], say: Say) -> bool:
-    """Pass on what is said within a moment, and what is to be done; return whether more may come."""
-    words: list[bytes] = []
-    lives = True
+def _relay(connection: Connection[Any, Any], post: Post) -> bool:
+    """Post what comes within a moment, and pass on an instruction to stop; return whether more may come."""
+    envelopes: list[bytes] = []
+    is_open = True
     try:
-        while connection.poll(0.0 if words else SECONDS_BETWEEN_WORDS):
-            words.append(connection.recv_bytes())
+        while connection.poll(0.0 if envelopes else SECONDS_BETWEEN_POSTS):
+            envelopes.append(connection.recv_bytes())
     except (EOFError, OSError):
-        lives = False
-    told = say(words)
-    if told == STOP and lives:
+        is_open = False
+    instruction = post(envelopes)
+    if instruction == STOP and is_open:
         with suppress(OSError):
             connection.send(STOP)
-    return lives and told != END
+    return is_open and instruction != END

@@ -1,4 +1,4 @@
-"""Parts of a campaign in processes of this machine, each forked off this one."""
+"""Parts of a campaign in processes of this machine, each a fork of this one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
-from harness.campaign.parallel.jobs import Part, Start, Word, work
+from harness.campaign.parallel.jobs import MakeCampaign, Part, PartMessage, run_part
 
 STOP = "stop"
 
@@ -26,40 +26,40 @@ class Fork:
 
 
 class Forks:
-    """Carries parts to forks of this process. start: makes a part's campaign, in its own process."""
+    """A backend that runs parts in forks of this process. make: makes a part's campaign, in the fork."""
 
-    def __init__(self, start: Start) -> None:
-        self._start = start
+    def __init__(self, make: MakeCampaign) -> None:
+        self._make = make
         self._forks: list[Fork] = []
 
-    def begin(self, part: Part) -> Fork:
+    def start(self, part: Part) -> Fork:
         """Fork."""
         ours, theirs = Pipe()
         pid = os.fork()
         if pid == 0:
             for connection in (ours, *(fork.connection for fork in self._forks)):
                 connection.close()
-            _run(theirs, part, self._start)
+            _run(theirs, part, self._make)
         theirs.close()
         self._forks.append(Fork(pid, ours))
         return self._forks[-1]
 
-    def hear(self, seconds: float) -> Iterator[tuple[Fork, Word | None]]:
-        """What was said within some seconds: one word of each that has spoken."""
-        heard = wait([fork.connection for fork in self._forks], timeout=seconds)
-        for fork in [fork for fork in self._forks if fork.connection in heard]:
+    def receive(self, seconds: float) -> Iterator[tuple[Fork, PartMessage | None]]:
+        """Yield one message of each fork that sends any within some seconds."""
+        ready = wait([fork.connection for fork in self._forks], timeout=seconds)
+        for fork in [fork for fork in self._forks if fork.connection in ready]:
             try:
                 yield fork, fork.connection.recv()
             except (EOFError, OSError):
                 yield fork, None
 
     def stop(self, fork: Fork) -> None:
-        """Ask for the end."""
+        """Ask a fork to settle and end."""
         with suppress(OSError):
             fork.connection.send(STOP)
 
-    def end(self, fork: Fork) -> None:
-        """Kill the process where it is still there; its own children see that and end."""
+    def kill(self, fork: Fork) -> None:
+        """Kill the process where it still runs; its own children notice and end."""
         self._forks.remove(fork)
         fork.connection.close()
         with suppress(ProcessLookupError):
@@ -68,8 +68,8 @@ class Forks:
             os.waitpid(fork.pid, 0)
 
 
-class Wire:
-    """A part's end of a connection. Where nobody is at the other end any more, its process has no purpose, and ends."""
+class PipeChannel:
+    """A part's end of a connection. Where the other end is closed, the part has no purpose, and its process ends."""
 
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self._connection = connection
@@ -84,27 +84,23 @@ class Wire:
         except (EOFError, OSError):
             os._exit(1)
 
-    def say(self, word: Word) -> None:
-        """Say a word."""
-        self.send(word)
-
-    def send(self, value: object) -> None:
-        """Send whatever the other end awaits."""
+    def send(self, message: object) -> None:
+        """Send what the other end expects."""
         try:
-            self._connection.send(value)
+            self._connection.send(message)
         except OSError:
             os._exit(1)
 
     def is_stopped(self) -> bool:
-        """Whether the end was asked for."""
+        """Whether the part was asked to stop."""
         return self._stopped.is_set()
 
 
-def _run(connection: Connection[Any, Any], part: Part, start: Start) -> NoReturn:
-    """Run a part; whatever happens, the program's own clean-up is not ours."""
-    # Ctrl-C reaches all processes of a terminal: what is to end is said by the one that started them.
+def _run(connection: Connection[Any, Any], part: Part, make: MakeCampaign) -> NoReturn:
+    """Run a part; whatever happens, skip the program's own clean-up."""
+    # Ctrl-C reaches all processes of a terminal: the process that started this one decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        work(part, start, Wire(connection))
+        run_part(part, make, PipeChannel(connection))
     finally:
         os._exit(0)

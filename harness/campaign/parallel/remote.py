@@ -1,4 +1,4 @@
-"""A part of a campaign in a process of its own on any machine: its order comes, and its words go, over a connection."""
+"""A part of a campaign in a process of its own on any machine; its order and its messages go over a connection."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 import torch
 
 from harness.campaign.campaign import Campaign, shared_database
-from harness.campaign.parallel.forks import Wire
-from harness.campaign.parallel.jobs import Part, State, Word, work
+from harness.campaign.parallel.forks import PipeChannel
+from harness.campaign.parallel.jobs import Part, PartMessage, State, run_part
 from harness.campaign.setting import Setting
 from harness.errors import CannotRun
 from harness.running.devices import choose, prepare
@@ -28,7 +28,7 @@ from harness.subject.declaration import Subject
 
 EXAMPLES = Path("examples")
 MOST_BYTES = 1 << 20
-"""Of a subject's files, and of examples, that travel."""
+"""Of a subject's files, and of examples, that are sent."""
 
 Files = Mapping[str, bytes]
 """Contents of files by their paths within a folder."""
@@ -36,7 +36,7 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class Order:
-    """What a part needs to know. part: None asks for the subject's card alone. files: the subject's, of the folder."""
+    """What a part needs to know. part: None asks for the subject's card alone. files: the subject's, of its folder."""
 
     setting: Setting
     part: Part | None
@@ -45,23 +45,24 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Said:
-    """A word, how long ago its campaign began, and the examples that its database holds where they have changed.
+class Envelope:
+    """A message with what only the sending machine knows.
 
-    card: what the subject says of itself, where that was asked.
+    seconds: how long ago the campaign began. examples: those of its database, where they have changed. card: what the
+    subject declares, where that was asked.
     """
 
-    word: Word | None = None
+    message: PartMessage | None = None
     seconds: float = 0.0
     examples: Files | None = None
     card: Subject | None = None
 
-    def here(self) -> Word | None:
-        """The word with times of this machine's clock."""
-        if self.word is None or not isinstance(self.word[1], State):
-            return self.word
-        said, state = self.word
-        return said, replace(state, tally=replace(state.tally, started=time.monotonic() - self.seconds))
+    def open(self) -> PartMessage | None:
+        """Return the message with times of this machine's clock."""
+        if self.message is None or not isinstance(self.message[1], State):
+            return self.message
+        kind, state = self.message
+        return kind, replace(state, tally=replace(state.tally, started=time.monotonic() - self.seconds))
 
 
 def launch(order: Order, folder: Path) -> tuple[subprocess.Popen[bytes], Connection[Any, Any]]:
@@ -80,17 +81,17 @@ def launch(order: Order, folder: Path) -> tuple[subprocess.Popen[bytes], Connect
 
 
 def files_of(place: str) -> dict[str, bytes]:
-    """The file of a subject that is named by one, and the Python files beside it where they are small enough."""
+    """Return the file of a subject that is named by one, and the other Python files of its folder if small enough."""
     path = Path(place.rpartition(":")[0])
     if path.suffix != ".py" or not path.is_file():
         return {}
-    beside = {other.name: other.read_bytes() for other in sorted(path.absolute().parent.glob("*.py"))}
-    # A folder of many scripts is no package of the subject's.
-    return beside if sum(map(len, beside.values())) <= MOST_BYTES else {path.name: path.read_bytes()}
+    files = {other.name: other.read_bytes() for other in sorted(path.absolute().parent.glob("*.py"))}
+    # A folder of many scripts is not the subject's package.
+    return files if sum(map(len, files.values())) <= MOST_BYTES else {path.name: path.read_bytes()}
 
 
-def packed(folder: Path) -> dict[str, bytes]:
-    """The examples in a folder, small ones first, as many as may travel."""
+def pack(folder: Path) -> dict[str, bytes]:
+    """Return the examples in a folder, the smallest first, up to MOST_BYTES."""
     found: dict[str, bytes] = {}
     with suppress(OSError):
         for path in sorted(folder.glob("*/*"), key=lambda path: path.stat().st_size):
@@ -102,7 +103,7 @@ def packed(folder: Path) -> dict[str, bytes]:
 
 
 def unpack(examples: Files, folder: Path) -> None:
-    """Write examples that are not there yet, each in one piece; on a full disk none."""
+    """Write the examples that are not there yet, each in one piece; on a full disk none."""
     for name, content in examples.items():
         path = folder / name
         if re.fullmatch("[0-9a-f]+/[0-9a-f]+", name) is None or path.exists():
@@ -114,20 +115,20 @@ def unpack(examples: Files, folder: Path) -> None:
             begun.rename(path)
 
 
-class _Line:
-    """Adds to each word what only this machine knows."""
+class _EnvelopeChannel:
+    """Puts each message into an envelope."""
 
-    def __init__(self, wire: Wire, examples: Files) -> None:
-        self._wire, self._known = wire, dict(examples)
+    def __init__(self, channel: PipeChannel, examples: Files) -> None:
+        self._channel, self._known = channel, dict(examples)
 
-    def say(self, word: Word) -> None:
-        examples = packed(EXAMPLES)
+    def send(self, message: PartMessage) -> None:
+        examples = pack(EXAMPLES)
         has_changed, self._known = examples != self._known, examples
-        seconds = word[1].tally.seconds if isinstance(word[1], State) else 0.0
-        self._wire.send(Said(word, seconds, examples if has_changed else None))
+        seconds = message[1].tally.seconds if isinstance(message[1], State) else 0.0
+        self._channel.send(Envelope(message, seconds, examples if has_changed else None))
 
     def is_stopped(self) -> bool:
-        return self._wire.is_stopped()
+        return self._channel.is_stopped()
 
 
 def main(handle: int) -> NoReturn:
@@ -136,15 +137,15 @@ def main(handle: int) -> NoReturn:
     try:
         connection: Connection[Any, Any] = Connection(handle)
         order: Order = connection.recv()
-        _carry_out(order, Wire(connection))
+        _carry_out(order, PipeChannel(connection))
     finally:
         os._exit(0)
 
 
-def _carry_out(order: Order, wire: Wire) -> None:
+def _carry_out(order: Order, channel: PipeChannel) -> None:
     setting = order.setting
 
-    def start(part: Part) -> Campaign:
+    def make(part: Part) -> Campaign:
         _prepare(order)
         apart = setting.apart(setting.maker())
         limits = (part.seed, part.seconds, part.cases)
@@ -156,16 +157,16 @@ def _carry_out(order: Order, wire: Wire) -> None:
         return setting.card(setting.maker())
 
     if order.part is not None:
-        work(order.part, start, _Line(wire, order.examples))
+        run_part(order.part, make, _EnvelopeChannel(channel, order.examples))
         return
     try:
-        wire.send(Said(card=card()))
+        channel.send(Envelope(card=card()))
     except CannotRun as problem:
-        wire.send(Said(("cannot", str(problem))))
+        channel.send(Envelope(("cannot", str(problem))))
 
 
 def _prepare(order: Order) -> None:
-    """Wake the device, and put what came with the order where it is looked for."""
+    """Initialise the device, and write the files of the order to the current folder."""
     torch.set_num_threads(1)
     prepare(choose(order.setting.device))
     for name, content in order.files.items():

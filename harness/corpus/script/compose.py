@@ -1,4 +1,4 @@
-"""A script is put together: the fault in words, the functions it needs, the subject, the tensors, calls and checks."""
+"""Composes a script: a description of the fault, the functions it needs, the subject, tensors, calls and checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.judging.relations import RELATIONS
 from harness.judging.story import headline, printable
 from harness.running.devices import choose, prepare
 from harness.subject.declaration import Subject
-from harness.subject.loading import load, located
+from harness.subject.loading import load, locate
 
 RUNS_OF_UNSTEADY = 20
 _NAN_IN_EMPTY = "torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then holds NaN"
@@ -41,17 +41,16 @@ _IMPORTS = {
     "import torch": "",
     "from torch import Tensor": r"\bTensor\b",
 }
-"""The imports that a script may need, each with what it is needed for."""
+"""The imports that a script may need, each with the pattern of code that needs it."""
 
 
 def write(entry: Entry, path: Path | None = None) -> str:
-    """Return a Python script that raises where the subject has the fault, and says nothing where it has not.
+    """Return a Python script that raises if the subject has the fault, and prints nothing otherwise.
 
-    It imports torch and the subject (and NumPy, where tensors are too large to stand in it). path: of the entry, from
-    which the subject's file may be looked for. Raises CannotRun where the subject is not there, or the fault does not
-    show in a script.
+    It imports torch and the subject (and NumPy, if tensors are too large to be written in it). path: of the entry, to
+    find the subject's file from. Raises CannotRun if the subject is not found, or a script cannot show the fault.
     """
-    name = located(entry.subject, path)
+    name = locate(entry.subject, path)
     body = Body(entry, calls(entry, _load(entry, name)))
     functions = [values.generator(body.families)] if body.families else []
     functions += [meanings.source(body.features)] if "scores" in body.needed else []
@@ -66,9 +65,9 @@ def write(entry: Entry, path: Path | None = None) -> str:
 
 def _load(entry: Entry, name: str) -> Subject:
     if entry.check == "surroundings_unchanged" and "its input" not in entry.verdict.sentence:
-        raise CannotRun("What lies beside a tensor that the call makes itself is out of a script's sight: replay it.")
+        raise CannotRun("A script cannot see writes outside a tensor that the call makes itself: replay the failure.")
     if entry.check in RELATIONS:
-        choose(entry.device)  # its calls are found by making them
+        choose(entry.device)  # finding its calls takes running them
     prepare(entry.device if torch.cuda.is_available() else "cpu")
     return load(name)
 
@@ -93,10 +92,10 @@ def _docstring(entry: Entry) -> str:
         f"Case: {entry.case!r}",
         f"Found on {entry.device} with {found_with}",
         "",
-        "It raises where the fault is there, and says nothing where it is not.",
+        "It raises if the fault is present, and prints nothing otherwise.",
     ]
-    told = "\n".join(printable(line).replace("\\", "\\\\").replace('"""', "'''") for line in lines)
-    return f'"""{told}\n"""'
+    text = "\n".join(printable(line).replace("\\", "\\\\").replace('"""', "'''") for line in lines)
+    return f'"""{text}\n"""'
 
 
 def _imports(code: str) -> str:

@@ -1,4 +1,4 @@
-"""A campaign finds faults, keeps them apart, shrinks each, and says nothing of a right subject."""
+"""A campaign finds faults, separates them, shrinks each, and reports none for a right subject."""
 
 import itertools
 
@@ -38,7 +38,7 @@ def test_shrinks_to_the_smallest_case():
     assert found.shrunk == AttentionCase(Geometry(Nk=65))
 
 
-def test_shrinks_a_wrong_value_and_keeps_the_worst_case_beside_it():
+def test_shrinks_a_wrong_value_and_keeps_the_worst_case_too():
     found = only(toys.ignores_causal)
     g = found.shrunk.geometry
     assert (g.B, g.Hq, g.Hk, g.Nq) == (1, 1, 1, 1)
@@ -101,11 +101,11 @@ def test_ctrl_c_loses_nothing():
 
 
 def test_ctrl_c_at_two_places_of_a_round_is_one_ctrl_c():
-    def interrupt(account):
-        if account.is_shrinking:
-            raise KeyboardInterrupt if account.tally.cases % 2 else KeyboardInterrupt()
+    def interrupt(campaign):
+        if campaign.is_shrinking:
+            raise KeyboardInterrupt if campaign.tally.cases % 2 else KeyboardInterrupt()
 
-    found = Campaign(describe(toys.ignores_causal), "cpu", 0, seconds=None, cases=60, watch=interrupt).run().findings
+    found = Campaign(describe(toys.ignores_causal), "cpu", 0, seconds=None, cases=60).run(interrupt).findings
     assert ("wrong_values", "values") in found
 
 
@@ -138,7 +138,7 @@ def test_a_wrong_call_after_another_shrinks_with_its_call():
     assert "history_dependent" in kinds
 
 
-def test_relations_do_not_repeat_what_a_check_has_told():
+def test_relations_do_not_repeat_what_a_check_has_found():
     def keys_lost_where_many(q, k, v):
         return toys.right(q, k[:, :, :64], v[:, :, :64])
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.campaign.keeper import Corpus
-from harness.campaign.parallel.cluster import END, Mailbox, OnCluster, Task, _relay
+from harness.campaign.keeper import CorpusKeeper
+from harness.campaign.parallel.cluster import END, ClusterTask, ClusterTasks, Mailbox, _relay, save_found
 from harness.campaign.parallel.forks import STOP
 from harness.campaign.parallel.jobs import State
 from harness.cli.main import main
@@ -50,37 +50,37 @@ def test_where_ray_is_missing_a_sentence_says_so(monkeypatch, capsys):
     )
 
 
-def test_the_mailbox_keeps_words_until_they_are_taken_and_tells_what_to_do():
+def test_the_mailbox_keeps_envelopes_until_they_are_taken_and_passes_instructions():
     mailbox = Mailbox()
     mailbox.expect(1)
-    assert not mailbox.has_begun(1)
-    assert 0 <= mailbox.begin(1) < 60
-    assert mailbox.has_begun(1)
-    assert mailbox.say(1, [b"a"]) is None
-    mailbox.tell(1, STOP)
-    assert mailbox.say(1, [b"b"]) == STOP
+    assert not mailbox.has_started(1)
+    assert 0 <= mailbox.start(1) < 60
+    assert mailbox.has_started(1)
+    assert mailbox.post(1, [b"a"]) is None
+    mailbox.instruct(1, STOP)
+    assert mailbox.post(1, [b"b"]) == STOP
     assert (mailbox.take(), mailbox.take()) == ({1: [b"a", b"b"]}, {})
 
 
 class Connected:
-    """A connection on which some words wait, and which is closed behind them."""
+    """A connection on which some envelopes wait, and which is closed after them."""
 
-    def __init__(self, *words):
-        self.words, self.sent = list(words), []
+    def __init__(self, *envelopes):
+        self.envelopes, self.sent = list(envelopes), []
 
     def poll(self, seconds):
         return True
 
     def recv_bytes(self):
-        if not self.words:
+        if not self.envelopes:
             raise EOFError
-        return self.words.pop(0)
+        return self.envelopes.pop(0)
 
     def send(self, value):
         self.sent.append(value)
 
 
-def test_the_last_words_of_a_part_are_passed_on():
+def test_the_last_envelopes_of_a_part_are_passed_on():
     passed = []
     assert not _relay(Connected(b"1", b"2"), passed.extend)
     assert passed == [b"1", b"2"]
@@ -89,23 +89,24 @@ def test_the_last_words_of_a_part_are_passed_on():
 def test_what_is_to_be_done_is_passed_on_the_other_way():
     connection = Connected()
     connection.poll = lambda seconds: False
-    assert _relay(connection, lambda words: None)
-    assert _relay(connection, lambda words: STOP)
+    assert _relay(connection, lambda envelopes: None)
+    assert _relay(connection, lambda envelopes: STOP)
     assert connection.sent == [STOP]
-    assert not _relay(connection, lambda words: END)
+    assert not _relay(connection, lambda envelopes: END)
 
 
-def test_what_a_part_meets_is_kept_here_until_it_is_settled(tmp_path):
-    task = Task(1, None, None, Corpus(tmp_path, "some", "cpu"))
-    keep = OnCluster._keep
+def test_what_a_part_meets_is_saved_here_until_it_is_settled(tmp_path):
+    task = ClusterTask(1, None, None, CorpusKeeper(tmp_path, "some", "cpu"))
     for state, kinds in [
         (State(met=finding("raised")), ["raised"]),
         (State(met=finding("raised")), ["raised"]),
         (State(findings=finding(), met=finding("timed_out")), ["timed_out", "wrong_values"]),
         (State(findings=finding()), ["wrong_values"]),
     ]:
-        keep(None, task, state)
+        save_found(task, state)
         assert sorted(entries.load(path).kind for path in tmp_path.rglob("*/*.json")) == kinds
+    (found,) = task.state.findings.values()
+    assert entries.load(found.file).kind == "wrong_values"
 
 
 # --- with one
@@ -147,13 +148,13 @@ def outcome():
 
 
 @pytest.mark.parametrize("address", ["here", "localhost:port", "nowhere.invalid:6379"])
-def test_a_cluster_that_cannot_be_reached_is_said(capsys, address):
+def test_a_cluster_that_cannot_be_reached_is_reported(capsys, address):
     pytest.importorskip("ray")
     assert fuzz(address) == 2
     assert address in capsys.readouterr().err
 
 
-def test_where_nothing_answers_it_is_said(capsys):
+def test_an_address_where_nothing_answers_is_reported(capsys):
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -162,7 +163,7 @@ def test_where_nothing_answers_it_is_said(capsys):
     assert f"No Ray cluster answers at {address}" in capsys.readouterr().err
 
 
-def test_a_subject_that_the_nodes_do_not_find_is_said(cluster, capsys):
+def test_a_subject_that_the_nodes_do_not_find_is_reported(cluster, capsys):
     assert fuzz(cluster.address, subject="nowhere:attention") == 2
     assert "'nowhere' cannot be imported" in capsys.readouterr().err
 
@@ -179,15 +180,15 @@ def test_ctrl_c_ends_the_parts_and_loses_nothing(cluster):
 
 
 def test_a_node_dies_and_nothing_that_was_found_is_lost(cluster, monkeypatch):
-    begun = []
-    begin = OnCluster.begin
-    monkeypatch.setattr(OnCluster, "begin", lambda self, part: begun.append(part) or begin(self, part))
+    started = []
+    start = ClusterTasks.start
+    monkeypatch.setattr(ClusterTasks, "start", lambda self, part: started.append(part) or start(self, part))
     death = when_saved(lambda: cluster.remove_node(cluster.other, allow_graceful=False))
     assert fuzz(cluster.address, "--cases", 80) == 1
     death.join()
     (failure,) = outcome()["failures"]
     assert failure["kind"] == entries.load(Path(failure["corpus_file"])).kind == "wrong_values"
     assert outcome()["cases"] >= 80
-    assert len(begun) == 3
+    assert len(started) == 3
     assert list(Path(".flashattest/campaigns").rglob("*"))
     assert until(lambda: not parts_that_run())

@@ -1,4 +1,4 @@
-"""Campaigns side by side read as one, and lose nothing when one of them, or all of them, are killed."""
+"""Parallel campaigns report as one, and lose nothing when one of them, or all of them, are killed."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.campaign.campaign import Finding
+from harness.campaign.finding import Finding
 from harness.campaign.parallel.jobs import Jobs, State
 from harness.campaign.tally import Tally
 from harness.corpus import entries
-from harness.errors import Broken, CannotRun
+from harness.errors import CannotRun, HarnessError
 from harness.judging.verdict import Verdict
 from harness.subject.declaration import describe
 from strategies import AttentionCase
@@ -43,7 +43,7 @@ def all_end(pids):
     return until(lambda: not any(is_alive(pid) for pid in pids), 10)
 
 
-# --- what several jobs say, as one
+# --- what several jobs report as one
 
 
 def test_all_cases_are_run_and_counted_once():
@@ -52,14 +52,14 @@ def test_all_cases_are_run_and_counted_once():
     assert notes() == saved() == []
 
 
-def test_findings_are_told_once():
+def test_findings_are_reported_once():
     assert fuzz("faulty", "--jobs", "2", "--cases", "60").wait() == 1
     (failure,) = outcome()["failures"]
     assert Path(failure["corpus_file"]) in saved()
     assert printed().count("wrong_values (check values)") == 1
 
 
-def test_a_killed_job_is_replaced_and_what_it_met_stands():
+def test_a_killed_job_is_replaced_and_what_it_met_is_kept():
     campaign = fuzz("faulty", "--jobs", "2", "--cases", "60")
     assert until(saved)
     first = jobs_of(campaign.pid)
@@ -74,10 +74,10 @@ def test_a_killed_job_is_replaced_and_what_it_met_stands():
 def test_ctrl_c_ends_the_campaign_and_loses_nothing(jobs):
     campaign = fuzz("faulty", "--jobs", jobs, "--time", "100")
     assert until(saved)
-    hung_on_it = campaign.kill(signal.SIGINT)
+    below = campaign.kill(signal.SIGINT)
     assert campaign.wait() == 1
     assert len(outcome()["failures"]) == 1
-    assert all_end(hung_on_it)
+    assert all_end(below)
     assert notes() == []
 
 
@@ -92,13 +92,13 @@ def test_ctrl_c_in_a_terminal_reaches_all_processes():
 def test_a_second_ctrl_c_ends_it_at_once():
     campaign = fuzz("hangs", "--jobs", "2", "--time", "100")
     assert until(notes)
-    hung_on_it = campaign.kill(signal.SIGINT)
+    below = campaign.kill(signal.SIGINT)
     time.sleep(0.7)
     campaign.kill(signal.SIGINT)
     began = time.monotonic()
     assert campaign.wait() == 0
     assert time.monotonic() - began < 10
-    assert all_end(hung_on_it)
+    assert all_end(below)
 
 
 # --- kill -9 of the whole campaign
@@ -110,9 +110,9 @@ def test_nothing_is_left_running_and_nothing_torn(jobs):
         campaign = fuzz("faulty", "--jobs", jobs, "--time", "100")
         assert until(notes)
         wait()
-        hung_on_it = campaign.kill()
+        below = campaign.kill()
         assert campaign.wait() == -signal.SIGKILL
-        assert all_end(hung_on_it)
+        assert all_end(below)
     assert saved()
     assert [entries.load(path).kind for path in saved()] == ["wrong_values"] * len(saved())
 
@@ -120,10 +120,10 @@ def test_nothing_is_left_running_and_nothing_torn(jobs):
 def test_a_worker_that_hangs_ends_with_its_campaign():
     campaign = fuzz("hangs", "--jobs", "2", "--time", "100")
     assert until(lambda: len(notes()) == 2)
-    hung_on_it = campaign.kill()
+    below = campaign.kill()
     assert campaign.wait() == -signal.SIGKILL
-    assert len(hung_on_it) >= 6
-    assert all_end(hung_on_it)
+    assert len(below) >= 6
+    assert all_end(below)
 
 
 def test_the_next_campaign_begins_with_the_case_that_was_running():
@@ -138,7 +138,7 @@ def test_the_next_campaign_begins_with_the_case_that_was_running():
     assert notes() == []
 
 
-def test_the_next_campaign_goes_on_from_what_was_shrunk():
+def test_the_next_campaign_continues_from_what_was_shrunk():
     campaign = fuzz("faulty", "--time", "100")
     assert until(lambda: saved() and Path(".flashattest/campaigns").exists())
     time.sleep(1)
@@ -150,7 +150,7 @@ def test_the_next_campaign_goes_on_from_what_was_shrunk():
     assert outcome()["failures"][0]["cases_to_first"] <= 1
 
 
-# --- what is done about jobs that end, by a carrier that tells stories
+# --- what is done about jobs that end, by a backend that replays messages
 
 
 def ran(cases, **more):
@@ -162,87 +162,88 @@ def finding(kind="wrong_values", check="values"):
     return {(kind, check): Finding(Verdict(kind, check, "It was wrong."), case, case, case, 2.0, 1, 0.1)}
 
 
-class Storied:
-    """Each part that is begun says the words of the next story."""
+class Scripted:
+    """A backend: each part that is started sends the messages of the next script."""
 
-    def __init__(self, *stories):
-        self.stories, self.begun, self.told, self.stopped = list(stories), [], [], 0
+    def __init__(self, *scripts):
+        self.scripts, self.started, self.running, self.stopped = list(scripts), [], [], 0
 
-    def begin(self, part):
-        self.begun.append(part)
-        story = [*self.stories.pop(0)]
-        self.told.append(story)
-        return story
+    def start(self, part):
+        self.started.append(part)
+        script = [*self.scripts.pop(0)]
+        self.running.append(script)
+        return script
 
-    def hear(self, seconds):
-        for story in [story for story in self.told if story]:
-            yield story, story.pop(0)
+    def receive(self, seconds):
+        for script in [script for script in self.running if script]:
+            yield script, script.pop(0)
 
     def stop(self, handle):
         self.stopped += 1
 
-    def end(self, handle):
-        self.told = [story for story in self.told if story is not handle]
+    def kill(self, handle):
+        self.running = [script for script in self.running if script is not handle]
 
 
-def jobs(carrier, jobs=1, cases=10, seconds=60.0):
-    return Jobs(describe(toys.right), "cpu", 0, seconds, cases, jobs, carrier)
+def jobs(backend, jobs=1, cases=10, seconds=60.0):
+    return Jobs(describe(toys.right), "cpu", 0, seconds, cases, jobs, backend)
 
 
 def test_a_replacement_has_what_is_left_to_do_and_a_seed_of_its_own():
-    carrier = Storied([("at", ran(7)), None], [("over", ran(3))])
-    assert jobs(carrier).run().tally.cases == 10
-    first, second = carrier.begun
+    backend = Scripted([("state", ran(7)), None], [("over", ran(3))])
+    assert jobs(backend).run().tally.cases == 10
+    first, second = backend.started
     assert (first.cases, second.cases, first.number, second.number) == (10, 3, 0, 0)
     assert second.seconds < first.seconds
     assert second.seed != first.seed
 
 
 def test_cases_are_shared_out_to_the_last_one():
-    carrier = Storied([("over", ran(2))], [("over", ran(1))])
-    jobs(carrier, jobs=2, cases=3).run()
-    assert [part.cases for part in carrier.begun] == [2, 1]
-    carrier = Storied([("over", ran(1))])
-    jobs(carrier, jobs=2, cases=1).run()
-    assert [part.cases for part in carrier.begun] == [1]
+    backend = Scripted([("over", ran(2))], [("over", ran(1))])
+    jobs(backend, jobs=2, cases=3).run()
+    assert [part.cases for part in backend.started] == [2, 1]
+    backend = Scripted([("over", ran(1))])
+    jobs(backend, jobs=2, cases=1).run()
+    assert [part.cases for part in backend.started] == [1]
 
 
-def test_what_a_killed_job_was_shrinking_is_told():
-    carrier = Storied([("at", ran(10, met=finding())), None])
-    assert list(jobs(carrier).run().findings) == [("wrong_values", "values")]
+def test_what_a_killed_job_was_shrinking_is_reported():
+    backend = Scripted([("state", ran(10, met=finding())), None])
+    assert list(jobs(backend).run().findings) == [("wrong_values", "values")]
 
 
-def test_what_two_jobs_found_is_told_as_one_campaign_would():
+def test_what_two_jobs_found_is_reported_as_one_campaign_would():
     of_a_relation, of_a_check = finding(check="same_call_twice"), finding()
-    carrier = Storied([("over", ran(5, findings=of_a_relation))], [("over", ran(5, findings=of_a_check))])
-    assert jobs(carrier, jobs=2).run().findings == of_a_check
+    backend = Scripted([("over", ran(5, findings=of_a_relation))], [("over", ran(5, findings=of_a_check))])
+    assert jobs(backend, jobs=2).run().findings == of_a_check
 
 
 def test_jobs_that_are_killed_at_once_are_given_up():
-    carrier = Storied(*[[None]] * 9)
+    backend = Scripted(*[[None]] * 9)
     with pytest.raises(CannotRun, match="killed before it ran a case"):
-        jobs(carrier).run()
-    assert len(carrier.begun) == 3
+        jobs(backend).run()
+    assert len(backend.started) == 3
 
 
 def test_a_job_given_up_does_not_end_the_others():
-    carrier = Storied([None], [("at", ran(4)), ("at", ran(4)), ("at", ran(4)), ("over", ran(5))], [None], [None])
-    assert jobs(carrier, jobs=2).run().tally.cases == 5
+    backend = Scripted(
+        [None], [("state", ran(4)), ("state", ran(4)), ("state", ran(4)), ("over", ran(5))], [None], [None]
+    )
+    assert jobs(backend, jobs=2).run().tally.cases == 5
 
 
 def test_what_stops_a_part_stops_all():
-    for word, error in ((("cannot", "No such subject."), CannotRun), (("broken", "KeyError: 1"), Broken)):
-        carrier = Storied([word], [("at", ran(1))])
-        with pytest.raises(error, match=word[1]):
-            jobs(carrier, jobs=2).run()
-        assert carrier.told == []
+    for message, error in ((("cannot", "No such subject."), CannotRun), (("broken", "KeyError: 1"), HarnessError)):
+        backend = Scripted([message], [("state", ran(1))])
+        with pytest.raises(error, match=message[1]):
+            jobs(backend, jobs=2).run()
+        assert backend.running == []
 
 
 def test_after_ctrl_c_nothing_is_replaced():
-    carrier = Storied([("at", ran(1)), ("at", ran(1)), None])
-    campaign = jobs(carrier)
-    campaign.watch = lambda account: signal.raise_signal(signal.SIGINT) if not carrier.stopped else None
-    assert campaign.run().tally.cases == 1
-    assert (len(carrier.begun), carrier.stopped) == (1, 1)
+    backend = Scripted([("state", ran(1)), ("state", ran(1)), None])
+    watch = lambda campaign: signal.raise_signal(signal.SIGINT) if not backend.stopped else None  # noqa: E731
+    assert jobs(backend).run(watch).tally.cases == 1
+    assert (len(backend.started), backend.stopped) == (1, 1)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

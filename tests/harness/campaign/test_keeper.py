@@ -1,14 +1,15 @@
-"""A campaign's failures are in the corpus from the moment they are met, and a corpus that cannot be written is said."""
+"""A campaign's failures are in the corpus from the moment they are met; a corpus that cannot be written is reported."""
 
 import errno
 import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness.campaign.campaign import Finding
-from harness.campaign.keeper import Corpus
+from harness.campaign.finding import Finding
+from harness.campaign.keeper import CorpusKeeper
 from harness.cli.main import main
 from harness.corpus import entries
 from harness.judging.verdict import Verdict
@@ -22,70 +23,82 @@ FINDING = Finding(VERDICT, SHRUNK, DRAWN, DRAWN, 5.0, 3, 0.1)
 
 
 @pytest.fixture
-def kept(tmp_path):
-    return Corpus(tmp_path, "some", "cpu")
+def keeper(tmp_path):
+    return CorpusKeeper(tmp_path, "some", "cpu")
 
 
 def cases(folder):
     return [entries.load(path).case for path in folder.rglob("*.json")]
 
 
-def test_a_failure_stands_as_drawn_until_it_is_shrunk(tmp_path, kept):
-    kept.met(FAULT, DRAWN, VERDICT)
+def test_a_failure_is_saved_as_drawn_until_it_is_shrunk(tmp_path, keeper):
+    keeper.save_met(FAULT, DRAWN, VERDICT)
     assert cases(tmp_path) == [DRAWN]
-    kept.settled(FAULT, FINDING)
+    keeper.save_settled(FAULT, FINDING)
     assert cases(tmp_path) == [SHRUNK]
 
 
-def test_what_another_finding_tells_of_goes(tmp_path, kept):
-    kept.met(FAULT, DRAWN, VERDICT)
-    kept.settled(FAULT, None)
+def test_what_another_finding_reports_is_removed(tmp_path, keeper):
+    keeper.save_met(FAULT, DRAWN, VERDICT)
+    keeper.save_settled(FAULT, None)
     assert cases(tmp_path) == []
 
 
-def test_what_was_there_before_stays(tmp_path, kept):
-    entries.save(entries.entry(DRAWN, VERDICT, "some", "cpu"), tmp_path)
-    kept.met(FAULT, DRAWN, VERDICT)
-    kept.settled(FAULT, FINDING)
+def test_what_was_there_before_stays(tmp_path, keeper):
+    entries.save(entries.make_entry(DRAWN, VERDICT, "some", "cpu"), tmp_path)
+    keeper.save_met(FAULT, DRAWN, VERDICT)
+    keeper.save_settled(FAULT, FINDING)
     assert set(cases(tmp_path)) == {DRAWN, SHRUNK}
 
 
-def test_a_case_that_is_drawn_as_small_as_can_be_stays(tmp_path, kept):
-    kept.met(FAULT, SHRUNK, VERDICT)
-    kept.settled(FAULT, FINDING)
+def test_a_case_that_is_drawn_as_small_as_can_be_stays(tmp_path, keeper):
+    keeper.save_met(FAULT, SHRUNK, VERDICT)
+    keeper.save_settled(FAULT, FINDING)
     assert cases(tmp_path) == [SHRUNK]
 
 
-def test_a_finding_of_another_process_is_located_and_one_that_is_gone_is_saved_again(tmp_path, kept):
-    (path,) = kept.located({FAULT: FINDING}).values()
-    path.unlink()
-    assert kept.located({FAULT: FINDING}) == {FAULT: path}
-    assert path.exists()
+def test_a_settled_finding_is_saved_once(keeper, monkeypatch):
+    path = keeper.save_settled(FAULT, FINDING)
+    monkeypatch.setattr(entries, "write_whole", full)
+    findings = {FAULT: replace(FINDING, file=path)}
+    keeper.save_missing(findings)
+    assert findings[FAULT].file == path
+    assert keeper.problems == []
+
+
+@pytest.mark.parametrize("file", [None, Path("gone.json")])
+def test_a_finding_without_a_file_is_saved_at_the_end(tmp_path, keeper, file):
+    findings = {FAULT: replace(FINDING, file=file)}
+    keeper.save_missing(findings)
+    assert findings[FAULT].file.is_relative_to(tmp_path)
+    assert cases(tmp_path) == [SHRUNK]
 
 
 def full(*ignored):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_said_once_and_the_drawn_case_stays_where_the_shrunk_one_finds_no_room(
-    tmp_path, kept, monkeypatch
+def test_a_full_disk_is_reported_once_and_the_drawn_case_stays_where_the_shrunk_one_finds_no_room(
+    tmp_path, keeper, monkeypatch
 ):
-    kept.met(FAULT, DRAWN, VERDICT)
+    keeper.save_met(FAULT, DRAWN, VERDICT)
     monkeypatch.setattr(entries, "write_whole", full)
-    kept.settled(FAULT, FINDING)
-    assert kept.located({FAULT: FINDING}) == {}
+    assert keeper.save_settled(FAULT, FINDING) is None
+    findings = {FAULT: FINDING}
+    keeper.save_missing(findings)
+    assert findings == {FAULT: FINDING}
     assert cases(tmp_path) == [DRAWN]
-    (problem,) = kept.problems
+    (problem,) = keeper.problems
     assert "No space left on device" in problem
 
 
-def test_a_corpus_that_turns_read_only_costs_nothing_else(tmp_path, kept, monkeypatch):
+def test_a_corpus_that_turns_read_only_costs_nothing_else(tmp_path, keeper, monkeypatch):
     def refused(path, **more):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    kept.met(FAULT, DRAWN, VERDICT)
+    keeper.save_met(FAULT, DRAWN, VERDICT)
     monkeypatch.setattr(Path, "unlink", refused)
-    kept.settled(FAULT, None)
+    keeper.save_settled(FAULT, None)
     assert cases(tmp_path) == [DRAWN]
 
 
@@ -101,7 +114,7 @@ FAULTY = ("fuzz", "--subject", "some.py:faulty", "--device", "cpu", "--cases", "
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_a_campaign_goes_on_without_its_corpus_and_says_so(capsys, jobs):
+def test_a_campaign_continues_without_its_corpus_and_reports_it(capsys, jobs):
     Path("file").touch()
     assert main([*FAULTY, "--corpus", "file/corpus", "--jobs", jobs]) == 1
     printed = capsys.readouterr()
@@ -111,7 +124,7 @@ def test_a_campaign_goes_on_without_its_corpus_and_says_so(capsys, jobs):
 
 
 def no_file_can_grow():
-    """As on a full disk; what is printed goes where there is always room."""
+    """Make every file write fail, as on a full disk; prints go to /dev/null."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for printed in (1, 2):
         os.dup2(nowhere, printed)
@@ -119,6 +132,6 @@ def no_file_can_grow():
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_campaign_goes_on_where_no_file_can_be_written():
+def test_a_campaign_continues_where_no_file_can_be_written():
     assert Running(*FAULTY, first=no_file_can_grow).wait() == 1
     assert entries.find(Path("regressions")) == []

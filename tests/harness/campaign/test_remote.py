@@ -1,4 +1,4 @@
-"""A part runs in a process that knows nothing but its order, wherever that is."""
+"""A part runs in a process that knows its order alone, on any machine."""
 
 import pickle
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 from harness.campaign.parallel import remote
 from harness.campaign.parallel.forks import STOP
 from harness.campaign.parallel.jobs import Part
-from harness.campaign.parallel.remote import Order, files_of, launch, packed, unpack
+from harness.campaign.parallel.remote import Order, files_of, launch, pack, unpack
 from harness.campaign.setting import Setting
-from harness.workers import Limits
+from harness.workers import WorkerLimits
 from tests.harness.processes import SUBJECTS, is_alive, until
 
 FAULTY, HANGS = "some.py:faulty", "some.py:hangs"
@@ -22,7 +22,7 @@ def launched(tmp_path):
     processes = []
 
     def start(subject, cases=None, examples=None, seconds=None):
-        setting = Setting(f"far/away/{subject}", None, "cpu", Limits(), place=subject)
+        setting = Setting(f"far/away/{subject}", None, "cpu", WorkerLimits(), place=subject)
         part = None if cases is None else Part(0, 1, seconds, cases)
         process, connection = launch(Order(setting, part, {"some.py": SUBJECTS.encode()}, examples or {}), tmp_path)
         processes.append(process)
@@ -34,48 +34,50 @@ def launched(tmp_path):
         process.wait()
 
 
-def all_said(connection):
-    said = []
+def receive_all(connection):
+    received = []
     try:
         while True:
-            said.append(connection.recv())
+            received.append(connection.recv())
     except EOFError:
-        return said
+        return received
 
 
 def test_a_part_says_how_it_goes_what_it_found_and_its_examples(launched):
     _, connection = launched(FAULTY, cases=20)
-    said = all_said(connection)
-    word, state = said[-1].here()
-    assert (word, state.tally.cases, list(state.findings)) == ("over", 20, [("wrong_values", "values")])
-    assert {name for each in said for name in each.examples or {}}
+    received = receive_all(connection)
+    kind, state = received[-1].open()
+    assert (kind, state.tally.cases, list(state.findings)) == ("over", 20, [("wrong_values", "values")])
+    assert {name for each in received for name in each.examples or {}}
     assert 0 < state.tally.seconds < 60
 
 
 def test_examples_that_came_with_the_order_are_tried_first(launched, tmp_path):
     _, connection = launched(FAULTY, cases=20)
-    found = {name: content for said in all_said(connection) for name, content in (said.examples or {}).items()}
+    found = {
+        name: content for received in receive_all(connection) for name, content in (received.examples or {}).items()
+    }
     _, connection = launched(FAULTY, cases=1, examples=found)
-    (finding,) = all_said(connection)[-1].here()[1].findings.values()
+    (finding,) = receive_all(connection)[-1].open()[1].findings.values()
     assert finding.cases_to_first <= 1
 
 
-def test_the_card_is_told_under_the_subjects_own_name(launched):
-    (said,) = all_said(launched(FAULTY)[1])
-    assert said.card.name == "far/away/some.py:faulty"
+def test_the_card_is_sent_under_the_subjects_own_name(launched):
+    (received,) = receive_all(launched(FAULTY)[1])
+    assert received.card.name == "far/away/some.py:faulty"
 
 
-def test_what_cannot_run_is_said(launched):
+def test_what_cannot_run_is_received(launched):
     for cases in (None, 5):
-        said = all_said(launched("some.py:nothing", cases=cases)[1])
-        assert said[-1].word == ("cannot", "some.py has no function 'nothing'.")
+        received = receive_all(launched("some.py:nothing", cases=cases)[1])
+        assert received[-1].message == ("cannot", "some.py has no function 'nothing'.")
 
 
-def test_a_part_ends_when_it_is_told_to(launched):
+def test_a_part_ends_when_it_is_asked_to(launched):
     _, connection = launched("some.py:slow", cases=10**6)
     connection.recv()
     connection.send(STOP)
-    assert all_said(connection)[-1].word[0] == "over"
+    assert receive_all(connection)[-1].message[0] == "over"
 
 
 def test_a_part_ends_with_the_connection_even_while_a_case_hangs(launched):
@@ -89,10 +91,10 @@ def test_a_part_ends_with_the_connection_even_while_a_case_hangs(launched):
 # --- what travels
 
 
-def test_a_file_travels_with_the_files_beside_it_and_a_module_stays(tmp_path, monkeypatch):
+def test_a_file_travels_with_the_other_files_of_its_folder_and_a_module_stays(tmp_path, monkeypatch):
     (tmp_path / "some.py").write_text("1")
-    (tmp_path / "beside.py").write_text("2")
-    assert files_of(f"{tmp_path}/some.py:f") == {"some.py": b"1", "beside.py": b"2"}
+    (tmp_path / "other.py").write_text("2")
+    assert files_of(f"{tmp_path}/some.py:f") == {"some.py": b"1", "other.py": b"2"}
     monkeypatch.setattr(remote, "MOST_BYTES", 1)
     assert files_of(f"{tmp_path}/some.py:f") == {"some.py": b"1"}
     assert files_of("package.module:f") == files_of("sdpa") == {}
@@ -102,10 +104,10 @@ def test_examples_are_packed_as_far_as_they_are_small_and_unpacked_where_they_ar
     examples = {"0a/1": b"1", "0a/2": b"22", "0b/3": b"333"}
     unpack(examples, tmp_path / "here")
     unpack({"0a/1": b"other"}, tmp_path / "here")
-    assert packed(tmp_path / "here") == examples
+    assert pack(tmp_path / "here") == examples
     monkeypatch.setattr(remote, "MOST_BYTES", 3)
-    assert list(packed(tmp_path / "here")) == ["0a/1", "0a/2"]
-    assert packed(tmp_path / "nowhere") == {}
+    assert list(pack(tmp_path / "here")) == ["0a/1", "0a/2"]
+    assert pack(tmp_path / "nowhere") == {}
 
 
 @pytest.mark.parametrize("name", ["../0a/1", "0a/../../1", "/etc/1", "1", "0a/1.py"])
@@ -121,5 +123,5 @@ def test_where_no_example_can_be_written_none_is(tmp_path):
 
 
 def test_an_order_can_be_sent():
-    order = Order(Setting("sdpa", "regex", "cpu", Limits()), Part(0, 1, None, 2), {}, {})
+    order = Order(Setting("sdpa", "regex", "cpu", WorkerLimits()), Part(0, 1, None, 2), {}, {})
     assert pickle.loads(pickle.dumps(order)) == order

@@ -58,7 +58,7 @@ def test_faulty_subject_exits_1_and_saves(capsys, elsewhere):
     assert failure["shrunk"]["features"] == {"causal": True}
 
 
-def test_replay_tells_fixed_from_failed(capsys, elsewhere):
+def test_replay_distinguishes_fixed_from_failed(capsys, elsewhere):
     fuzz("faulty.py:attention")
     assert main(["replay"]) == 1
     assert main(["replay", "--subject", "right.py:attention"]) == 0
@@ -67,7 +67,7 @@ def test_replay_tells_fixed_from_failed(capsys, elsewhere):
     assert "FIXED" in printed
 
 
-def test_replay_of_one_id_tells_the_whole_story(capsys, elsewhere):
+def test_replay_of_one_id_prints_the_whole_story(capsys, elsewhere):
     fuzz("faulty.py:attention")
     (saved,) = (elsewhere / "regressions").rglob("*.json")
     capsys.readouterr()

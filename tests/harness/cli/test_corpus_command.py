@@ -58,7 +58,7 @@ def test_list_of_nothing_is_nothing(capsys, tmp_path):
     assert run(capsys, "list", "--corpus", str(tmp_path / "none")) == (0, [])
 
 
-def test_list_goes_on_after_a_file_that_cannot_be_read(capsys, project):
+def test_list_continues_after_a_file_that_cannot_be_read(capsys, project):
     (project / FAILED_FILE).write_text("{")
     assert main(["corpus", "list"]) == 2
     printed = capsys.readouterr()
@@ -196,7 +196,7 @@ def test_an_older_version_refuses_a_marked_file_by_the_name_of_the_key(monkeypat
 @pytest.mark.parametrize(
     "mark", [{}, {"status": "odd"}, {"status": "known", "why": "\x1b"}, {"status": 1}, [], "known"]
 )
-def test_a_strangers_mark_is_read_as_strictly_as_the_rest(project, mark):
+def test_an_untrusted_mark_is_read_as_strictly_as_the_rest(project, mark):
     (project / FAILED_FILE).write_text(json.dumps(FAILED.to_json() | {"mark": mark}))
     with pytest.raises(entries.CorruptEntry):
         entries.load(project / FAILED_FILE)

@@ -1,4 +1,4 @@
-"""In a GitHub workflow failures become annotations and a summary; anywhere else nothing is said."""
+"""In a GitHub workflow failures become annotations and a summary; anywhere else nothing is printed."""
 
 import dataclasses
 import os
@@ -14,9 +14,10 @@ from harness.cli.main import main
 from harness.corpus import entries
 from harness.corpus.mark import Mark
 from harness.judging.verdict import Verdict
+from tests.documents import ROOT, blocks
 from tests.harness.entries import FAULTY_TOY, TOY, entry_for
 
-ACTION = Path(__file__).parents[3] / "action.yml"
+ACTION = ROOT / "action.yml"
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_a_failure_annotates_the_subjects_file(capsys, workflow):
     assert line.endswith(f"%0Aflashattest replay {saved}")
 
 
-def test_a_failure_stands_in_the_summary(capsys, workflow):
+def test_a_failure_is_in_the_summary(capsys, workflow):
     fuzz("bad.py:attention")
     title, _, columns, _, row, *_ = (workflow / "summary.md").read_text().splitlines()
     assert re.fullmatch(
@@ -66,7 +67,7 @@ def test_a_right_subject_has_a_summary_alone(capsys, workflow):
     assert (workflow / "summary.md").read_text().startswith("### ✅ Fuzzed `toy.py:attention` on cpu: 60 cases")
 
 
-def test_replays_are_told_by_their_status(capsys, workflow):
+def test_replays_are_annotated_by_their_status(capsys, workflow):
     known = dataclasses.replace(entry_for("bad.py:attention", worst=None), mark=Mark("known"))
     for entry in (entry_for("toy.py:attention"), known, entry_for("lost.py:attention")):
         entries.save(entry, workflow / "regressions")
@@ -91,9 +92,9 @@ def test_summaries_are_appended(workflow):
     ).read_text() == "before\n### ✅ Replayed 0 saved failures, 0 of them not fixed\n\n\n\n"
 
 
-@pytest.mark.parametrize("said", [None, "false", ""])
-def test_elsewhere_nothing_is_said(capsys, workflow, monkeypatch, said):
-    monkeypatch.delenv("GITHUB_ACTIONS") if said is None else monkeypatch.setenv("GITHUB_ACTIONS", said)
+@pytest.mark.parametrize("value", [None, "false", ""])
+def test_elsewhere_nothing_is_printed(capsys, workflow, monkeypatch, value):
+    monkeypatch.delenv("GITHUB_ACTIONS") if value is None else monkeypatch.setenv("GITHUB_ACTIONS", value)
     entries.save(entry_for("bad.py:attention"), workflow / "regressions")
     assert main(["replay", "--device", "cpu"]) == 1
     assert commands(capsys) == []
@@ -108,7 +109,7 @@ def test_a_summary_that_cannot_be_written_fails_nothing(capsys, workflow, monkey
     assert main(["replay", "--device", "cpu"]) == 0
 
 
-def test_a_stranger_writes_no_command_and_no_markdown(capsys, workflow):
+def test_untrusted_text_writes_no_command_and_no_markdown(capsys, workflow):
     sentence = "100% | `a`\n::stop-commands::x\r\x1b[2J"
     (workflow / "a,b.py").write_text(TOY)
     entry = entry_for("a,b.py:attention", checksum="0" * 64)
@@ -146,7 +147,7 @@ def run_step(name, **inputs):
 
 def test_the_action_fuzzes_and_replays(workflow):
     assert list(steps()) == ["Install", "Replay", "Fuzz"]
-    inputs = {"SUBJECT": "bad.py:attention", "CORPUS": "saved here", "DEVICE": "cpu", "MINUTES": "0.02"}
+    inputs = {"SUBJECT": "bad.py:attention", "CORPUS": "saved here", "DEVICE": "cpu", "MINUTES": "0.05"}
     assert run_step("Replay", **inputs).returncode == 0
     fuzzed = run_step("Fuzz", **inputs)
     assert (fuzzed.returncode, "::error file=bad.py" in fuzzed.stdout) == (1, True)
@@ -155,13 +156,14 @@ def test_the_action_fuzzes_and_replays(workflow):
     assert run_step("Replay", **(inputs | {"DEVICE": ""})).returncode == 0
 
 
-def test_the_readmes_step_gives_what_the_action_takes():
-    step = re.search(r"- uses: \S+\n  with:\n((?:    .+\n)+)", (ACTION.parent / "README.md").read_text())[1]
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/ci.md"])
+def test_a_documented_step_gives_what_the_action_takes(page):
+    (step,) = blocks(ROOT / page, "yaml")
     inputs = ACTION.read_text().partition("\ninputs:\n")[2].partition("\nruns:")[0]
     given, taken = re.findall(r"^    (\w+):", step, re.MULTILINE), re.findall(r"^  (\w+):", inputs, re.MULTILINE)
     assert "subject" in given
     assert set(given) <= set(taken)
 
 
-def test_the_action_installs_as_it_is_told():
+def test_the_action_installs_as_its_input_says():
     assert run_step("Install", INSTALL="echo one && echo 'two words'").stdout == "one\ntwo words\n"

@@ -29,7 +29,7 @@ def test_a_finding_of_its_own_is_a_failure(installed):
     assert line[line.index("--error-exitcode") + 1] == "1"
 
 
-def test_it_is_looked_for_beside_cuda_too(installed, tmp_path, monkeypatch):
+def test_it_is_looked_for_in_cudas_folder_too(installed, tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "compute-sanitizer").rename(tmp_path / "bin/compute-sanitizer")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))

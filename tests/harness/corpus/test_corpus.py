@@ -56,7 +56,7 @@ def text_of(entry):
     return json.dumps(entry.to_json())
 
 
-# --- what stands in a file
+# --- what is in a file
 
 
 def test_an_entry_comes_back_from_its_file(tmp_path):
@@ -327,7 +327,7 @@ def test_find_says_what_matches_nothing(tmp_path, selector):
         find(tmp_path, [selector])
 
 
-# --- files from strangers
+# --- untrusted files
 
 
 def without(name):
@@ -467,7 +467,7 @@ def load_bytes(folder, content):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("strangers")
+    return tmp_path_factory.mktemp("untrusted")
 
 
 @given(content=st.binary())
@@ -503,7 +503,7 @@ def test_no_depth_breaks_the_loader(folder, where, depth, bracket):
 
 
 @given(where=st.sampled_from([path for path in places(FULL) if path]))
-def test_a_key_that_stands_twice_is_refused(folder, where):
+def test_a_repeated_key_is_refused(folder, where):
     twice = put(FULL, where, "HERE")
     content = json.dumps(twice).replace('"HERE"', '{"twin": 1, "twin": 2}')
     assert load_bytes(folder, content.encode()) is None
@@ -516,7 +516,7 @@ def test_no_number_is_past_float64(folder, where, word):
 
 
 @given(
-    version=st.integers().filter(lambda version: version != entries.FORMAT),
+    version=st.integers().filter(lambda version: version != entries.ENTRY_FORMAT),
     more=st.dictionaries(st.text(), st.integers() | st.text()),
 )
 def test_every_other_version_is_refused_by_its_number(folder, version, more):
@@ -530,4 +530,4 @@ def test_no_case_of_a_file_is_larger_than_the_bound(folder, B, H, N, d):
     geometry = {"B": B, "Hq": H, "Nq": N, "Nk": N, "d": d}
     entry = load_bytes(folder, json.dumps(changed(case={"geometry": geometry})).encode())
     largest = max(B * H * N * N, B * H * N * d, B * N * d)
-    assert (entry is not None) == (largest <= entries.MAX_SIZE)
+    assert (entry is not None) == (largest <= entries.MAX_SAVED_SIZE)

@@ -70,7 +70,7 @@ def test_fixed_says_where_it_was_found_if_elsewhere(project):
     assert outcome.sentence == "wrong_values is no longer seen on cpu (it was found on cuda)."
 
 
-def test_the_story_of_a_failure_is_told_as_it_is_now(project):
+def test_the_story_of_a_failure_is_that_of_now(project):
     worst = Worst(77.0, CAUSAL.replace(dtype="bf16"))
     entry = entry_for("bad.py:attention", worst=worst, versions={"torch": "2.0"})
     story = replayed(project, entry).story()
@@ -78,7 +78,7 @@ def test_the_story_of_a_failure_is_told_as_it_is_now(project):
         assert part in story
 
 
-def test_the_story_of_what_is_fixed_is_told_as_it_was(project):
+def test_the_story_of_a_fixed_failure_is_the_saved_one(project):
     story = replayed(project, entry_for("toy.py:attention")).story()
     assert story.startswith("As it was saved, on cpu:\nwrong_values (check values): It was wrong.")
 

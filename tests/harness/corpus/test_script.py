@@ -161,7 +161,7 @@ def test_what_lies_beside_the_inputs_is_watched():
 
 
 def test_what_a_script_cannot_show_is_one_sentence():
-    with pytest.raises(CannotRun, match="out of a script's sight"):
+    with pytest.raises(CannotRun, match="script cannot see writes outside"):
         script("right", LONG, "out_of_bounds", "surroundings_unchanged", "outside the fp32 tensor that it made.")
     with pytest.raises(CannotRun, match=r"missing\.py does not exist"):
         write(entry_for("missing.py:attention"))

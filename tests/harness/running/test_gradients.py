@@ -1,18 +1,17 @@
-"""A differentiable subject is found, drawn for, run with its backward, and told of in the summary."""
+"""A differentiable subject is detected, gets cases with gradients, runs its backward, and is named in the summary."""
 
 import json
-import re
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 
-from harness.campaign.campaign import Campaign, forward_of
+from harness.campaign.campaign import Campaign
 from harness.campaign.coverage import Coverage
-from harness.campaign.differentiable import settled
+from harness.campaign.differentiable import with_differentiability
+from harness.campaign.known import forward_of
 from harness.campaign.setting import Setting
 from harness.campaign.small_box import small_box
 from harness.campaign.tally import Tally
@@ -24,9 +23,10 @@ from harness.running.attempt import attempt
 from harness.running.call import call
 from harness.subject.declaration import ANY, describe
 from harness.subject.loading import load
-from harness.workers import Apart, Here, Limits
+from harness.workers import Apart, Here, WorkerLimits
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from strategies import case as cases
+from tests.documents import ROOT, blocks
 from tests.harness import toys
 
 CASE = AttentionCase(Geometry(B=2, Hq=2, Nq=5, Nk=5, d=4), operation="forward_backward")
@@ -77,7 +77,7 @@ def test_the_operations_of_the_command_line_are_those_of_a_case():
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_what_is_not_asked_for_is_not_missed(operation):
-    asked = settled(replace(differentiable(toys.right), operation=operation), None)
+    asked = with_differentiability(replace(differentiable(toys.right), operation=operation), None)
     missed = Coverage().missed(asked)
     assert missed["operation"] == list(asked.operations)
     assert ("dO layout" in missed, "needs_grad" in missed) == (operation != "forward",) * 2
@@ -120,7 +120,7 @@ def test_the_small_box_has_gradients_too():
 
 def found(function, operation=ANY):
     subject = replace(describe(function), operation=operation)
-    return settled(subject, Here(subject, "cpu"))
+    return with_differentiability(subject, Here(subject, "cpu"))
 
 
 def in_float64_alone(q, k, v):
@@ -188,9 +188,9 @@ def attention(q, k, v):
 
 def test_a_small_call_that_ends_its_process_is_survived(tmp_path):
     (tmp_path / "ends.py").write_text(ENDS)
-    setting = Setting(f"{tmp_path}/ends.py:attention", None, "cpu", Limits())
+    setting = Setting(f"{tmp_path}/ends.py:attention", None, "cpu", WorkerLimits())
     apart = setting.apart(setting.maker())
-    subject = settled(apart.subject, apart)
+    subject = with_differentiability(apart.subject, apart)
     assert subject.differentiable is False
     assert "the call ended its process: exit status 3" in subject.differentiable_by
     assert apart.examine(Question(CASE.replace(operation="forward"))).compared["O"].ok
@@ -208,7 +208,7 @@ def test_a_small_call_that_hangs_is_the_last(monkeypatch):
     subject = describe(hangs)
     apart = Apart(lambda: subject, "cpu")
     began = time.monotonic()
-    assert settled(apart.subject, apart).differentiable_by.endswith("the call did not end within 0.5 s")
+    assert with_differentiability(apart.subject, apart).differentiable_by.endswith("the call did not end within 0.5 s")
     assert time.monotonic() - began < 20
     apart.close()
 
@@ -223,7 +223,7 @@ def test_a_campaign_finds_out_once_where_it_is_told_to():
 def test_in_a_worker_too_a_small_call_finds_out():
     subject = describe(toys.right)
     apart = Apart(lambda: subject, "cpu")
-    assert settled(apart.subject, apart).differentiable is True
+    assert with_differentiability(apart.subject, apart).differentiable is True
     apart.close()
 
 
@@ -346,7 +346,7 @@ def project(tmp_path, monkeypatch):
 
 
 in_forks = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="torch runs no backward in a fork of a process that ran one beside a CUDA device"
+    torch.cuda.is_available(), reason="torch runs no backward in a fork of a process that ran one with a CUDA device"
 )
 
 
@@ -395,10 +395,9 @@ def test_sdpa_is_differentiable(name):
     assert [v for v in judge(attempt(subject, CASE, "cpu")) if v.kind != "wrong_gradient"] == []
 
 
-# --- the README's example
+# --- the example of the documents
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
-EXAMPLE = re.search(r"```python\n(.*?)```", README.partition("\n## Gradients\n")[2], re.DOTALL)[1]
+EXAMPLE = blocks(ROOT / "docs" / "guide" / "gradients.md", "python")[0]
 
 
 def example(source):
@@ -408,7 +407,7 @@ def example(source):
     return {verdict.tensor for verdict in judge(tried, others=False)}
 
 
-def test_the_example_has_the_fault_that_the_readme_tells_of():
+def test_the_example_has_the_fault_that_the_guide_describes():
     assert example(EXAMPLE) == {"dQ", "dK"}
     dS = "dP = dO.double() @ v.mT; dS = P * (dP - (P * dP).sum(-1, keepdim=True))"
     assert example(EXAMPLE.replace("dS = P * (dO.double() @ v.mT)", dS)) == set()

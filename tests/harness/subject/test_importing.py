@@ -1,4 +1,4 @@
-"""A stranger's package wins over another of its name, installed or loaded; what is at work here stays in its place."""
+"""A user's package wins over another of its name, installed or loaded; our running packages stay loaded."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ for name in sys.argv[1:]:
         print(load(name).function(1, 2, 3))
     except Exception as error:
         print(f"{type(error).__name__}: {error}")
-import harness.judging.judge, strategies.draw  # what is at work can still be imported
+import harness.judging.judge, strategies.draw  # our running packages can still be imported
 """
 MINE = "def attention(q, k, v):\n    return __name__\n"
 
@@ -61,11 +61,11 @@ def test_their_own_function_of_that_name_wins(repository):
     assert loaded(repository, "kernel:flash_attention") == ["theirs"]
 
 
-def test_a_package_named_as_one_at_work_is_found_and_steps_aside(repository):
+def test_a_package_named_as_a_running_one_is_found_and_unloaded_again(repository):
     assert loaded(repository, "strategies.mine:attention") == ["strategies.mine"]
 
 
-def test_a_module_that_is_nowhere_is_said_to_be(repository):
+def test_a_module_that_is_nowhere_is_reported(repository):
     (line,) = loaded(repository, "kernel.nothing:attention")
     assert line.startswith("CannotRun: The subject's module 'kernel.nothing' cannot be imported: ModuleNotFoundError")
 
@@ -75,7 +75,7 @@ def test_a_folder_that_is_no_package_hides_no_installed_one(tmp_path):
     assert import_from(tmp_path, "json.decoder").__name__ == "json.decoder"
 
 
-def test_a_relative_import_is_told_how(repository):
+def test_a_relative_import_gets_a_hint(repository):
     (repository / "kernel" / "relative.py").write_text("from .mine import attention\n")
     by_file, by_name = loaded(repository, "kernel/relative.py:attention", "kernel.relative:attention")
     assert by_file.endswith("Name it as package.module:function.")

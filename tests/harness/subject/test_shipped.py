@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from harness.cli.doctor import examine
+from harness.cli.doctor import collect_facts
 from harness.errors import CannotRun
 from harness.subject import shipped
 from harness.subject.loading import load
@@ -40,7 +40,7 @@ def test_a_missing_package_is_a_sentence(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_package_that_breaks_is_told_from_a_missing_one(monkeypatch):
+def test_a_package_that_breaks_is_distinguished_from_a_missing_one(monkeypatch):
     monkeypatch.setitem(sys.modules, "flashinfer", None)
     monkeypatch.setattr(shipped, "installed", lambda package: "1.0")
     with pytest.raises(CannotRun, match="installed but cannot be imported"):
@@ -49,7 +49,7 @@ def test_a_package_that_breaks_is_told_from_a_missing_one(monkeypatch):
 
 def test_doctor_lists_the_subjects(monkeypatch):
     monkeypatch.setattr("harness.cli.doctor.installed", lambda package: "2.8" if package == "flash-attn" else None)
-    facts = examine()
+    facts = collect_facts()
     assert "flash_attn (flash-attn 2.8)" in facts["subjects"]
     assert "sdpa_math" in facts["subjects"]
     assert "xformers" in facts["pip install"].split()

@@ -1,4 +1,4 @@
-"""Subjects are found by name, say what they can do, and a wrong name is one clear sentence."""
+"""Subjects are found by name, declare what they can do, and a wrong name is one clear sentence."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

@@ -1,4 +1,4 @@
-"""Children of a zygote share nothing but what there was at the start, and their ends are told apart."""
+"""Children of a fork server share only its first state, and their exit statuses are reported."""
 
 import faulthandler
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.workers.forkserver import Lost, Zygote
+from harness.workers.forkserver import ForkServer, ForkServerLost
 
 
 @pytest.fixture
-def zygote():
+def server():
     count = []
 
     def serve(connection):
@@ -25,49 +25,49 @@ def zygote():
         if step == 0:
             connection.poll(None)
 
-    zygote = Zygote(serve)
-    yield zygote
-    zygote.close()
+    server = ForkServer(serve)
+    yield server
+    server.close()
 
 
-def ask(zygote, step):
-    child = zygote.child()
+def ask(server, step):
+    child = server.fork()
     child.connection.send(step)
     return child
 
 
-def test_nothing_is_remembered(zygote):
-    assert [ask(zygote, n).connection.recv() for n in (1, 2, 3)] == [1, 2, 3]
+def test_nothing_is_remembered(server):
+    assert [ask(server, n).connection.recv() for n in (1, 2, 3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_child_that_dies_is_told_by_its_signal(zygote, number):
-    assert zygote.status(ask(zygote, -number)) == -number
-    assert zygote.status(ask(zygote, 5)) == 0
+def test_a_child_that_dies_is_reported_by_its_signal(server, number):
+    assert server.wait(ask(server, -number)) == -number
+    assert server.wait(ask(server, 5)) == 0
 
 
-def test_a_child_that_waits_is_ended(zygote):
-    child = ask(zygote, 0)
+def test_a_child_that_waits_is_ended(server):
+    child = ask(server, 0)
     child.connection.recv()
-    assert zygote.end(child) == -signal.SIGKILL
+    assert server.kill(child) == -signal.SIGKILL
 
 
-def test_a_question_broken_off_is_not_answered_to_the_next(zygote, monkeypatch):
-    monkeypatch.setattr(zygote, "_number", lambda: signal.raise_signal(signal.SIGINT))
+def test_an_interrupted_request_is_not_answered_to_the_next(server, monkeypatch):
+    monkeypatch.setattr(server, "_receive_number", lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        zygote.child()
+        server.fork()
     monkeypatch.undo()
-    with pytest.raises(Lost):
-        zygote.child()
+    with pytest.raises(ForkServerLost):
+        server.fork()
 
 
-def test_children_end_with_the_zygotes_parent():
+def test_children_end_with_the_servers_parent():
     """The parent is a fork of this process, killed without any chance to clean up."""
     ours, theirs = os.pipe()
     parent = os.fork()
     if parent == 0:
-        zygote = Zygote(lambda connection: (os.write(theirs, b"%d\n" % os.getpid()), signal.pause()))
-        zygote.child()
+        server = ForkServer(lambda connection: (os.write(theirs, b"%d\n" % os.getpid()), signal.pause()))
+        server.fork()
         signal.pause()
     child = int(os.read(ours, 20))
     os.kill(parent, signal.SIGKILL)

@@ -15,8 +15,8 @@ from harness.errors import CannotRun
 from harness.judging.examine import Question
 from harness.subject.declaration import describe
 from harness.subject.loading import load
-from harness.workers import Apart, Here, Limits
-from harness.workers.pool import appended
+from harness.workers import Apart, Here, WorkerLimits
+from harness.workers.pool import open_appending
 from strategies import AttentionCase, Geometry
 from tests.harness import toys
 
@@ -34,7 +34,7 @@ def apart():
                 fall()
             return toys.right(q, k, v)
 
-        made.append(Apart(lambda: describe(falls), "cpu", Limits(**limits)))
+        made.append(Apart(lambda: describe(falls), "cpu", WorkerLimits(**limits)))
         return made[-1]
 
     yield make
@@ -62,14 +62,14 @@ def test_what_comes_back_is_what_this_process_would_find(apart):
         (lambda: sys.exit("no"), "exit status 1"),
     ],
 )
-def test_a_crash_is_told_and_costs_that_case_alone(apart, fall, how):
+def test_a_crash_is_reported_and_costs_that_case_alone(apart, fall, how):
     examiner = apart(fall)
     assert only(examiner.examine(Question(HARD))).kind == "crashed"
     assert how in only(examiner.examine(Question(HARD))).sentence
     assert examiner.examine(Question(EASY)).verdicts == ()
 
 
-def test_the_last_words_are_told(apart):
+def test_the_last_line_is_reported(apart):
     def fall():
         print("heap corrupted", file=sys.stderr, flush=True)
         os.abort()
@@ -78,14 +78,14 @@ def test_the_last_words_are_told(apart):
 
 
 def test_what_is_printed_is_never_overwritten_by_who_prints_after_a_reader():
-    output = appended()
+    output = open_appending()
     for line in (b"one\n", b"two\n"):
         os.write(output.fileno(), line)
         output.seek(0)
     assert output.read() == b"one\ntwo\n"
 
 
-def test_a_hang_is_told_within_the_limit(apart):
+def test_a_hang_is_reported_within_the_limit(apart):
     examiner = apart(lambda: time.sleep(60), seconds=0.5)
     examiner.examine(Question(EASY))
     began = time.monotonic()
@@ -110,7 +110,7 @@ def test_a_worker_keeps_what_a_subject_remembers_and_a_fresh_one_does_not():
     examiner = Apart(lambda: describe(first_call_wrong), "cpu")
     wrong = [bool(examiner.examine(Question(EASY)).verdicts) for _ in range(3)]
     assert (wrong, calls) == ([True, False, False], [])
-    assert examiner.afresh(Question(EASY)).verdicts
+    assert examiner.examine_fresh(Question(EASY)).verdicts
     examiner.close()
 
 
@@ -120,14 +120,14 @@ def test_a_refusal_comes_back_as_such():
     examiner.close()
 
 
-def interrupt(*said):
+def interrupt(*message):
     signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("how", [Apart.examine, Apart.afresh])
-@pytest.mark.parametrize("where", ["nursery.Worker._heed", "zygote.Zygote._number"])
+@pytest.mark.parametrize("how", [Apart.examine, Apart.examine_fresh])
+@pytest.mark.parametrize("where", ["pool.Worker._handle", "forkserver.ForkServer._receive_number"])
 def test_after_ctrl_c_no_question_gets_the_answer_to_another(apart, monkeypatch, how, where):
-    examiner = apart(lambda: os._exit(3) if "Zygote" in where else time.sleep(1))
+    examiner = apart(lambda: os._exit(3) if "ForkServer" in where else time.sleep(1))
     examiner.examine(Question(EASY))
     monkeypatch.setattr(f"harness.workers.{where}", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -136,23 +136,23 @@ def test_after_ctrl_c_no_question_gets_the_answer_to_another(apart, monkeypatch,
     assert examiner.examine(Question(EASY.replace(dtype="bf16"))).compared["O"].ok
 
 
-def test_a_worker_is_let_go_once():
-    """The zygote waits for a process once: asked a second time, it would end."""
+def test_a_worker_is_stopped_once():
+    """The fork server waits for a process once: asked a second time, it would end."""
     examiner = Apart(lambda: describe(toys.right), "cpu")
-    zygote = examiner._nursery._zygote
+    server = examiner._pool._server
     for _ in range(2):
-        examiner._worker.let_go()
+        examiner._worker.stop()
     assert examiner.examine(Question(EASY)).compared["O"].ok
-    assert examiner._nursery._zygote is zygote
+    assert examiner._pool._server is server
     examiner.close()
 
 
-def test_a_subject_that_cannot_be_loaded_is_said_in_a_sentence():
+def test_a_subject_that_cannot_be_loaded_is_reported_in_a_sentence():
     with pytest.raises(CannotRun, match="nowhere"):
         Apart(lambda: load("nowhere:attention"), "cpu")
 
 
-def test_a_module_that_ends_its_process_is_said_in_a_sentence():
+def test_a_module_that_ends_its_process_is_reported_in_a_sentence():
     with pytest.raises(CannotRun, match="exit status 4"):
         Apart(lambda: os._exit(4), "cpu")
 
@@ -165,12 +165,12 @@ def test_a_fork_that_torch_runs_no_backward_in_is_no_failure():
     with closing(Apart(lambda: subject, "cpu")) as examiner, pytest.raises(CannotRun, match="command of its own"):
         examiner.examine(Question(EASY))
     with closing(Here(subject, "cpu")) as examiner:
-        assert examiner.afresh(Question(EASY)) is None
+        assert examiner.examine_fresh(Question(EASY)) is None
     with closing(Here(describe(toys.right), "cpu")) as examiner:
-        assert examiner.afresh(Question(EASY)).verdicts == ()
+        assert examiner.examine_fresh(Question(EASY)).verdicts == ()
 
 
-def test_a_crash_in_a_relations_call_is_laid_on_the_relation():
+def test_a_crash_in_a_relations_call_is_blamed_on_the_relation():
     calls = []
 
     def second_call_ends(q, k, v):

@@ -1,4 +1,4 @@
-"""A finding that cannot be saved is told all the same, and what can be replayed is."""
+"""A finding that cannot be saved is reported all the same, and what can be replayed is."""
 
 import json
 
@@ -22,7 +22,7 @@ def fuzz(*more):
     return main(["fuzz", "--subject", "bad.py:attention", "--cases", "60", "--seed", "1", "--device", "cpu", *more])
 
 
-def test_a_finding_that_cannot_be_saved_is_still_told(capsys, project):
+def test_a_finding_that_cannot_be_saved_is_still_reported(capsys, project):
     (project / "regressions").write_text("in the way")
     assert fuzz("--json", "out.json") == 1
     printed = capsys.readouterr()

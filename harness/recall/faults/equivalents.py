@@ -51,8 +51,8 @@ equivalent_edit(
     "One tile that every row sees is visited in the loop with a mask.",
     [
         (
-            "full = start + (full - start) // BLOCK_N * BLOCK_N",
-            "full = start + tl.maximum((full - start) // BLOCK_N - 1, 0) * BLOCK_N",
+            "return full // BLOCK_N * BLOCK_N,",
+            "return tl.maximum(full // BLOCK_N - 1, 0) * BLOCK_N,",
         )
     ],
     file="portable/device/mask.py",

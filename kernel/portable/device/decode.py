@@ -91,12 +91,11 @@ def _decode(
 
     # The limits inside this part of the keys.
     start = p * part
-    stop = tl.maximum(tl.minimum(kv_len, start + part), start)
+    stop = tl.minimum(kv_len, start + part)
     diagonal = _diagonal(kv_len, Nq, lower_right)
     last = (tl.minimum(r0 + BLOCK_M, rows) - 1) // group
-    full, visible, row_limit = _limits(
-        r0 // group + diagonal, last + diagonal, i + diagonal, start, stop, kv_len, BLOCK_N, CAUSAL
-    )
+    full, visible, row_limit = _limits(r0 // group + diagonal, last + diagonal, i + diagonal, stop, kv_len, CAUSAL)
+    full = start + tl.maximum(full - start, 0) // BLOCK_N * BLOCK_N
 
     k_ptr += b * stride_kb + hk.to(tl.int64) * stride_kh + start.to(tl.int64) * stride_kn
     v_ptr += b * stride_vb + hk.to(tl.int64) * stride_vh + start.to(tl.int64) * stride_vn

@@ -31,21 +31,20 @@ def _sees(columns, limit):
 
 
 @triton.jit
-def _limits(first, last, own, start, stop, kv_len, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr):
-    """What the rows of a tile see of the keys in [start, stop), which they visit in tiles of BLOCK_N.
+def _limits(first, last, own, stop, kv_len, CAUSAL: tl.constexpr):
+    """What the rows of a tile see of the keys before `stop`.
 
     first, last, own: keys that the diagonal leaves the tile's first row, its last one, and each (BLOCK_M,). Returns
-    `full`: every row sees the tiles before it whole; `visible`: no row sees a key from there on; and the limit of each
-    row, (BLOCK_M, 1) or one for all.
+    `full`: every row sees the keys before it; `visible`: no row sees a key from there on; and the limit of each row,
+    (BLOCK_M, 1) or one for all. `full` and `visible` may be negative.
     """
-    visible = stop
     full = stop
+    visible = stop
     limit = kv_len
     if CAUSAL:
-        visible = tl.maximum(tl.minimum(stop, last), start)
-        full = tl.maximum(tl.minimum(stop, first), start)
+        full = tl.minimum(stop, first)
+        visible = tl.minimum(stop, last)
         limit = tl.minimum(own, kv_len)[:, None]
-    full = start + (full - start) // BLOCK_N * BLOCK_N
     return full, visible, limit
 
 
@@ -53,10 +52,17 @@ def _limits(first, last, own, start, stop, kv_len, BLOCK_N: tl.constexpr, CAUSAL
 def _limits_of_tile(
     m0, offs_m, diagonal, kv_len, Nq, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr
 ):
-    """`_limits` of all keys for a query tile that begins with row m0; `diagonal` is what `_diagonal` gives."""
+    """`_limits` of all keys for a query tile that begins with row m0, `full` in whole tiles of BLOCK_N keys.
+
+    diagonal: what `_diagonal` gives.
+    """
     first = m0 + diagonal
     last = first + tl.minimum(BLOCK_M, Nq - m0) - 1
-    return _limits(first, last, first + offs_m, 0, kv_len, kv_len, BLOCK_N, CAUSAL)
+    full, visible, limit = _limits(first, last, first + offs_m, kv_len, kv_len, CAUSAL)
+    if CAUSAL:
+        full = tl.maximum(full, 0)
+        visible = tl.maximum(visible, 0)
+    return full // BLOCK_N * BLOCK_N, visible, limit
 
 
 @triton.jit

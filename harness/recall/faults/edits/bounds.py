@@ -41,7 +41,7 @@ edit(
     "full-tiles-rounded-up",
     None,
     "One tile too many counts as wholly visible, so the tile that the diagonal or the end cuts has no mask.",
-    [("full = start + (full - start) // BLOCK_N * BLOCK_N", "full = (full + BLOCK_N - 1) // BLOCK_N * BLOCK_N")],
+    [("return full // BLOCK_N * BLOCK_N,", "return (full + BLOCK_N - 1) // BLOCK_N * BLOCK_N,")],
     file="portable/device/mask.py",
     witness=case(1, 3, 16),
     slack=True,

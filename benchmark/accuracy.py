@@ -1,11 +1,11 @@
-"""Accuracy beside speed: RMSE against float64 on the outliers of the FlashAttention-3 paper's section 4.3.
+"""RMSE against float64, on the inputs with outliers of the FlashAttention-3 paper's section 4.3.
 
     python benchmark/accuracy.py [--dtype fp16 bf16] [--heads 4] [--providers NAME ...] [--json FILE]
-    python benchmark/accuracy.py --direction backward                 # dQ, dK and dV, for a normal dO; no bounds
+    python benchmark/accuracy.py --direction backward                                # dQ, dK and dV, for a normal dO
 
-N 2048, d 64, full attention; the same numbers on every device. Beside each RMSE stands its ratio to that of an ideal
-kernel, whose only errors are the casts of P and of O. On a CPU ours runs in Triton's interpreter, a second or two a
-head. Exit code 1: one of ours is past its bound (fp16 5.5e-5, bf16 3.4e-4; for the default input alone), or failed.
+N 2048, d 64, full attention; the same numbers on every device. Each RMSE is also given as a multiple of an ideal
+kernel's, which errs by its casts alone. On a CPU ours runs in Triton's interpreter, a second or two a head. Exit code
+1: one of ours failed, or is farther from ideal than it may be (`MOST`).
 """
 
 from __future__ import annotations
@@ -24,35 +24,24 @@ from torch import Tensor
 from harness.errors import CannotRun
 from harness.running.devices import choose, prepare
 from speed.machine import describe
-from speed.outliers import (
-    BOUNDS,
-    HEADS,
-    SEED,
-    D,
-    N,
-    bound,
-    exact,
-    gradients,
-    ideal,
-    outlier_inputs,
-    outlier_row,
-    rmse,
-)
+from speed.outliers import D, N, exact, ideal, outlier_inputs, outlier_row, rmse
 from speed.passes import calls_of
 from speed.presets import ALL
 from speed.providers import PROVIDERS, Provider, named
 from speed.rows import PASSES, Inputs, Row
 
-GRADIENTS = ("dQ", "dK", "dV")
+HEADS, SEED = 4, 0
+MOST = {"O": 1.01, "dQ": 1.05, "dK": 1.05, "dV": 1.05}
+"""RMSE that ours may have, as a multiple of an ideal kernel's."""
 SLOW_TO_COMPILE = ("flex_compiled",)
 """Left out on a CPU unless asked for."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A provider's RMSE in a dtype, None where it gave none, and then why; its ratio to an ideal kernel's.
+    """A provider's RMSE of a tensor ("O", "dQ", "dK" or "dV"), None where it has none, and then why.
 
-    bound: what ours must keep on this input, if it has a bound. tensor: "O", "dQ", "dK" or "dV".
+    of_ideal: as a multiple of an ideal kernel's. bound: the largest that ours may have; None for the others.
     """
 
     provider: str
@@ -66,7 +55,7 @@ class Accuracy:
 
     @property
     def broken(self) -> bool:
-        """Whether it is ours and failed, or keeps not its bound; NaN keeps none."""
+        """Whether it is ours and failed or is past its bound."""
         return self.ours and (self.rmse is None or (self.bound is not None and not self.rmse <= self.bound))
 
 
@@ -96,26 +85,17 @@ def measure(
     """The RMSE of each provider in a dtype, printed as it comes."""
     row = outlier_row(dtype, heads, direction)
     inputs = outlier_inputs(row, device, seed)
-    truths, ideals = _right(row, inputs)
-    limit = bound(row, seed)
+    truths, ideals = exact(row, inputs), ideal(row, inputs)
     floors = {name: rmse(ideals[name], truth) for name, truth in truths.items()}
     for name, floor in floors.items():
         print(f"{dtype:5} {'(ideal kernel)':16} {name:2} {floor:.3g}")
     found = []
     for provider in providers:
         for each in _of(provider, row, inputs, truths, floors):
-            found.append(replace(each, ours=True, bound=limit) if provider.ours else each)
+            bound = MOST[each.tensor] * floors[each.tensor]
+            found.append(replace(each, ours=True, bound=bound) if provider.ours else each)
             print(_line(found[-1]), flush=True)
     return found
-
-
-def _right(row: Row, inputs: Inputs) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is right, and what an ideal kernel gives, by tensor."""
-    if not row.backward:
-        return {"O": exact(row, inputs)}, {"O": ideal(row, inputs)}
-    of_both = (gradients(row, inputs), gradients(row, inputs, ideal=True))
-    right, best = (dict(zip(GRADIENTS, each, strict=True)) for each in of_both)
-    return right, best
 
 
 def _of(
@@ -125,7 +105,7 @@ def _of(
         with provider.around(), warnings.catch_warnings(action="ignore"):
             got = calls_of(provider, row, inputs).whole()
             off = [rmse(x, truths[name]) for name, x in zip(truths, got if row.backward else (got,), strict=True)]
-    except Exception as problem:  # whatever a provider raises is told
+    except Exception as problem:  # whatever a provider raises is its outcome
         why = (str(problem) or type(problem).__name__).strip().split("\n")[0][:160]
         yield from (Accuracy(provider.name, row.dtype, None, why=why, tensor=name) for name in truths)
         return
@@ -151,7 +131,7 @@ def _providers(names: list[str] | None, device: str) -> list[Provider]:
 
 def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", nargs="+", choices=BOUNDS, default=list(BOUNDS))
+    parser.add_argument("--dtype", nargs="+", choices=("fp16", "bf16"), default=["fp16", "bf16"])
     parser.add_argument("--direction", choices=PASSES, default="forward")
     parser.add_argument("--heads", type=int, default=HEADS)
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=f"{', '.join(PROVIDERS)}, or ours:KEY=VALUE,...")

@@ -1,9 +1,9 @@
-"""Runs long campaigns on attention that is right, where every verdict is a false alarm or a finding.
+"""Run long campaigns on attention that is right: every verdict is a false alarm or a finding.
 
     python benchmark/false_alarms.py [--cases 20000] [--time S] [--jobs N] [--device cpu|cuda] [NAME ...]
 
-NAME is a control of `harness.recall.faults` or any subject; by default all controls. One after the other is run by all jobs
-together. Prints a row for each as it ends; exit code 1 where any alarmed.
+NAME is a control of `harness.recall.faults` or any subject; by default all controls. All jobs work on one subject at a
+time. Prints a row for each as it ends; exit code 1 where any alarmed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def run(name: str, asked: argparse.Namespace, device: str) -> list[str]:
 
 
 def _maker(name: str) -> Callable[[], Subject]:
-    """What makes the subject in each worker; a control, which wakes no device, is made here for all."""
+    """What makes the subject in each worker; a control uses no device and is made here for all."""
     if name not in CONTROLS:
         return lambda: load(name)
     subject = CONTROLS[name].subject()

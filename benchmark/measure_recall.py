@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 
 from harness.recall.ablation import ABLATIONS, WITHOUT
-from harness.recall.hunt import Limits
+from harness.recall.hunt import HuntLimits
 from harness.recall.outcome import Recall, shares, to_json
-from harness.recall.run import Plan, chosen, recall
+from harness.recall.run import RecallPlan, choose_faults, recall
 from harness.recall.show import lines, print_summary
 from harness.running.devices import choose, prepare
 
@@ -34,8 +34,8 @@ def main() -> int:
     prepare(device)
     torch.set_num_threads(1)
     console = Console(highlight=False)
-    ids = chosen(asked.faults, asked.where)
-    plan = Plan(Limits(device, asked.seed, asked.time, shrink=SHRINK_SECONDS), jobs=asked.jobs)
+    ids = choose_faults(asked.faults, asked.where)
+    plan = RecallPlan(HuntLimits(device, asked.seed, asked.time, shrink=SHRINK_SECONDS), jobs=asked.jobs)
     outcomes = {}
     for name in asked.parts:
         outcomes[name] = measure(console, ids, replace(plan, ablation=name))
@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
     return asked
 
 
-def measure(console: Console, ids: list[str], plan: Plan) -> Recall:
+def measure(console: Console, ids: list[str], plan: RecallPlan) -> Recall:
     console.print(f"\n{plan.ablation}", style="bold")
     with lines(console, len(ids)) as show:
         outcome = recall(ids, plan, show)

@@ -17,13 +17,15 @@ from harness.recall.faults.planting import pinned
 from harness.subject.adapters._conventions import declares
 from harness.subject.adapters.kernel_hopper import attention as hopper
 from harness.subject.declaration import DECLARATION, Attention
-from kernel import backward_tiles, flash_attention, hopper_backward, tiles
-from kernel.hopper import TILES as HOPPER_TILES
+from kernel import flash_attention
+from kernel.hopper import backward as hopper_backward
+from kernel.hopper.forward import TILES as HOPPER_TILES
+from kernel.tiles.space import BACKWARD_KV, BACKWARD_Q, FORWARD
 
 HEAD_DIMS = {64: range(40, 65, 8), 128: range(72, 129, 8), 256: range(136, 257, 8)}
 """What the Hopper path takes, by the head-dim tile that it takes it in."""
 
-FMA_OF_Q = (*backward_tiles.FMA_SPACE[1:], backward_tiles.FMA_SPACE[0])
+FMA_OF_Q = (*BACKWARD_Q.fma[1:], BACKWARD_Q.fma[0])
 """Turned by one, so that the two kernels of the backward are not always at the same tile."""
 
 
@@ -58,8 +60,8 @@ def _of_hopper() -> dict[str, Pinned]:
 
 
 ALL = {
-    **_portable("half", tiles.TENSOR_CORE_SPACE, backward_tiles.KV_SPACE, backward_tiles.Q_SPACE, "fp16", "bf16"),
-    **_portable("fma", tiles.FMA_SPACE, backward_tiles.FMA_SPACE, FMA_OF_Q, "fp32"),
+    **_portable("half", FORWARD.tensor_cores, BACKWARD_KV.tensor_cores, BACKWARD_Q.tensor_cores, "fp16", "bf16"),
+    **_portable("fma", FORWARD.fma, BACKWARD_KV.fma, FMA_OF_Q, "fp32"),
     **_of_hopper(),
     "decode": Pinned("decode", flash_attention, {}),
 }

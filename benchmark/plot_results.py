@@ -1,51 +1,42 @@
-"""Draws what `run_benchmark.py` and `analyze_io.py` kept as JSON.
+"""Draw what `run_benchmark.py` kept as JSON.
 
-    python benchmark/plot_results.py results.json [more.json io.json ...] --out plots
+    python benchmark/plot_results.py results.json [more.json ...] --out plots
 
 TFLOP/s against N for each d and mask, ours against the fastest other and FlashAttention-2, heads that share K and V,
-memory against N, what early exit saves, launch overhead; bytes in theory and measured, and the roofline. A picture
-whose rows were not measured is left out. Several files of one device are drawn together, the last of twins. Needs
-matplotlib (pip install 'flashattest[plot]'). Exit code 2: it could not run.
+memory against N, what early exit saves, launch overhead. A picture whose rows were not measured is left out. Several
+files of one device are drawn together; of a row in two of them, the last. Needs matplotlib
+(pip install 'flashattest[plot]'). Exit code 2: it could not run.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
-from speed import io_report, results
-from speed.pictures import io_pictures, pictures, save_all
+from speed import results
+from speed.pictures import pictures, save_all
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path, help="JSON of run_benchmark.py or analyze_io.py")
+    parser.add_argument("files", nargs="+", type=Path, help="JSON of run_benchmark.py")
     parser.add_argument("--out", type=Path, default=Path("plots"))
     asked = parser.parse_args(arguments)
     try:
-        runs, reports = read(asked.files)
+        run = merged([read(file) for file in asked.files])
     except (OSError, ValueError) as problem:
         print(f"plot_results: {problem}", file=sys.stderr)
         return 2
-    return save_all(chain(_of_runs(runs), *(io_pictures(report) for report in reports)), asked.out)
+    return save_all(pictures(run), asked.out)
 
 
-def read(files: list[Path]) -> tuple[list[results.Results], list[io_report.IoReport]]:
-    """The files of either kind. OSError or ValueError, which names the file, for one that is neither."""
-    runs, reports = [], []
-    for file in files:
-        text = file.read_text()
-        try:
-            if '"kind": "io"' in text:
-                reports.append(io_report.from_json(text))
-            else:
-                runs.append(results.from_json(text))
-        except (ValueError, TypeError, KeyError) as problem:
-            raise ValueError(f"{file} cannot be read: {problem}") from problem
-    return runs, reports
+def read(file: Path) -> results.Results:
+    """The run that a file holds. OSError, or ValueError that names the file, where it cannot be read."""
+    try:
+        return results.from_json(file.read_text())
+    except (ValueError, TypeError, KeyError) as problem:
+        raise ValueError(f"{file} cannot be read: {problem}") from problem
 
 
 def merged(runs: list[results.Results]) -> results.Results:
@@ -62,10 +53,6 @@ def merged(runs: list[results.Results]) -> results.Results:
     first.machine = first.machine | {name: " and ".join(words) for name, words in said.items() if name in first.machine}
     first.settings["rounds"] = " or ".join(sorted({str(run.settings.get("rounds")) for run in runs}))
     return first
-
-
-def _of_runs(runs: list[results.Results]) -> Iterator:  # type: ignore[type-arg]
-    return pictures(merged(runs)) if runs else iter(())
 
 
 if __name__ == "__main__":

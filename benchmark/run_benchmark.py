@@ -1,4 +1,4 @@
-"""Times attention providers side by side: ours, torch's SDPA by backend, FlexAttention, flash-attn where installed.
+"""Time attention providers in turns: ours, torch's SDPA by backend, FlexAttention, flash-attn where installed.
 
     python benchmark/run_benchmark.py                                    # the table of peers, bf16 and fp16
     python benchmark/run_benchmark.py --preset peers padding gqa memory causal launch --json r.json --csv r.csv
@@ -8,8 +8,9 @@
     python benchmark/run_benchmark.py --preset fa2 --providers sdpa_flash ours ours:config=128x128x8x2
     python benchmark/run_benchmark.py --quick                            # seconds, anywhere, and says nothing of speed
 
-On a row, each provider is first held against float64 (`speed/truth.py`); one that is wrong, fails or refuses is shown
-so and not timed. The others take turns in several rounds; the JSON has medians, quartiles and each round's median.
+On a row, each provider is first judged by error/budget against float64 (`speed/judge.py`); one that is wrong, fails or
+refuses is reported and not timed. The others take turns in several rounds; the JSON has error/budget, medians,
+quartiles and each round's median.
 On CUDA a time is the device's, between events, with a cold L2 cache; a causal row counts half the FLOPs, padding only
 the keys that are seen. A backward row times `torch.autograd.grad` of O for q, k and v, through one forward again and
 again; it counts 2.5 times the FLOPs of the forward, and its memory is that of a forward and its backward. Exit code 1:
@@ -39,8 +40,8 @@ from speed.presets import FUSED, PRESETS
 from speed.providers import PROVIDERS, Provider, named
 from speed.results import Results, write
 from speed.rows import DTYPES, PASSES, Row
-from speed.show import head, line, told
-from speed.turns import Budget
+from speed.show import head, line, not_timed
+from speed.turns import Schedule
 from speed.warm import compile_ahead
 
 
@@ -67,14 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     _run(asked, works, results, device, console, begun)
     write(results, asked.json, asked.csv)
-    for told_line in told(results):
-        console.print(told_line, markup=False)
+    for reason in not_timed(results):
+        console.print(reason, markup=False)
     bad = ("wrong", "failed")
     return int(any(o.status in bad and o.provider in results.ours for timed in results.timed for o in timed.outcomes))
 
 
 def _works(asked: argparse.Namespace) -> list[Work]:
-    """What is asked for: presets, thinned out by --N, --d and so on, or without a preset the grid that these span."""
+    """The presets asked for, filtered by --N, --d and so on; without a preset, the grid that these span."""
     if not asked.preset:
         return [Work("grid", _grid(asked), asked.providers or list(FUSED), asked.host)]
     works = []
@@ -107,7 +108,7 @@ def _grid(asked: argparse.Namespace) -> list[Row]:
 
 
 def _begin(asked: argparse.Namespace, device: str, works: list[Work]) -> Results:
-    """Compile ahead where that is asked for, and measure the ceilings."""
+    """Compile ahead with --jobs, and measure the ceilings."""
     providers = [named(name) for name in dict.fromkeys(name for work in works for name in work.providers)]
     absent = {p.name: why for p in providers if (why := p.absent(device)) is not None}
     if asked.jobs > 1:
@@ -127,8 +128,8 @@ def _begin(asked: argparse.Namespace, device: str, works: list[Work]) -> Results
 def _run(
     asked: argparse.Namespace, works: list[Work], results: Results, device: str, console: Console, begun: float
 ) -> None:
-    budget = Budget(asked.rounds, asked.milliseconds)
-    bench = Bench(device, clock_of(device), budget, results.ceilings, asked.seed)
+    schedule = Schedule(asked.rounds, asked.milliseconds)
+    bench = Bench(device, clock_of(device), schedule, results.ceilings, asked.seed)
     _print_ceilings(results, console)
     columns = (TextColumn("{task.completed}/{task.total} rows  {task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -147,7 +148,7 @@ def _run(
 
 
 def _one(work: Work, row: Row, providers: list[Provider], bench: Bench, results: Results, console: Console) -> None:
-    """Measure a row. What ends it as a whole (a device that has failed) is told, and the next one is tried."""
+    """Measure a row. If it fails as a whole (the device failed, say), report that and go on with the next one."""
     try:
         timed = measure_row(work.preset, row, providers, bench)
     except RuntimeError as problem:
@@ -183,7 +184,7 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--providers", nargs="+", metavar="NAME", help=f"{', '.join(PROVIDERS)}, or ours:KEY=VALUE,...")
     parser.add_argument("--rounds", type=int, default=5, help="turns that each provider takes on a row")
     parser.add_argument("--milliseconds", type=float, default=100.0, help="of timed calls, for a provider on a row")
-    parser.add_argument("--time", type=float, help="seconds, all told, after which no row is begun")
+    parser.add_argument("--time", type=float, help="seconds of the whole run after which no row is begun")
     parser.add_argument("--jobs", type=int, default=1, help="processes that compile ahead")
     parser.add_argument("--host", action="store_true", help="time enqueueing too")
     parser.add_argument("--seed", type=int, default=0)

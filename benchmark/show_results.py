@@ -1,4 +1,4 @@
-"""Prints what `run_benchmark.py` kept as JSON: its tables, and ours against each other provider over all their rows.
+"""Print the JSON of `run_benchmark.py`: its tables, and ours against each other provider over all their rows.
 
     python benchmark/show_results.py benchmark/results/peers_fp16.json [more.json ...]
     python benchmark/show_results.py benchmark/results/peers_bf16.json --markdown sdpa_flash sdpa_cudnn ours
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from speed.markdown import table
 from speed.results import Results, from_json
-from speed.show import head, line, summary, told
+from speed.show import head, line, not_timed, summary
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, help="JSON of run_benchmark.py")
-    parser.add_argument("--markdown", nargs="*", metavar="NAME", help="tables for a README, of these providers or all")
+    parser.add_argument("--markdown", nargs="*", metavar="NAME", help="tables in Markdown, of these providers or all")
     asked = parser.parse_args(arguments)
     for file in asked.files:
         try:
@@ -47,7 +47,7 @@ def _show(file: Path, results: Results) -> None:
             print(line(each, names, results.ours, host))
         for said in summary(timed, results.ours):
             print(said)
-    for said in told(results):
+    for said in not_timed(results):
         print(said)
 
 

@@ -1,4 +1,4 @@
-"""From which size on a case is judged faster where it ran: the number behind `harness.running.devices.LARGE`.
+"""The size from which a case is judged faster on its device: the measurement of `harness.running.devices.LARGE`.
 
     python benchmark/where_to_judge.py [--device cuda] [--most 26]
 
@@ -17,7 +17,7 @@ from bisect import bisect_left
 import torch
 
 from harness.running.devices import LARGE, choose, size
-from oracles import compare, float64, forward_budget
+from oracles import Judgement
 from strategies import AttentionCase, Geometry, Problem, build
 from strategies.geometry import MAX_LENGTH
 
@@ -59,8 +59,7 @@ def _milliseconds(problem: Problem) -> float:
     taken = []
     for _ in range(TURNS + 2):
         began = time.perf_counter()
-        truth = float64(problem)
-        compare(O, truth.O, forward_budget(problem, truth, independent=True).O)
+        Judgement(problem, independent=True).compare({"O": O})
         taken.append(1000 * (time.perf_counter() - began))
     return statistics.median(taken[2:])
 

@@ -1,5 +1,6 @@
 """FlashAttention in Triton."""
 
 from .functional import flash_attention
+from .tiles import tuning
 
-__all__ = ["flash_attention"]
+__all__ = ["flash_attention", "tuning"]

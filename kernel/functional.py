@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from .arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, alignment_of
-from .autograd import FlashAttention, is_differentiated
-from .flash_attn_triton import INTERPRETED
-from .forward import flash_attn_forward
-from .ops import flash_attention_forward
-from .tiles import TileConfig
+from .call.arguments import ALIGNMENTS, DTYPES, MAX_HEAD_DIM, Asked
+from .call.launch import INTERPRETED
+from .eager import FlashAttention, flash_attn_forward, is_differentiated
+from .ops import as_operator_takes, flash_attention_forward
+from .tiles.config import TileConfig
 
 
 def flash_attention(
@@ -34,16 +33,16 @@ def flash_attention(
             raise on a CPU; on CUDA, where looking would stall the stream, they are clamped to 0..Nk.
         scale: any float finite in fp32, d ** -0.5 when None.
         return_lse: also return the log-sum-exp of the scaled scores.
-        config: None takes the best path and its shipped tile (`paths.py` says which: Hopper's own for fp16 and bf16 on
+        config: None takes the best path and its shipped tile (`choose.py` says which: Hopper's own for fp16 and bf16 on
             sm_90, the one for decoding where few rows meet many keys, else the portable one).
             "hopper", "portable" and "decode" (at most 16 query rows) name a path, and
             "hopper:128x128x2x1" its tile too; "64x64x4x3" (query rows x keys x warps x stages) or a `TileConfig` is a
             tile of the portable path, which the interpreter takes as well. "autotune" compiles and times every tile
             in the first call of each kind of problem (device, dtype, d, mask; Nq, Nk and heads by powers of two),
-            which takes seconds; `tuning.save` and `tuning.load` keep what it found. After a slash stands what the
+            which takes seconds; `tuning.save` and `tuning.load` keep what it found. After a slash comes what the
             backward pass takes, as in "hopper/portable", "/64x128x8x2+128x64x8x2" (the portable path's tile for dK and
             dV, and that for dQ) or "/autotune"; without one it takes its best path, or autotunes where the forward
-            does, and beside a tile of the portable forward that same tile where it fits the backward's kernels.
+            does, or uses the tile of a pinned portable forward where it fits the backward's kernels.
 
     Returns:
         O, contiguous, with q's shape and dtype; with return_lse also LSE, natural log, fp32, (B, Hq, Nq). A row that
@@ -54,33 +53,21 @@ def flash_attention(
         NotImplementedError: a pinned tile that cannot run on the device, or a pinned path that refuses the call.
         RuntimeError: "autotune" in a call that would have to be measured while a CUDA graph is recorded.
     """
+    asked = Asked(q, k, v, causal, seqlens_k, scale, config)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-        o, lse = _traced(q, k, v, causal, seqlens_k, scale, config)
+        # What records calls (a compiler, fake tensors, a counter of FLOPs) sees the forward pass as one operator.
+        o, lse = flash_attention_forward(*as_operator_takes(asked))
     elif is_differentiated(q, k, v):
-        o, lse = FlashAttention.apply(q, k, v, causal, seqlens_k, scale, config)
+        o, lse = FlashAttention.apply(*asked)  # type: ignore[no-untyped-call]
     else:
-        o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
+        o, lse = flash_attn_forward(asked)
     return (o, lse) if return_lse else o
 
 
-def _traced(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    causal: bool | str,
-    seqlens_k: torch.Tensor | None,
-    scale: float | None,
-    config: TileConfig | str | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The forward pass as one operator, for what records calls: a compiler, fake tensors, a counter of FLOPs."""
-    config = str(config) if isinstance(config, TileConfig) else config
-    return flash_attention_forward(q, k, v, alignment_of(causal), seqlens_k, scale, config)
-
-
-# What the function tells a test harness about itself; "configs" are worth testing against each other. Not promised:
+# What the function declares to a test harness; "configs" are worth testing against each other. Not promised:
 # unit_weight, since compiled in fp32 a row that sees one key comes out one unit in the last place off; and, compiled,
 # layout_invariant, since a layout that TMA does not take goes to another path.
-flash_attention.__flashattest__ = {
+flash_attention.__flashattest__ = {  # type: ignore[attr-defined]
     "alignments": ALIGNMENTS,
     "dtypes": tuple(DTYPES),
     "max_head_dim": MAX_HEAD_DIM,

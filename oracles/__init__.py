@@ -1,6 +1,6 @@
-"""What the right answer is, by several oracles, and how far from it is allowed.
+"""Oracles compute the right answer; budgets bound the allowed error.
 
-Every module below this one is imported, so a new oracle is one decorated function in a file in `oracles/others`.
+Every module in this package is imported, so a new oracle is one decorated function in a file in `oracles/others`.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ from oracles.judgement import Judgement  # noqa: E402
 from oracles.registry import ORACLES, Answer, Oracle, oracle  # noqa: E402
 from oracles.truth.float64 import Truth, float64  # noqa: E402
 from oracles.truth.gradients64 import Gradients, gradients64  # noqa: E402
-from oracles.vote import compared, vote  # noqa: E402
+from oracles.vote import compare_answer, vote  # noqa: E402
 
 __all__ = [
     "ORACLES",
@@ -29,7 +29,7 @@ __all__ = [
     "Oracle",
     "Truth",
     "compare",
-    "compared",
+    "compare_answer",
     "error_over_budget",
     "float64",
     "forward_budget",

@@ -1,4 +1,4 @@
-"""What is right for a problem and how far from it an answer may be: the one place that both are made in."""
+"""The judgement of a problem: its truth and its budget, made in this one place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTPUTS = ("O", "LSE")
 
 
 class Judgement:
-    """Truth and budget by tensor: "O", "LSE", and "dQ", "dK", "dV" of a problem with a dO. Made when first asked for.
+    """Truth and budget by tensor: "O", "LSE", and "dQ", "dK", "dV" of a problem with a dO. Computed on first use.
 
     p_dtype, independent and dtype describe the answers that are judged, as in `forward_budget`.
     """
@@ -39,12 +39,12 @@ class Judgement:
 
     @cached_property
     def truth(self) -> Truth:
-        """O and LSE in float64, with what the budget needs of them."""
+        """O and LSE in float64, with the intermediate results that the budget needs."""
         return float64(self.problem) if self._truth_of is None else self._truth_of.truth
 
     @cached_property
     def gradients(self) -> Gradients:
-        """The gradients in float64. Raises ValueError where the problem has no dO."""
+        """The gradients in float64. Raises ValueError if the problem has no dO."""
         return gradients64(self.problem, self.truth) if self._truth_of is None else self._truth_of.gradients
 
     @cached_property
@@ -60,23 +60,23 @@ class Judgement:
         )
 
     def wanted(self, name: str) -> Tensor:
-        """What is right of a tensor, in float64."""
+        """Return the right value of a tensor, in float64."""
         return self.truth.tensors[name] if name in OUTPUTS else self.gradients[name]
 
     def budget(self, name: str) -> Tensor:
-        """The allowed error of each element of a tensor, in float64."""
+        """Return the allowed error of each element of a tensor, in float64."""
         return self.forward_budget[name] if name in OUTPUTS else self.gradient_budget[name]
 
     def parts(self, name: str, index: tuple[int, ...]) -> dict[str, float]:
-        """What the budget of one element of a tensor is made of, by name."""
+        """Return the parts of the budget of one element of a tensor, by name."""
         return (self.forward_budget if name in OUTPUTS else self.gradient_budget).parts(name, index)
 
     def compare(self, answer: Mapping[str, Tensor]) -> dict[str, Comparison]:
-        """Compare the tensors of an answer with the truth. Raises ValueError for one of another shape."""
+        """Compare the tensors of an answer with the truth. Raises ValueError for a wrong shape."""
         return {name: compare(got, self.wanted(name), self.budget(name)) for name, got in answer.items()}
 
     def of_dtype(self, dtype: torch.dtype) -> Judgement:
-        """The judgement of answers computed from, cast to and stored in one dtype; this one where it is for them."""
+        """Return the judgement of answers computed, cast and stored in one dtype; itself if it is for that dtype."""
         if self.forward_budget.is_for(dtype):
             return self
         return Judgement(self.problem, dtype=dtype, truth_of=self)

@@ -1,4 +1,4 @@
-"""What an oracle is: one decorated function that answers a problem."""
+"""The registry of oracles: an oracle is one decorated function that answers a problem."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from strategies.spec import require
 
 @dataclass(frozen=True)
 class Answer:
-    """An oracle's answer, in the precision that it computed in: O (B, Hq, Nq, d), natural LSE (B, Hq, Nq) or None.
+    """An oracle's answer, in the precision of its computation: O (B, Hq, Nq, d), natural LSE (B, Hq, Nq) or None.
 
-    gradients: by name ("dQ", "dK", ...), those that the oracle gives where the problem has a dO.
+    gradients: by name ("dQ", "dK", ...), those that the oracle computes if the problem has a dO.
     """
 
     O: Tensor
@@ -25,12 +25,12 @@ class Answer:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by name: "O", "LSE" where there is one, and the gradients."""
+        """All tensors by name: "O", "LSE" unless it is None, and the gradients."""
         outputs = {"O": self.O} if self.LSE is None else {"O": self.O, "LSE": self.LSE}
         return outputs | dict(self.gradients)
 
     def without(self, gradient: str) -> Answer:
-        """The answer without one of its gradients."""
+        """Return the answer without one of its gradients."""
         return replace(self, gradients={name: found for name, found in self.gradients.items() if name != gradient})
 
 
@@ -49,7 +49,7 @@ F = TypeVar("F", bound=Compute)
 
 @dataclass(frozen=True)
 class Oracle:
-    """A registered oracle. Its answer is held against a budget for the dtype of `Answer.O`."""
+    """A registered oracle. Its answer is compared by a budget for the dtype of `Answer.O`."""
 
     name: str
     description: str
@@ -61,7 +61,7 @@ class Oracle:
         return self.compute(problem)
 
     def why_not(self, problem: Problem) -> str | None:
-        """Why this oracle cannot answer the problem, in a few words; None where it can."""
+        """Return in a few words why this oracle cannot answer the problem; None if it can."""
         return self.reason(problem)
 
     def supports(self, problem: Problem) -> bool:
@@ -73,26 +73,26 @@ ORACLES: dict[str, Oracle] = {}
 
 
 def answers_all(problem: Problem) -> str | None:
-    """The reason of an oracle that answers every problem: none."""
+    """Return no reason: the oracle answers every problem."""
     return None
 
 
 def oracle(*, why_not: Reason = answers_all) -> Callable[[F], F]:
     """Register a function under its name, its docstring's first line as the description.
 
-    why_not says in a few words why a problem is not answered (a backend that the device lacks), or None.
-    Raises ValueError where the name is taken or the docstring is missing.
+    why_not returns in a few words why a problem is not answered (a backend that the device lacks), or None.
+    Raises ValueError if the name is taken or the docstring is missing.
     """
 
     def register(function: F) -> F:
-        ORACLES[function.__name__] = described(function, why_not)
+        ORACLES[function.__name__] = make_oracle(function, why_not)
         return function
 
     return register
 
 
-def described(function: Compute, why_not: Reason = answers_all) -> Oracle:
-    """The oracle that a function makes, without registering it."""
+def make_oracle(function: Compute, why_not: Reason = answers_all) -> Oracle:
+    """Make an oracle of a function without registering it."""
     name, text = function.__name__, (function.__doc__ or "").strip()
     require(name not in ORACLES, f"An oracle is already named {name!r}; give this one another name.")
     require(bool(text), f"Oracle {name!r} needs a docstring: its first line is the description.")

@@ -1,4 +1,4 @@
-"""Cases: what they are, how they become tensors, and the Hypothesis strategies that draw them."""
+"""Cases, their tensors, and the Hypothesis strategies that draw them."""
 
 from strategies.case import AttentionCase, Features
 from strategies.draw import attention_cases

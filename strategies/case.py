@@ -1,4 +1,4 @@
-"""What a case is: one frozen attention problem, small enough to print on a line and to keep in a file.
+"""A case: one frozen attention problem, small enough to print on one line and to keep in a file.
 
 A case holds no tensor. Its tensors follow from it alone (`strategies.tensors`), the same on every machine.
 """
@@ -30,15 +30,15 @@ NEEDS: tuple[tuple[str, ...], ...] = (
     ("q", "v"),
     ("k", "v"),
 )
-"""What `needs_grad` is drawn from: q, k and v, or some of them in their order. A feature's tensor may follow."""
+"""The choices for `needs_grad`: q, k and v, or some of them in this order. A feature's tensor may follow."""
 
 MAX_HISTORY = 8
 
 
 class Features(Spec):
-    """What is asked of the attention beyond its tensors: one value for each feature that is registered.
+    """The keyword options of a call: one value for each registered feature.
 
-    Read a value as an attribute: `Features(causal=True).causal`. What is not given has the feature's default.
+    Read a value as an attribute: `Features(causal=True).causal`. A feature that is not given has its default.
     """
 
     _values: Mapping[str, Any]
@@ -86,12 +86,12 @@ class Features(Spec):
         """Return a copy with these values changed (and checked again)."""
         return Features(**(self.asked() | changes))
 
-    def fitted(self, geometry: Geometry) -> Features:
-        """The values that stand for these in a problem of other sizes."""
+    def fit(self, geometry: Geometry) -> Features:
+        """Return the values adapted to a problem of other sizes."""
         return self.replace(**{name: FEATURES[name].fit(value, geometry) for name, value in self.asked().items()})
 
     def part(self, places: Mapping[str, slice]) -> Features:
-        """The values for the part of a problem at these places along B, Hq, Hk, Nq and Nk."""
+        """Return the values for the part of a problem at these places along B, Hq, Hk, Nq and Nk."""
         return self.replace(**{name: FEATURES[name].part(value, places) for name, value in self.asked().items()})
 
     def check(self, geometry: Geometry) -> None:
@@ -110,7 +110,7 @@ class Features(Spec):
     def _hints(cls) -> dict[str, Any]:
         return {name: each.kind for name, each in FEATURES.items()}
 
-    def _given(self) -> dict[str, Any]:
+    def _non_default(self) -> dict[str, Any]:
         return self.asked()
 
 
@@ -120,12 +120,12 @@ def _features(values: dict[str, Any]) -> Features:
 
 @dataclass(frozen=True, repr=False)
 class AttentionCase(Spec):
-    """One attention problem: sizes, dtype, features, one spec a tensor, and the calls that come before it.
+    """One attention problem: sizes, dtype, features, one spec per tensor, and the calls before it.
 
-    past_end: what stands in K and V at and past `seqlens_k`: the family's "values", or "nan", "inf", "huge".
-    history: calls made before this one in the same process, each a variation of this case by name, oldest first.
-    Of operation "forward_backward" alone: dO and dLSE, the gradients that come back through O and LSE (dLSE None:
-    none comes, as where LSE is not asked for), and needs_grad, the inputs that want a gradient of their own.
+    past_end: what K and V hold at and past `seqlens_k`: the family's "values", or "nan", "inf", "huge".
+    history: calls made before this one in the same process, each a named variation of this case, oldest first.
+    Only for operation "forward_backward": dO and dLSE, the gradients of O and LSE (dLSE is None if LSE has none), and
+    needs_grad, the inputs whose gradients are computed.
     """
 
     geometry: Geometry = field(default_factory=Geometry)
@@ -176,30 +176,30 @@ class AttentionCase(Spec):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The tensors that a gradient may be asked of: q, k, v, and those of features."""
+        """The tensors that can have a gradient: q, k, v, and those of features."""
         return (*INPUTS, *(name for name, role in self.features.roles().items() if role.wants_grad))
 
     @property
     def has_gradients(self) -> bool:
-        """Whether gradients are asked for beside the outputs."""
+        """Whether the case has a backward pass."""
         return self.operation == "forward_backward"
 
     @property
     def scale(self) -> float:
-        """The scale that holds: the case's own, or d^-0.5."""
+        """The effective scale: the case's own, or d^-0.5."""
         return float(self.geometry.d**-0.5 if self.features.scale is None else self.features.scale)
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Visible keys of each batch entry."""
+        """The number of keys of each batch entry."""
         return self.features.seqlens_k or (self.geometry.Nk,) * self.geometry.B
 
     def resized(self, **sizes: int) -> AttentionCase:
-        """The case with other sizes, and the features' values as they stand for these."""
+        """Return the case with other sizes and the feature values adapted to them."""
         geometry = self.geometry.replace(**sizes)
-        return self.replace(geometry=geometry, features=self.features.fitted(geometry))
+        return self.replace(geometry=geometry, features=self.features.fit(geometry))
 
     @property
     def work(self) -> int:
-        """Scores of the whole problem, B·Hq·Nq·Nk."""
+        """The number of scores, B·Hq·Nq·Nk."""
         return self.geometry.B * self.geometry.Hq * self.geometry.Nq * self.geometry.Nk

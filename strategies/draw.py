@@ -1,7 +1,7 @@
 """The Hypothesis strategies that draw cases.
 
-They draw the spec of a case, never its elements, so that a case shrinks in a few steps: sizes toward 1, dtype
-toward fp32, layouts toward contiguous, values toward normal, features toward none.
+They draw a case's spec, never its elements, so that a case shrinks in few steps: sizes toward 1, dtype toward fp32,
+layouts toward contiguous, values toward normal, features toward none.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from strategies.values import FAMILIES
 
 TILES = (16, 32, 64, 128)
 FIRST_EDGES = (16, 17, 32, 33, 64, 65)
-"""A tile filled to its end, and one key more: the two tails that most kernels get wrong."""
+"""A full tile, and one key more: the two tails that most kernels get wrong."""
 TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1025, 1537, 2047, 2048, 2049, 3001, 4095)
 COMMON_HEAD_DIMS = (16, 32, 64, 128)
 OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256)
@@ -40,13 +40,13 @@ BATCHES = (1,) * 16 + (2,) * 8 + (3,) * 3 + (5,)
 HEADS = (1,) * 60 + (2,) * 24 + (3,) * 10 + (65, 129)
 GROUPS = (1,) * 60 + (2,) * 24 + (3,) * 12 + (4,) * 6 + (8,) * 3 + (65,)
 MAX_HEADS = 160
-"""B·Hq at most, of queries that fit one tile: enough for a kernel that folds 128 heads into one."""
+"""Maximum of B·Hq if the queries fit one tile: enough for a kernel that folds 128 heads into one."""
 MAX_SIZE = 1 << 20
-"""Elements of q, or of K and V with each head repeated for its group."""
-EXTRAS = (6, 6, 3, 1)
-"""How often none, one, two and three features are drawn that are not common."""
+"""Maximum number of elements of q, or of K and V with each head repeated for its group."""
+EXTRA_WEIGHTS = (6, 6, 3, 1)
+"""Weights of drawing zero, one, two and three features that are not common."""
 
-TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
+FAMILY_COMBINATIONS: tuple[tuple[str, str, str] | None, ...] = (
     ("normal", "normal", "normal"),
     ("normal", "normal", "normal"),
     ("normal", "normal", "one_hot"),
@@ -64,16 +64,16 @@ TOGETHER: tuple[tuple[str, str, str] | None, ...] = (
     None,
     None,
 )
-"""Value families of (q, k, v) that mean something together; None draws each by itself."""
+"""Value families of (q, k, v) that make a meaningful combination; None draws each separately."""
 GRADIENT_VALUES = (
     *("normal",) * 10,
     *("small_integers", "constant", "one_hot", "outliers") * 2,
     *("levels", "tiny", "large", "positive"),
 )
-"""Value families of dO and dLSE, each as often as it is named."""
-ALL_OR_SOME = NEEDS[:1] * 9 + NEEDS[1:]
+"""Value families of dO and dLSE, repeated by weight."""
+WEIGHTED_NEEDS = NEEDS[:1] * 9 + NEEDS[1:]
 COST_OF_GRADIENTS = 3
-"""A backward pass takes about as long as two forward passes more."""
+"""Cost of a forward and a backward pass, in forward passes."""
 
 
 def attention_cases(
@@ -92,12 +92,12 @@ def attention_cases(
 ) -> st.SearchStrategy[AttentionCase]:
     """Draw attention problems; each argument narrows what is drawn.
 
-    dtypes, configs, head_dims, layouts, families: what may be drawn. gqa, history: False leaves it out.
+    dtypes, configs, head_dims, layouts, families: the allowed values. gqa, history: False leaves it out.
     features: by name, True draws with and without the feature, False leaves it out; causal takes a kind, or several.
-    causal, scale, seqlens_k and return_lse are drawn unless they are left out, others only where they are named.
-    max_length bounds Nq and Nk, max_work bounds B·Hq·Nq·Nk (a third of it where gradients are asked for).
-    gradients: True asks for them in half of the cases, "only" in all. Layouts that q, k and v may not have are for
-    dO and dLSE alone. Example: `@given(case=attention_cases(causal=True))`.
+    causal, scale, seqlens_k and return_lse are drawn by default, other features only if they are named.
+    max_length bounds Nq and Nk, max_work bounds B·Hq·Nq·Nk (a third of it in cases with gradients).
+    gradients: True draws them in half of the cases, "only" in all. Layouts that q, k and v cannot have are used for
+    dO and dLSE only. Example: `@given(case=attention_cases(causal=True))`.
     """
     for what, names, known in (
         ("dtype", dtypes, DTYPES),
@@ -119,15 +119,15 @@ def attention_cases(
     return _cases(
         {name: _geometries(dims, gqa, max_length, work[name]) for name in operations},
         tuple(name for name in DTYPES if name in dtypes),
-        _asked({"config": configs} | features),
+        _allowed({"config": configs} | features),
         history,
         tuple(GRADIENT_LAYOUTS) if layouts is None else tuple(layouts),
         tuple(FAMILIES) if families is None else tuple(families),
     )
 
 
-def _asked(features: Mapping[str, Any]) -> dict[str, Any]:
-    """What may be asked of each feature that is drawn, by its name; common ones are drawn unless they are left out."""
+def _allowed(features: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the allowed values of each feature to draw, by name; common ones are drawn unless they are excluded."""
     named = {name: each.anything for name, each in FEATURES.items() if each.is_common} | dict(features)
     narrowed = {name: FEATURES[name].narrow(named[name]) for name in FEATURES if name in named}
     return {name: asked for name, asked in narrowed.items() if asked}
@@ -135,30 +135,30 @@ def _asked(features: Mapping[str, Any]) -> dict[str, Any]:
 
 @st.composite
 def _cases(draw, geometries, dtypes, asked, history, layouts, families):  # type: ignore[no-untyped-def]
-    """Draw each part by itself, save what needs the sizes, which come last: so each shrinks by itself."""
+    """Draw each part independently, so that it shrinks on its own; the sizes, and what needs them, come last."""
     operation = draw(any_of(tuple(geometries), "operation")) if len(geometries) > 1 else next(iter(geometries))
     dtype = draw(any_of(dtypes, "dtype"))
-    values = _values(draw, asked, None)
+    values = _draw_common(draw, asked, None)
     q, k, v = draw(_tensor_specs(layouts, families))
     calls_before = draw(any_of(_histories(_variations(asked)))) if history else ()
     past_end = draw(any_of(PAST_END)) if "seqlens_k" in asked else "values"
     geometry = draw(geometries[operation])
-    values |= _values(draw, asked, geometry) | _extra_values(draw, asked, geometry)
+    values |= _draw_common(draw, asked, geometry) | _draw_extra(draw, asked, geometry)
     features = Features(**values)
     past_end = past_end if features.seqlens_k else "values"
     case = AttentionCase(geometry, dtype, features, q, k, v, past_end=past_end, history=calls_before)
     return case if operation == "forward" else draw(_with_gradients(case, layouts, families))
 
 
-def _values(draw: Draw, asked: Mapping[str, Any], geometry: Geometry | None) -> dict[str, Value]:
-    """Values of the common features: of those that need the sizes where these are given, else of the others."""
+def _draw_common(draw: Draw, asked: Mapping[str, Any], geometry: Geometry | None) -> dict[str, Value]:
+    """Draw the common features: those that need the sizes if a geometry is given, else the others."""
     named = [FEATURES[name] for name in asked if FEATURES[name].is_common]
     found = (each for each in named if each.needs_geometry == (geometry is not None))
     return {each.name: each.draw(draw, asked[each.name], geometry) for each in found}
 
 
-def _extra_values(draw: Draw, asked: Mapping[str, Any], geometry: Geometry) -> dict[str, Value]:
-    """Values of none to three of the other features; every pair is reached."""
+def _draw_extra(draw: Draw, asked: Mapping[str, Any], geometry: Geometry) -> dict[str, Value]:
+    """Draw up to three of the other features; every pair is reached."""
     names = tuple(name for name in asked if not FEATURES[name].is_common)
     chosen = draw(any_of(_subsets(names), "extra features")) if names else ()
     return {name: FEATURES[name].draw(draw, asked[name], geometry) for name in chosen}
@@ -166,12 +166,12 @@ def _extra_values(draw: Draw, asked: Mapping[str, Any], geometry: Geometry) -> d
 
 @cache
 def _subsets(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Subsets of up to three names, smaller ones first: none and one of them 6 times in 16 each, two 3, three once."""
-    by_size = [tuple(combinations(names, size)) for size in range(min(len(names), len(EXTRAS) - 1) + 1)]
+    """Return the subsets of up to three names, smaller first, with sizes weighted by EXTRA_WEIGHTS."""
+    by_size = [tuple(combinations(names, size)) for size in range(min(len(names), len(EXTRA_WEIGHTS) - 1) + 1)]
     common = math.lcm(*map(len, by_size))
     return tuple(
         subset
-        for subsets, weight in zip(by_size, EXTRAS, strict=False)
+        for subsets, weight in zip(by_size, EXTRA_WEIGHTS, strict=False)
         for subset in subsets
         for _ in range(weight * common // len(subsets))
     )
@@ -179,13 +179,13 @@ def _subsets(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
 
 @st.composite
 def _with_gradients(draw, case, layouts, families):  # type: ignore[no-untyped-def]
-    """The case with what comes back through O and LSE; dLSE is drawn in any case, so that draws shrink alone."""
+    """Add dO, dLSE and needs_grad; the spec of dLSE is always drawn, so that draws shrink independently."""
     values = tuple(name for name in GRADIENT_VALUES if name in families) or families
     dO, dLSE = (
         TensorSpec(draw(any_of(values, role)), case.q.seed, draw(any_of(layouts, role))) for role in ("dO", "dLSE")
     )
     has_dLSE = draw(any_of((False, True), "has_dLSE")) and case.features.return_lse
-    needs_grad = draw(any_of(ALL_OR_SOME, "needs_grad"))
+    needs_grad = draw(any_of(WEIGHTED_NEEDS, "needs_grad"))
     return case.replace(operation="forward_backward", dO=dO, dLSE=dLSE if has_dLSE else None, needs_grad=needs_grad)
 
 
@@ -214,7 +214,7 @@ def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyp
 def _tensor_specs(draw, layouts, families):  # type: ignore[no-untyped-def]
     seed = draw(_seeds())
     layouts = tuple(name for name in layouts if name in LAYOUTS)
-    together = draw(any_of(tuple(t for t in TOGETHER if t is None or set(t) <= set(families))))
+    together = draw(any_of(tuple(t for t in FAMILY_COMBINATIONS if t is None or set(t) <= set(families))))
     alone = [draw(any_of(families, role)) for role in "qkv"]
     how = draw(any_of(("first", "own", "shared")))
     own = [draw(any_of(layouts, role)) for role in "qkv"]
@@ -228,14 +228,14 @@ def _seeds() -> st.SearchStrategy[int]:
 
 
 def _variations(asked: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the calls that may come before, without those of features that are not asked for."""
+    """Return the names of possible earlier calls, without those of features that are not drawn."""
     absent = (each for name, each in FEATURES.items() if not each.is_common and name not in asked)
     return tuple(sorted(VARIATIONS.keys() - {name for each in absent for name in each.variations}))
 
 
 @cache
 def _histories(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """No call before, seven times in eight; else one of the calls named, or one more before it."""
+    """Return the histories to draw from: empty seven times in eight, else one or two calls."""
     one = [(name,) for name in names]
     two = [(first, *second) for first in ("other_causal", "other_values") for second in one]
     some = [*one, *one, *two]
@@ -244,13 +244,13 @@ def _histories(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
 
 @cache
 def _lengths(longest: int) -> tuple[int, ...]:
-    """Lengths, each as often as its weight and from small to large, so that a smaller index is a shorter length."""
+    """Return lengths repeated by weight, from small to large, so that a smaller index is a shorter length."""
     order = (1, 0, *range(2, min(longest, 2 * max(TILES) + 18) + 1), *(n for n in TAIL if n <= longest))
     return tuple(n for n in order for _ in range(_weight(n)))
 
 
 def _weight(n: int) -> int:
-    """Small lengths most often, then those around the edges of tiles."""
+    """Return the weight of a length: small ones weigh most, then those around the edges of tiles."""
     if n <= 4:
         return 40
     if n in FIRST_EDGES:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies that every draw of a case is made of."""
+"""The basic Hypothesis strategies that case draws are built from."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 T = TypeVar("T")
 Draw = Callable[[st.SearchStrategy[Any]], Any]
-"""What `st.composite` hands to its function: draws a value from a strategy."""
+"""The function that `st.composite` passes in: draws a value from a strategy."""
 
 
 @cache
 def any_of(elements: tuple[T, ...], site: object = "") -> st.SearchStrategy[T]:
-    """`sampled_from`, made once for each collection: making a strategy costs more than drawing from it.
+    """`sampled_from`, cached by its elements: making a strategy costs more than drawing from it.
 
-    Hypothesis makes most cases from earlier ones, by copying one draw over another of the same elements (Nq over Nk,
-    q's layout over k's), which leaves two cases in five as they were. So a site keeps such draws apart.
+    Hypothesis derives most cases from earlier ones by copying one draw over another of the same elements (Nq over Nk,
+    q's layout over k's), which leaves two cases in five unchanged. A site makes such draws distinct.
     """
     return st.sampled_from(tuple((site, element) for element in elements)).map(itemgetter(1))
 

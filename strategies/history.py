@@ -1,9 +1,9 @@
-"""Calls that come before a case in the same process: one decorated function a variation of the case.
+"""Calls before a case in the same process: one decorated function per variation of the case.
 
-The variations of a feature's value are the feature's own (`Feature.variations`).
+Variations of a feature's value are declared by the feature (`Feature.variations`).
 
-A kernel that keeps a cache, a buffer or a tuned configuration under too short a key answers the second of two
-calls that differ in one thing with what it kept of the first.
+A kernel may key a cache, a buffer or a tuned configuration too coarsely. If two calls differ in one thing only, it then
+answers the second from what it cached for the first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from strategies.tensor_spec import TensorSpec
 Variation = Callable[[AttentionCase], AttentionCase]
 
 NEXT_DTYPE = {"fp32": "fp16", "fp16": "bf16", "bf16": "fp32"}
-"""Written down, so that a dtype more does not change what a saved case means."""
+"""Written out, so that a new dtype does not change the meaning of saved cases."""
 
 
 def variation(function: Variation) -> Variation:
@@ -27,22 +27,22 @@ def variation(function: Variation) -> Variation:
 
 
 def calls_before(case: AttentionCase) -> tuple[AttentionCase, ...]:
-    """The cases of the calls in `case.history`, oldest first, each without a history of its own."""
+    """Return the cases of the calls in `case.history`, oldest first, each without a history of its own."""
     bare = case.replace(history=())
     return tuple(VARIATIONS[name](bare) for name in case.history)
 
 
-def _reseeded(spec: TensorSpec) -> TensorSpec:
+def _reseed(spec: TensorSpec) -> TensorSpec:
     return spec.replace(seed=spec.seed ^ 1)
 
 
 @variation
 def other_values(case: AttentionCase) -> AttentionCase:
     """The same problem with other numbers."""
-    other = case.replace(q=_reseeded(case.q), k=_reseeded(case.k), v=_reseeded(case.v))
+    other = case.replace(q=_reseed(case.q), k=_reseed(case.k), v=_reseed(case.v))
     if not case.has_gradients:
         return other
-    return other.replace(dO=_reseeded(case.dO), dLSE=None if case.dLSE is None else _reseeded(case.dLSE))
+    return other.replace(dO=_reseed(case.dO), dLSE=None if case.dLSE is None else _reseed(case.dLSE))
 
 
 @variation
@@ -53,7 +53,7 @@ def other_dtype(case: AttentionCase) -> AttentionCase:
 
 @variation
 def other_layout(case: AttentionCase) -> AttentionCase:
-    """All tensors contiguous, or all transposed views where q, k and v were."""
+    """All tensors contiguous, or all transposed views if q, k and v are contiguous."""
     is_dense = {case.q.layout, case.k.layout, case.v.layout} == {"contiguous"}
     name = "bshd" if is_dense else "contiguous"
     roles = (*INPUTS, "dO") if case.has_gradients else INPUTS
@@ -62,20 +62,20 @@ def other_layout(case: AttentionCase) -> AttentionCase:
 
 @variation
 def more_keys(case: AttentionCase) -> AttentionCase:
-    """Seventeen keys more, so that a buffer sized by the first call is too large for the second."""
+    """Seventeen more keys, so that a buffer sized by the first call is too large for the second."""
     return case.resized(Nk=case.geometry.Nk + 17)
 
 
 @variation
 def other_head_dim(case: AttentionCase) -> AttentionCase:
-    """Twice the head dim, or half of one past 64: what was compiled or cached for one does not fit the other."""
+    """Twice the head dim, or half of one above 64: what was compiled or cached for one does not fit the other."""
     d = case.geometry.d
     return case.resized(d=2 * d if d <= 64 else d // 2)
 
 
 @variation
 def one_more_in_the_batch(case: AttentionCase) -> AttentionCase:
-    """One batch entry more, as long as the last one."""
+    """One more batch entry, as long as the last one."""
     return case.resized(B=case.geometry.B + 1)
 
 

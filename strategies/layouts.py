@@ -1,7 +1,7 @@
-"""How a (B, H, N, d) tensor lies in memory: one decorated function a layout.
+"""Memory layouts of a (B, H, N, d) tensor: one decorated function per layout.
 
-A layout gives strides and an offset in elements, no data: `strides` must let every element of `shape` be told
-apart, save along dimensions that it expands (stride 0).
+A layout gives strides and an offset in elements, no data. Distinct elements must have distinct places, except along
+expanded dimensions (stride 0).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Shape = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the elements of a tensor lie, in elements from the start of its buffer."""
+    """Strides and offset of a tensor, in elements from the start of its buffer."""
 
     strides: tuple[int, int, int, int]
     offset: int = 0
@@ -22,7 +22,7 @@ class Placement:
 
 Layout = Callable[[Shape], Placement]
 LAYOUTS: dict[str, Layout] = {}
-"""How q, k and v may lie."""
+"""The layouts of q, k and v."""
 
 
 def layout(function: Layout) -> Layout:
@@ -44,7 +44,7 @@ def contiguous(shape: Shape) -> Placement:
 
 @layout
 def bshd(shape: Shape) -> Placement:
-    """A (B, N, H, d) tensor seen through transpose(1, 2), as most models hand it over."""
+    """A (B, N, H, d) tensor seen through transpose(1, 2), as most models pass it."""
     _, H, N, d = (max(1, size) for size in shape)
     return Placement((N * H * d, d, H * d, 1))
 
@@ -105,9 +105,9 @@ def expanded_rows(shape: Shape) -> Placement:
 
 
 def expanded_all(shape: Shape) -> Placement:
-    """One number expanded over every dimension with stride 0: the gradient that `O.sum().backward()` hands over."""
+    """One number expanded over every dimension with stride 0: the gradient that `O.sum().backward()` passes."""
     return Placement((0, 0, 0, 0))
 
 
 GRADIENT_LAYOUTS: dict[str, Layout] = LAYOUTS | {"expanded_all": expanded_all}
-"""How dO and dLSE may lie."""
+"""The layouts of dO and dLSE."""

@@ -1,4 +1,4 @@
-"""What every part of a case is made of: frozen, compact to print, strict to read."""
+"""The base of every part of a case: frozen, compact to print, strict to read."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Self, get_args, get_type_hints
 class Spec:
     """Base of the frozen dataclasses that make up a case.
 
-    A spec's repr evaluates back to it and, like its JSON, leaves out what has its default, so that a new
-    field with a default changes neither the printed form nor the files of older cases.
+    A spec's repr evaluates back to it. Repr and JSON leave out fields that have their default, so that a new field
+    with a default changes neither the printed form nor the files of older cases.
     """
 
     def __repr__(self) -> str:
-        shown = (f"{name}={value!r}" for name, value in self._given().items())
+        shown = (f"{name}={value!r}" for name, value in self._non_default().items())
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    def _given(self) -> dict[str, Any]:
-        """What has not its default, by name."""
+    def _non_default(self) -> dict[str, Any]:
+        """Return the fields that do not have their default, by name."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
         return {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != _default(f)}
 
@@ -28,11 +28,11 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; fields that have their default are left out."""
-        return {name: _plain(value) for name, value in self._given().items()}
+        return {name: _plain(value) for name, value in self._non_default().items()}
 
     @classmethod
     def from_json(cls, data: object) -> Self:
-        """Read what `to_json` wrote; a name that is not a field is a ValueError, as is a value that is not legal."""
+        """Read what `to_json` wrote. Raises ValueError for an unknown field and for a value that is not legal."""
         if not isinstance(data, dict):
             raise ValueError(f"{cls.__name__} must be a JSON object, not {type(data).__name__}.")
         hints = cls._hints()

@@ -13,7 +13,7 @@ MAX_SEED = (1 << 32) - 1
 
 @dataclass(frozen=True, repr=False)
 class TensorSpec(Spec):
-    """How one tensor is made: its value family, the seed of its values, and how it lies in memory."""
+    """How one tensor is made: its value family, the seed of its values, and its memory layout."""
 
     values: str = "normal"
     seed: int = 0

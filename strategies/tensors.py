@@ -1,4 +1,4 @@
-"""A case becomes tensors: values from the streams, laid out as the case says, between bands of NaN."""
+"""Builds a case's tensors: values from the bit streams, in the case's layouts, between guard bands of NaN."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from strategies.values import FAMILIES, Stream
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GUARD = 64
-"""Elements of NaN before and after every tensor; a multiple of 16 bytes, so that alignment is the layout's alone."""
+"""Elements of NaN before and after every tensor; a multiple of 16 bytes, so that only the layout sets the alignment."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The tensors of a case with what is asked of them: all that an oracle needs.
+    """The tensors and features of a case: all that an oracle needs.
 
-    q (B, Hq, Nq, d), k and v (B, Hk, Nk, d) of one dtype. features: the values asked for. brought: the tensors that
-    the features bring, by name, `seqlens_k` int32 (B,) among them.
-    Where gradients are asked for: dO (B, Hq, Nq, d) of q's dtype, dLSE fp32 (B, Hq, Nq) or None, and the names of
-    the inputs that need one.
+    q (B, Hq, Nq, d), k and v (B, Hk, Nk, d) of one dtype. brought: the tensors that the features bring, by name,
+    including `seqlens_k` int32 (B,).
+    With a backward pass: dO (B, Hq, Nq, d) of q's dtype, dLSE fp32 (B, Hq, Nq) or None, and the names of the inputs
+    that need a gradient.
     """
 
     q: Tensor
@@ -50,13 +50,13 @@ class Problem:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The float tensors by name: the inputs, and dO and dLSE where there are any."""
+        """The float tensors by name: the inputs, and dO and dLSE unless they are None."""
         given = {"dO": self.dO, "dLSE": self.dLSE}
         return self.inputs | {name: tensor for name, tensor in given.items() if tensor is not None}
 
     @property
     def scale(self) -> float:
-        """What scores are multiplied by: the scale asked for, or d^-0.5."""
+        """The factor of the scores: the scale given, or d^-0.5."""
         return float(self.q.shape[-1] ** -0.5 if self.features.scale is None else self.features.scale)
 
     @property
@@ -70,37 +70,37 @@ class Problem:
         return self.q.shape[1] // self.k.shape[1]
 
     def given(self, feature: str) -> Any:
-        """What a feature is given: the tensor that it brings under its own name, or else its value."""
+        """Return a feature's argument: the tensor that it brings under its own name, or else its value."""
         return self.brought.get(feature, getattr(self.features, feature))
 
     def without_backward(self) -> Problem:
-        """The problem of the forward pass alone."""
+        """Return the problem of the forward pass alone."""
         return replace(self, dO=None, dLSE=None, needs_grad=())
 
     def with_tensors(self, changed: Mapping[str, Tensor]) -> Problem:
-        """The problem with other tensors in the place of some of `tensors`."""
+        """Return the problem with some of `tensors` replaced."""
         brought = {name: changed.get(name, tensor) for name, tensor in self.brought.items()}
         own = {name: tensor for name, tensor in changed.items() if name not in brought}
         return replace(self, brought=brought, **own)  # type: ignore[arg-type]
 
     def to(self, device: str) -> Problem:
-        """The same problem on a device, bit for bit; this very one where it lies there already."""
+        """Return the same problem on a device, bit for bit; itself if it is there already."""
         if self.q.device.type == device:
             return self
         whole = {name: tensor.to(device) for name, tensor in self.brought.items()}
-        return replace(self, brought=whole).with_tensors({n: moved(t, device) for n, t in self.tensors.items()})
+        return replace(self, brought=whole).with_tensors({n: move(t, device) for n, t in self.tensors.items()})
 
 
 def build(case: AttentionCase, device: str = "cpu") -> Problem:
     """Make the tensors of a case on a device; the bits are the same on every machine."""
     shapes: dict[str, Shape] = {"q": case.geometry.q_shape, "k": case.geometry.k_shape, "v": case.geometry.k_shape}
     q, k, v = (_tensor(case, role, shape) for role, shape in shapes.items())
-    problem = Problem(q, k, v, case.features, brought_by(case.features, case.geometry))
+    problem = Problem(q, k, v, case.features, _feature_tensors(case.features, case.geometry))
     return (_with_gradients(problem, case) if case.has_gradients else problem).to(device)
 
 
-def brought_by(features: Features, geometry: Geometry) -> dict[str, Tensor]:
-    """The tensors that features bring to a problem of these sizes, on the CPU."""
+def _feature_tensors(features: Features, geometry: Geometry) -> dict[str, Tensor]:
+    """Make the tensors that features bring to a problem of these sizes, on the CPU."""
     brought = {name: _of_role(name, role, geometry) for name, role in features.roles().items()}
     for name, value in features.asked().items():
         brought |= FEATURES[name].tensors(value)
@@ -115,7 +115,7 @@ def _of_role(name: str, role: Role, geometry: Geometry) -> Tensor:
 
 
 def _with_gradients(problem: Problem, case: AttentionCase) -> Problem:
-    """The problem with what comes back through O, and through LSE where the case says so."""
+    """Add dO, and dLSE if the case has one."""
     shape = case.geometry.q_shape
     dO = _tensor(case, "dO", shape)
     dLSE = None if case.dLSE is None else _tensor(case, "dLSE", (*shape[:3], 1)).squeeze(-1)
@@ -123,22 +123,22 @@ def _with_gradients(problem: Problem, case: AttentionCase) -> Problem:
 
 
 def memory_of(tensor: Tensor) -> Tensor:
-    """All elements of the memory that a tensor lies in, in one dimension: what lies beside its own among them."""
+    """Return a tensor's whole storage in one dimension, including elements outside the tensor."""
     return torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
 
 
-def moved(tensor: Tensor, device: str) -> Tensor:
-    """A tensor on a device, all the memory that it lies in and its layout included; itself where it lies there."""
+def move(tensor: Tensor, device: str) -> Tensor:
+    """Copy a tensor to a device with its layout and its whole storage; return itself if it is there already."""
     if tensor.device.type == device:
         return tensor
     return memory_of(tensor).to(device).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def checksum(problem: Problem) -> str:
-    """SHA-256 over the values of the float tensors in (B, H, N, d) order, their layout left out."""
+    """SHA-256 over the values of the float tensors in (B, H, N, d) order, whatever their layout."""
     digest = hashlib.sha256()
     for tensor in problem.tensors.values():
-        # Not contiguous(): it leaves a last dimension of size 1 its stride, and the view as bytes wants stride 1.
+        # Not contiguous(): it keeps the stride of a last dimension of size 1, and the view as bytes needs stride 1.
         dense = tensor.cpu().clone(memory_format=torch.contiguous_format)
         digest.update(dense.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -167,7 +167,7 @@ def _fill_past_end(tensor: Tensor, case: AttentionCase, strides: tuple[int, int,
 def fills_past_end(
     case: AttentionCase, dtype: torch.dtype, strides: tuple[int, int, int, int]
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield batch entry, first row and number of what is filled where no query may see.
+    """Yield (batch entry, first row, number) for each part of K and V past the end that is filled with a number.
 
     Memory that an expanded layout shares with a visible key keeps its values.
     """

@@ -1,7 +1,7 @@
-"""The numbers of a tensor: one decorated function a value family.
+"""The numbers of a tensor: one decorated function per value family.
 
-Every family is made of a counter-based bit stream (Philox) and arithmetic that IEEE 754 rounds the same way
-everywhere (+, -, *, /, comparisons), so that a case has the same tensors on every machine and version.
+Every family uses a counter-based bit stream (Philox) and only arithmetic that IEEE 754 rounds the same everywhere
+(+, -, *, /, comparisons), so that a case has the same tensors on every machine and version.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Array = NDArray[np.float64]
 Role = str
 """The name of a tensor: q, k, v, dO, dLSE, or one that a feature brings."""
 STREAMS: dict[Role, int] = {"q": 0, "k": 1, "v": 2, "dO": 3, "dLSE": 1 << 64}
-"""What keeps the streams of a seed apart: a key is four times the seed, below 2^34, and this or a hash of the name."""
+"""What separates the streams of a seed: a key is four times the seed, below 2^34, plus this or a hash of the name."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Random numbers that follow from a key alone: the bits of `numpy.random.Philox`, own transforms.
+    """Random numbers determined by a key alone: the bits of `numpy.random.Philox`, own transforms.
 
     NumPy keeps a bit generator's stream stable across releases, but not its distributions:
     https://numpy.org/doc/stable/reference/random/compatibility.html
@@ -33,7 +33,7 @@ class Stream:
 
     @classmethod
     def of(cls, seed: int, role: Role) -> Stream:
-        """The stream of one tensor of a case: the same seed gives each tensor different numbers."""
+        """Return the stream of one tensor of a case: the same seed gives each tensor different numbers."""
         return cls(np.random.Philox(key=seed * 4 + STREAMS.get(role, zlib.crc32(role.encode()) << 66)))
 
     def uniform(self, size: tuple[int, ...]) -> Array:

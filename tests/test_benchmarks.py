@@ -1,4 +1,4 @@
-"""The scripts that the README names run, at a size that says nothing."""
+"""The documented scripts run, at a size that says nothing."""
 
 import json
 import subprocess
@@ -13,10 +13,9 @@ BACKWARD = '[[{"N":40,"d":16,"direction":"backward"},"ours"]]'
 SCRIPTS = {
     "false_alarms.py naive-fp32 kernel-16x16 --cases 8 --jobs 2 --device cpu": "kernel-16x16",
     "where_time_goes.py --cases 20": "the harness's own share",
-    "analyze_io.py --d 256 --ncu no-such-ncu --json io.json": "what follows is theory",
-    "analyze_io.py --tiles 64x64 128x64": "(98%)",
-    f"ncu_target.py {CALLS}": "called ours on Row(N=40",
-    f"ncu_target.py {BACKWARD}": "called ours on Row(N=40",
+    "profile/analyze_io.py --d 256 --ncu no-such-ncu --json io.json": "what follows is theory",
+    f"profile/ncu_target.py {CALLS}": "called ours on Row(N=40",
+    f"profile/ncu_target.py {BACKWARD}": "called ours on Row(N=40",
     "where_to_judge.py --device cpu --most 17": "the device is faster from",
 }
 
@@ -48,7 +47,7 @@ def test_a_run_without_rows_says_so(tmp_path):
 def run(line, folder, ends=0):
     """What a script prints, of either kind, run in `folder`; it must end as it should."""
     script, *arguments = line.split()
-    command = [sys.executable, str(ROOT / "benchmark" / script), *arguments]
+    command = [sys.executable, str(ROOT / (script if "/" in script else f"benchmark/{script}")), *arguments]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert ended.returncode == ends, ended.stderr[-2000:]
     return ended.stdout + ended.stderr

@@ -1,4 +1,4 @@
-"""A feature is one class a side: three toys, added here alone, reach all that handles cases.
+"""A feature is two classes: three toys, defined only here, reach everything that handles cases.
 
 `skip_third` hides every third key, `cap` maps scores to cap·tanh(S / cap), `tilt` adds a tensor of its own to them.
 """
@@ -29,7 +29,7 @@ from strategies.spec import require
 
 @pytest.fixture(autouse=True)
 def toys():
-    """Register the toys for a test, and take them away again."""
+    """Register the toys for a test, and unregister them afterwards."""
     registers = (FEATURES, VARIATIONS, MEANINGS)
     before = [dict(register) for register in registers]
     _register()

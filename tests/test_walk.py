@@ -1,4 +1,4 @@
-"""The README's chapter for a stranger, walked word by word in a repository that has a package called `kernel` too."""
+"""The README's chapter for a stranger, walked command by command in a repository that has a package `kernel` too."""
 
 import os
 import re
@@ -6,18 +6,16 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 from harness.corpus.entries import find, load
+from tests.documents import PAGES, README, ROOT, blocks, commands
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-CHAPTER = README.partition("\n## Test your own kernel\n")[2].partition("\n## ")[0]
-FAULTY = re.search(r"```python\n(.*?)```", CHAPTER, re.DOTALL)[1]
-COMMANDS = re.findall(r"^    ((?:pip|flashattest|pytest) .*?)(?:  #.*)?$", CHAPTER, re.MULTILINE)
+CHAPTER = "Test your own kernel"
+FAULTY = blocks(README, "python", CHAPTER)[0]
+COMMANDS = commands(README, CHAPTER)
 RIGHT = FAULTY.replace("tril(1)", "tril()")
 
 
@@ -29,7 +27,7 @@ def repository(tmp_path):
     (tmp_path / "kernel" / "__init__.py").write_text("")
     bin = tmp_path / "bin"
     bin.mkdir()
-    for command, module in (("flashattest", "harness.cli"), ("pytest", "pytest")):
+    for command, module in (("flashattest", "harness.cli.main"), ("pytest", "pytest")):
         name = "main" if command == "flashattest" else "console_main"
         (bin / command).write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import {name}\nsys.exit({name}())\n")
         (bin / command).chmod(0o755)
@@ -45,16 +43,15 @@ def run(repository, command, **changed):
 
 
 def test_the_chapter_holds_the_walk():
-    assert "tril(1)" in FAULTY
-    assert "Write `tril()`" in CHAPTER
-    names = [" ".join(command.split()[:2]) for command in COMMANDS[:6]]
+    assert RIGHT != FAULTY
+    names = [" ".join(command.split()[:2]) for command in COMMANDS]
     fuzz, replay = "flashattest fuzz", "flashattest replay"
-    assert names == ["pip install", fuzz, replay, replay, "pytest regressions/", fuzz]
+    assert names == [fuzz, replay, replay, "pytest regressions/", fuzz]
 
 
 def test_every_install_of_a_checkout_is_pinned_within_our_ranges():
-    installs = [line for line in README.splitlines() if re.match(r"    pip install .*'?\.", line)]
-    assert len(installs) == 4
+    installs = [line for page in PAGES for line in commands(page) if re.match(r"pip install .*'?\.", line)]
+    assert installs
     assert all(" -c constraints.txt " in line for line in installs)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ranges = [Requirement(r) for r in sum(project["optional-dependencies"].values(), project["dependencies"])]
@@ -64,7 +61,7 @@ def test_every_install_of_a_checkout_is_pinned_within_our_ranges():
 
 
 def test_from_install_to_verdict(repository):
-    _, fuzz, replay, replay_again, test, fuzz_again = COMMANDS[:6]
+    fuzz, replay, replay_again, test, fuzz_again = COMMANDS
 
     found = run(repository, fuzz)
     assert (found.returncode, found.stderr) == (1, "")
@@ -85,14 +82,25 @@ def test_from_install_to_verdict(repository):
 
 def test_the_subject_as_a_module_is_theirs_too(repository):
     (repository / "kernel" / "__init__.py").unlink()  # a folder that is no package, too
-    fuzz = COMMANDS[1].replace("kernel/mine.py", "kernel.mine")
-    assert fuzz != COMMANDS[1]
+    fuzz = COMMANDS[0].replace("kernel/mine.py", "kernel.mine")
+    assert fuzz != COMMANDS[0]
     assert run(repository, fuzz).returncode == 1
     assert run(repository, "flashattest replay").returncode == 1
     assert run(repository, "pytest regressions/").returncode == 1
     (repository / "kernel" / "mine.py").write_text(RIGHT)
     assert run(repository, "flashattest replay").returncode == 0
     assert run(repository, "pytest regressions/").returncode == 0
+
+
+def test_the_property_test_finds_the_fault_and_passes_without_it(repository):
+    (example,) = blocks(README, "python", "Use it in pytest and in CI")
+    quick = example.replace("causal=True", "causal=True, max_length=9")
+    (repository / "test_mine.py").write_text(f"from kernel.mine import attention as my_attention\n{quick}")
+    run_it = "pytest -q test_mine.py"
+    found = run(repository, run_it, FLASHATTEST_PROFILE="flashattest-ci")
+    assert (found.returncode, "WrongValues" in found.stdout) == (1, True)
+    (repository / "kernel" / "mine.py").write_text(RIGHT)
+    assert run(repository, run_it, FLASHATTEST_PROFILE="flashattest-ci").returncode == 0
 
 
 def test_the_default_subject_is_ours_in_their_repository_too(repository):

@@ -1,4 +1,8 @@
-"""Times of a call: on CUDA by events with a cold L2 cache, on a CPU by the wall clock. All in milliseconds."""
+"""Times of a call in milliseconds: on CUDA by events with a cold L2 cache, on a CPU by the wall clock.
+
+`triton.testing.do_bench` flushes the L2 cache alike, but gives the host no lead: where enqueueing takes longer than the
+call, the time between its events is the host's. It also warms up and estimates in every turn, and needs a GPU.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,10 @@ class Clock(Protocol):
     """Times calls on one device."""
 
     def estimate(self, call: Run) -> float:
-        """Roughly how long a warm call takes; decides how often it is repeated."""
+        """Roughly how long a warm call takes: it decides how often the call is repeated."""
 
     def times(self, call: Run, repeats: int) -> list[float]:
-        """The time of each of so many calls."""
+        """The time of each of `repeats` calls."""
 
     def host(self, call: Run) -> float | None:
         """How long the host takes to enqueue a call, its execution left out; None where the host computes."""

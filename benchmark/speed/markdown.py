@@ -1,4 +1,4 @@
-"""The rows of a run as a table of Markdown, as the README has it: rates, the fastest bold, and ours over the others."""
+"""The rows of a run as a table of Markdown: rates, the fastest bold, and ours over the others."""
 
 from __future__ import annotations
 

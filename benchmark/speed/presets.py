@@ -109,14 +109,14 @@ def memory_backward() -> Iterator[Row]:
 
 @preset(providers=("sdpa_flash", "sdpa_cudnn", *OURS))
 def causal() -> Iterator[Row]:
-    """What causal attention costs beside full attention, N 512 to 32k."""
+    """What causal attention costs compared with full attention, N 512 to 32k."""
     for d, power, masked in product((64, 128), range(9, 16), (False, True)):
         yield peer_row(1 << power, d, masked)
 
 
 @preset(providers=("naive", "sdpa_flash", "sdpa_cudnn", *OURS))
 def io() -> Iterator[Row]:
-    """What `analyze_io.py` counts the bytes of: each d, causal, long, and with GQA."""
+    """The problems of `profile/analyze_io.py`: each d, causal, long, and with GQA."""
     for d in (64, 128, 256):
         yield peer_row(4096, d, False)
     yield peer_row(4096, 128, True)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,7 +88,8 @@ def ours(name: str, label: str, **pinned: Any) -> Provider:
         from kernel import flash_attention
 
         causal, seqlens_k = row.causal, inputs.seqlens_k
-        return partial(flash_attention, inputs.q, inputs.k, inputs.v, causal=causal, seqlens_k=seqlens_k, **pinned)
+        call = partial(flash_attention, inputs.q, inputs.k, inputs.v, causal=causal, seqlens_k=seqlens_k, **pinned)
+        return cast(Call, call)
 
     PROVIDERS[name] = Provider(name, label, bind, ours=True, config=pinned.get("config"))
     return PROVIDERS[name]

@@ -21,12 +21,12 @@ OK = "ok"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one provider on one row.
+    """The outcome of one provider on one row.
 
     status: "ok", "refused", "too large", "out of memory", "failed" or "wrong"; only what is ok was timed. why: one
-    line. error: in units of what `speed.truth` allows. ms: milliseconds a call. host_ms: of the host, to enqueue one.
-    peak_bytes: what a call holds above its inputs, of a backward row its forward with it. tflops, and share of the
-    measured matrix product.
+    line. error: the largest error/budget (`speed.judge`). ms: milliseconds a call. host_ms: milliseconds of the host
+    to enqueue one. peak_bytes: what a call holds above its inputs, of a backward row its forward with it. share:
+    tflops over those of the measured matrix product.
     """
 
     provider: str
@@ -42,7 +42,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Timed:
-    """A row of a preset, and what came of each provider on it."""
+    """A row of a preset, and the outcome of each provider on it."""
 
     preset: str
     row: Row

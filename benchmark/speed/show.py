@@ -64,8 +64,8 @@ def summary(timed: list[Timed], ours: tuple[str, ...]) -> list[str]:
     return lines
 
 
-def told(results: Results) -> list[str]:
-    """What was not timed and why, each kind once."""
+def not_timed(results: Results) -> list[str]:
+    """Sentences on what was not timed, and why."""
     lines = [f"{name} is absent: {why}." for name, why in results.absent.items()]
     for timed in results.timed:
         for outcome in timed.outcomes:

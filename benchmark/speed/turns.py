@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A call, and what is entered around each batch of it."""
+class BoundCall:
+    """A call, and the context of each batch of it."""
 
     call: Run
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def within(self, use: Callable[[Run], T]) -> T:
-        """What `use` makes of the call, inside of what belongs around it."""
+        """What `use` returns for the call, inside its context."""
         with self.around():
             return use(self.call)
 
@@ -49,7 +49,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Schedule:
     """Rounds that providers take turns in, and the milliseconds of timed calls that each gets in all of them."""
 
     rounds: int
@@ -60,11 +60,11 @@ class Budget:
         return int(min(MOST, max(LEAST, self.milliseconds / self.rounds / max(estimate, 1e-6))))
 
 
-def take_turns(calls: Mapping[str, Bound], clock: Clock, budget: Budget) -> dict[str, Spread]:
+def take_turns(calls: Mapping[str, BoundCall], clock: Clock, schedule: Schedule) -> dict[str, Spread]:
     """Milliseconds of each call, by name; each round begins with another one. An error of a call is not caught."""
-    repeats = {name: budget.repeats(bound.within(clock.estimate)) for name, bound in calls.items()}
+    repeats = {name: schedule.repeats(bound.within(clock.estimate)) for name, bound in calls.items()}
     rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
-    for turn in range(budget.rounds):
+    for turn in range(schedule.rounds):
         for name in _rotated(list(calls), turn):
             timed = partial(clock.times, repeats=repeats[name])
             rounds[name].append(calls[name].within(timed))

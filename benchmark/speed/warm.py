@@ -1,6 +1,6 @@
 """Compiles ahead in several processes: kernels that are compiled just in time then come from the caches on disk.
 
-Nothing is timed here, and what fails is left for the run itself to tell.
+Nothing is timed here, and failures are left to the run itself to report.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from speed.providers import named
 from speed.rows import Row, make_inputs
 
 COMPILED = ("flex_compiled", "flash_attn_4")
-"""Providers that compile for seconds, beside ours."""
+"""Providers that compile for seconds, as ours do."""
 
 
 def compile_ahead(calls: Iterable[tuple[str, Row]], device: str, jobs: int) -> None:

@@ -1,22 +1,23 @@
-"""What a campaign has covered: the classes a case falls into, axis by axis, and those that were never hit."""
+"""Coverage of a campaign: how often each class of each axis was hit, and which never were."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 from harness.judging.seen import Seen
 from harness.subject.declaration import Subject
 from strategies import AttentionCase
 from strategies.case import NEEDS
 from strategies.draw import GRADIENT_VALUES
-from strategies.features import FEATURES, ROWS, Axis
+from strategies.features import FEATURES, ROWS, Axis, Feature
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
-EDGE = 64
-"""Tail lengths are classed against this tile, as good as any power of two."""
+TILE = 64
+"""The tile that tail lengths are classified by; any power of two would do."""
 
 
 def _order(case: AttentionCase) -> str:
@@ -25,11 +26,11 @@ def _order(case: AttentionCase) -> str:
 
 
 def _length(n: int) -> str:
-    return str(n) if n <= 2 else "one tile" if n <= EDGE else "two tiles" if n <= 2 * EDGE else "more tiles"
+    return str(n) if n <= 2 else "one tile" if n <= TILE else "two tiles" if n <= 2 * TILE else "more tiles"
 
 
 def _tail(n: int) -> str:
-    return {0: "none", 1: "1", EDGE - 1: "tile - 1"}.get(n % EDGE, "other")
+    return {0: "none", 1: "1", TILE - 1: "tile - 1"}.get(n % TILE, "other")
 
 
 def _head_dim(d: int) -> str:
@@ -44,21 +45,21 @@ def _heads(case: AttentionCase) -> str:
 
 
 def _key_tiles(case: AttentionCase) -> set[str]:
-    tiles = {-(-length // EDGE) for length in case.lengths}
+    tiles = {-(-length // TILE) for length in case.lengths}
     return {str(n) if n <= 2 else "3 to 8" if n <= 8 else "over 8" for n in tiles}
 
 
-def _specialised(case: AttentionCase) -> list[str]:
+def _specialisations(case: AttentionCase) -> list[str]:
     g = case.geometry
     return [f"{name} {_kind_of_integer(n)}" for name, n in (("Nq", g.Nq), ("Nk", g.Nk), ("d", g.d), ("Hq", g.Hq))]
 
 
 def _kind_of_integer(n: int) -> str:
-    """How Triton's compiler classes an argument; each class is a kernel of its own."""
+    """Return the class of an argument in Triton's compiler; each class is compiled to a kernel of its own."""
     return "1" if n == 1 else "16·n" if n % 16 == 0 else "other"
 
 
-def _only(*classes: str) -> Callable[[Subject], Iterable[str]]:
+def _always(*classes: str) -> Callable[[Subject], Iterable[str]]:
     return lambda subject: classes
 
 
@@ -76,40 +77,44 @@ def _possible_specialisations(subject: Subject) -> list[str]:
     return free + sorted({f"d {_kind_of_integer(d)}" for d in subject.head_dims})
 
 
-def _of_backward(*classes: str) -> Callable[[Subject], Iterable[str]]:
+def _if_backward(*classes: str) -> Callable[[Subject], Iterable[str]]:
     return lambda subject: classes if "forward_backward" in subject.operations else ()
 
 
 def _possible_dO_layouts(subject: Subject) -> Iterable[str]:
-    return _of_backward(*(subject.layouts or GRADIENT_LAYOUTS))(subject)
+    return _if_backward(*(subject.layouts or GRADIENT_LAYOUTS))(subject)
 
 
 def _possible_dLSE(subject: Subject) -> Iterable[str]:
     classes = ("none", "given") if "return_lse" in subject.keywords else ("none",)
-    return _of_backward(*classes)(subject)
+    return _if_backward(*classes)(subject)
 
 
 def _in_backward(case: AttentionCase, name: str) -> list[str]:
     return [name] if case.has_gradients else []
 
 
-def _by_the_truth(case: AttentionCase) -> tuple[str, ...]:
-    """None by the case alone: `harness.judging.seen` says which."""
+def _from_truth(case: AttentionCase) -> tuple[str, ...]:
+    """Return no class: `harness.judging.seen` finds them from the truth."""
     return ()
 
 
 def axes() -> tuple[Axis, ...]:
     """All axes: those of every case and those of the features."""
-    of_features = (axis for each in FEATURES.values() for axis in each.axes())
-    return (*AXES, *of_features)
+    return _axes_with(tuple(FEATURES.values()))
+
+
+@cache
+def _axes_with(features: tuple[Feature, ...]) -> tuple[Axis, ...]:
+    return (*AXES, *(axis for each in features for axis in each.axes()))
 
 
 AXES: tuple[Axis, ...] = (
     Axis("dtype", lambda s: s.dtypes, lambda c: [c.dtype], has_histogram=True),
-    Axis("Nq against Nk", _only("Nq < Nk", "Nq = Nk", "Nq > Nk"), lambda c: [_order(c)], has_histogram=True),
-    Axis("Nq", _only("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nq)]),
-    Axis("Nk", _only("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nk)]),
-    Axis("tail of Nk", _only("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nk)], has_histogram=True),
+    Axis("Nq against Nk", _always("Nq < Nk", "Nq = Nk", "Nq > Nk"), lambda c: [_order(c)], has_histogram=True),
+    Axis("Nq", _always("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nq)]),
+    Axis("Nk", _always("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nk)]),
+    Axis("tail of Nk", _always("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nk)], has_histogram=True),
     Axis(
         "d",
         lambda s: sorted({_head_dim(d) for d in s.head_dims}),
@@ -117,25 +122,25 @@ AXES: tuple[Axis, ...] = (
         has_histogram=True,
     ),
     Axis("heads", lambda s: ("MHA", "MQA", "GQA") if s.gqa else ("MHA",), lambda c: [_heads(c)], has_histogram=True),
-    Axis("empty rows", _possible_empty_rows, _by_the_truth),
+    Axis("empty rows", _possible_empty_rows, _from_truth),
     Axis("layout", lambda s: s.layouts or LAYOUTS, lambda c: {c.q.layout, c.k.layout, c.v.layout}, has_histogram=True),
     Axis("values", lambda s: FAMILIES, lambda c: {c.q.values, c.k.values, c.v.values}, has_histogram=True),
-    Axis("tail of Nq", _only("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nq)]),
-    Axis("key tiles", _only("0", "1", "2", "3 to 8", "over 8"), _key_tiles),
-    Axis("masked rows", _possible_rows, _by_the_truth),
-    Axis("specialised", _possible_specialisations, _specialised),
-    Axis("rescales", _only("one tile", "none", "in some tiles", "in every tile"), _by_the_truth),
+    Axis("tail of Nq", _always("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nq)]),
+    Axis("key tiles", _always("0", "1", "2", "3 to 8", "over 8"), _key_tiles),
+    Axis("masked rows", _possible_rows, _from_truth),
+    Axis("specialised", _possible_specialisations, _specialisations),
+    Axis("rescales", _always("one tile", "none", "in some tiles", "in every tile"), _from_truth),
     Axis("operation", lambda s: s.operations, lambda c: [c.operation], has_histogram=True),
     Axis("dO layout", _possible_dO_layouts, lambda c: _in_backward(c, c.dO.layout), has_histogram=True),
     Axis(
         "dO values",
-        _of_backward(*dict.fromkeys(GRADIENT_VALUES)),
+        _if_backward(*dict.fromkeys(GRADIENT_VALUES)),
         lambda c: _in_backward(c, c.dO.values),
         has_histogram=True,
     ),
     Axis("dLSE", _possible_dLSE, lambda c: _in_backward(c, "none" if c.dLSE is None else "given")),
-    Axis("needs_grad", _of_backward(*map(" ".join, NEEDS)), lambda c: _in_backward(c, " ".join(c.needs_grad))),
-    Axis("calls before", _only("none", "some"), lambda c: ["some" if c.history else "none"]),
+    Axis("needs_grad", _if_backward(*map(" ".join, NEEDS)), lambda c: _in_backward(c, " ".join(c.needs_grad))),
+    Axis("calls before", _always("none", "some"), lambda c: ["some" if c.history else "none"]),
 )
 
 
@@ -146,7 +151,7 @@ class Coverage:
     hits: dict[str, Counter[str]] = field(default_factory=lambda: {axis.name: Counter() for axis in axes()})
 
     def add(self, case: AttentionCase, seen: Seen | None = None) -> None:
-        """Count a case under every class that it falls into; seen: those that its truth shows, by axis."""
+        """Count a case under each of its classes; seen: those found from its truth, by axis."""
         for axis in axes():
             self.hits[axis.name].update(axis.of(case))
         for name, classes in (seen or {}).items():
@@ -158,12 +163,12 @@ class Coverage:
             self.hits[name].update(hits)
 
     def missed(self, subject: Subject) -> dict[str, list[str]]:
-        """The classes that the subject could have been asked for and was not, by axis."""
+        """Return the classes that were possible for the subject but never hit, by axis."""
         never = {axis.name: [c for c in axis.possible(subject) if not self.hits[axis.name][c]] for axis in axes()}
         return {name: classes for name, classes in never.items() if classes}
 
     def shares(self, subject: Subject) -> dict[str, tuple[int, int]]:
-        """Classes hit and classes possible, by axis."""
+        """Return the number of classes hit and of classes possible, by axis."""
         pairs = {axis.name: list(axis.possible(subject)) for axis in axes()}
         return {
             n: (sum(bool(self.hits[n][c]) for c in classes), len(classes)) for n, classes in pairs.items() if classes

@@ -1,4 +1,4 @@
-"""The small box: every problem of few queries and keys, so that no edge of small sizes is left to chance."""
+"""The small box: every problem with few queries and keys, so that small sizes are tested exhaustively."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FAMILIES = (
     ("positive", "negative", "normal"),
     ("small_integers", "small_integers", "small_integers"),
 )
-"""Of (q, k, v): scores of either sign; all far below 0, where a padded key's 0 dominates; sums without a rounding."""
+"""Of (q, k, v): scores of both signs; all far below 0, where a padded key's 0 dominates; sums without rounding."""
 
 
 def small_box(subject: Subject) -> Iterator[AttentionCase]:
-    """Every Nq and Nk from 0 to 4, d of 1 and 16, value of the features, dtype and three value families.
+    """Yield every Nq and Nk from 0 to 4 with d of 1 and 16, every feature value and dtype, and three value families.
 
-    What the subject does not take is left out; LSE, and gradients of all, are asked for where they can be, dLSE too.
+    What the subject does not support is left out. LSE, all gradients and dLSE are included if it supports them.
     Smallest first.
     """
     sizes = sorted(itertools.product(range(LONGEST + 1), repeat=2), key=lambda pair: (max(pair), pair))
@@ -32,25 +32,25 @@ def small_box(subject: Subject) -> Iterator[AttentionCase]:
         geometry = Geometry(Nq=Nq, Nk=Nk, d=d)
         for asked, dtype, (q, k, v) in itertools.product(_features(subject, geometry), subject.dtypes, FAMILIES):
             forward = AttentionCase(geometry, dtype, asked, TensorSpec(q), TensorSpec(k), TensorSpec(v))
-            yield from (_asked_for(operation, forward) for operation in subject.operations)
+            yield from (_with_operation(operation, forward) for operation in subject.operations)
 
 
 def _features(subject: Subject, geometry: Geometry) -> Iterator[Features]:
-    """Every combination of the values that each feature has for a small problem."""
+    """Yield every combination of the features' values for a small problem."""
     taken = {name: asked for name, each in FEATURES.items() if (asked := each.taken_by(subject))}
     boxes = [FEATURES[name].box(asked, geometry) for name, asked in taken.items()]
     for values in itertools.product(*boxes):
         yield Features(**dict(zip(taken, values, strict=True)))
 
 
-def _asked_for(operation: str, case: AttentionCase) -> AttentionCase:
+def _with_operation(operation: str, case: AttentionCase) -> AttentionCase:
     if operation == "forward":
         return case
     return case.replace(operation=operation, dLSE=TensorSpec() if case.features.return_lse else None)
 
 
 def sample(subject: Subject, size: int) -> list[AttentionCase]:
-    """So many cases of the box, the same each time and spread over it, smallest first."""
+    """Return a sample of the box of this size, the same each time and spread over it, smallest first."""
     box = list(small_box(subject))
-    by_chance = sorted(range(len(box)), key=lambda i: zlib.crc32(repr(box[i]).encode()))
-    return [box[i] for i in sorted(by_chance[:size])]
+    by_hash = sorted(range(len(box)), key=lambda i: zlib.crc32(repr(box[i]).encode()))
+    return [box[i] for i in sorted(by_hash[:size])]

@@ -8,9 +8,9 @@ from argparse import Namespace
 import torch
 from rich.console import Console
 
-from harness.recall.hunt import Limits
+from harness.recall.hunt import HuntLimits
 from harness.recall.outcome import to_json
-from harness.recall.run import Plan, chosen, recall
+from harness.recall.run import RecallPlan, choose_faults, recall
 from harness.recall.show import lines, print_summary
 from harness.recall.table import to_markdown
 from harness.running.devices import choose, prepare
@@ -21,8 +21,8 @@ def run(asked: Namespace, console: Console) -> int:
     device = choose(asked.device)
     prepare(device)
     torch.set_num_threads(1)
-    ids = chosen(asked.faults, asked.where, asked.operation)
-    plan = Plan(Limits(device, asked.seed, asked.time), baselines=asked.baselines, jobs=asked.jobs)
+    ids = choose_faults(asked.faults, asked.where, asked.operation)
+    plan = RecallPlan(HuntLimits(device, asked.seed, asked.time), baselines=asked.baselines, jobs=asked.jobs)
     with lines(console, len(ids)) as show:
         outcome = recall(ids, plan, show)
     print_summary(console, outcome)

@@ -1,7 +1,7 @@
-"""Triton's CPU interpreter (`TRITON_INTERPRET=1`), mended and made faster for any kernel that runs in it.
+"""Triton's CPU interpreter (`TRITON_INTERPRET=1`), corrected and made faster for any kernel.
 
 The mends replace internals of Triton, so each names the versions it was checked with and what it touches. On any
-other version, or where something is missing, the stock interpreter is left as it is, and `status()` says so.
+other version, or if something is missing, the stock interpreter stays unchanged, and `status()` says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Mended", "mend", "restore", "status", "stock"]
 
 @dataclass(frozen=True)
 class Mended:
-    """What was done to the interpreter: the version of Triton, and the mends applied and skipped (name, reason)."""
+    """The state of the interpreter: the version of Triton, and the mends applied and skipped (name, reason)."""
 
     triton: str
     known: bool
@@ -41,7 +41,7 @@ _current: tuple[Mended, Patches | None] | None = None
 
 
 def mend() -> Mended:
-    """Apply every mend that is known to fit the installed Triton; a second call changes nothing."""
+    """Apply every mend for the installed version of Triton; a second call changes nothing."""
     global _current
     if _current is None:
         _current = _apply()
@@ -49,7 +49,7 @@ def mend() -> Mended:
 
 
 def status() -> Mended:
-    """What is applied now."""
+    """Return what is applied now."""
     if _current is not None:
         return _current[0]
     version = _version()
@@ -57,7 +57,7 @@ def status() -> Mended:
 
 
 def restore() -> None:
-    """Put the stock interpreter back."""
+    """Restore the stock interpreter."""
     global _current
     if _current is not None and _current[1] is not None:
         _current[1].undo()
@@ -66,7 +66,7 @@ def restore() -> None:
 
 @contextmanager
 def stock() -> Iterator[None]:
-    """The stock interpreter for the length of a `with`."""
+    """Use the stock interpreter within a `with` block."""
     was_mended = _current is not None
     restore()
     try:
@@ -94,7 +94,7 @@ def _apply() -> tuple[Mended, Patches | None]:
 
 
 def _version() -> str:
-    """The version of the installed Triton."""
+    """Return the version of the installed Triton."""
     try:
         return str(importlib.import_module("triton").__version__)
     except ImportError:
@@ -102,6 +102,6 @@ def _version() -> str:
 
 
 def _minor(version: str) -> str | None:
-    """The `major.minor` of a release; None for anything else, such as a build from a repository."""
+    """Return `major.minor` of a release; None for anything else, such as a build from a repository."""
     release = re.fullmatch(r"(\d+\.\d+)\.\d+", version)
     return release[1] if release else None

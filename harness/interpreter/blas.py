@@ -1,4 +1,4 @@
-"""The number of threads that NumPy multiplies matrices on."""
+"""Controls the number of threads of NumPy's matrix products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# The OpenBLAS of NumPy's wheels, one with 64-bit integers, and that of distributions.
+# The OpenBLAS of NumPy's wheels and that of distributions, each with 64-bit integers and without.
 _NAMES = (
     "scipy_openblas_{}_num_threads64_",
     "scipy_openblas_{}_num_threads",
@@ -19,14 +19,14 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Threads:
-    """OpenBLAS's own functions that read and set its number of threads."""
+    """OpenBLAS's functions that read and set its number of threads."""
 
     get: Callable[[], int]
     set: Callable[[int], object]
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Multiply on one thread for the length of a `with`."""
+        """Use one thread within a `with` block."""
         before = self.get()
         self.set(1)
         try:
@@ -36,7 +36,7 @@ class Threads:
 
 
 def find_threads() -> Threads | None:
-    """Those of the OpenBLAS that NumPy is linked with, or None where it is another BLAS."""
+    """Return the functions of the OpenBLAS that NumPy is linked with, or None for another BLAS."""
     try:
         library = ctypes.CDLL(importlib.import_module("numpy._core._multiarray_umath").__file__)
     except (ImportError, OSError):

@@ -1,4 +1,4 @@
-"""Mends of wrong results. Each docstring says what the stock interpreter does; versions that are right are left out."""
+"""Mends of wrong results. Each docstring says what the stock interpreter does; right versions are not listed."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def bf16_dot(patches: Patches) -> None:
     versions=("3.6", "3.7"),
 )
 def nan_in_maximum(patches: Patches) -> None:
-    """Stock returns NaN where one operand is; without `propagate_nan` a GPU returns the other operand.
+    """Stock returns NaN if one operand is NaN; without `propagate_nan` a GPU returns the other operand.
 
     https://triton-lang.org/main/python-api/generated/triton.language.maximum.html
     """
@@ -175,7 +175,7 @@ def bool_arguments(patches: Patches) -> None:
 
 @mend_of("float arguments", "correctness", ("_implicit_cvt",))
 def float_arguments(patches: Patches) -> None:
-    """Stock leaves a Python number, which keeps `fp16 * argument` in fp16; compiled, the argument is an fp32 scalar."""
+    """Stock passes a Python number, which keeps `fp16 * argument` in fp16; compiled, the argument is an fp32 scalar."""
     _convert_arguments(patches, float, np.float32, patches.tl.float32)
 
 
@@ -195,7 +195,7 @@ def _convert_arguments(patches: Patches, python_type: type, numpy_type: Any, tri
 
 @mend_of("floating-point warnings", "correctness", ("GridExecutor.__call__", "ReduceOps.min_max"))
 def floating_point_warnings(patches: Patches) -> None:
-    """Stock lets NumPy warn of overflow and NaN, which `-W error` makes a failure; a GPU computes on in silence."""
+    """Stock lets NumPy warn of overflow and NaN, which `-W error` turns into a failure; a GPU gives no warning."""
     quiet = {np.nanmax: np.fmax.reduce, np.nanmin: np.fmin.reduce}
 
     def call(stock: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Attributes that were replaced, what a mend is, and the list of all of them."""
+"""Patches of attributes that can be undone, and the registry of mends."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _ABSENT = object()
 
 
 class Patches:
-    """Replaced attributes, remembered so that all of them can be put back.
+    """Replaced attributes, recorded so that all of them can be restored.
 
-    `interpreter` is the module `triton.runtime.interpreter`; `per_launch` lists what may hold only while a kernel
+    `interpreter` is the module `triton.runtime.interpreter`; `per_launch` lists changes that apply only while a kernel
     runs, because Triton's compiler uses the same objects.
     """
 
@@ -32,16 +32,16 @@ class Patches:
         self._originals += replace_all([(owner, name, value)])
 
     def wrap(self, owner: Any, name: str, wrapper: Callable[[Any], Any]) -> None:
-        """Replace `owner.name` by what `wrapper` makes of it."""
+        """Replace `owner.name` by `wrapper(owner.name)`."""
         self.set(owner, name, wrapper(getattr(owner, name)))
 
     def undo(self) -> None:
-        """Put everything back."""
-        put_back_all(self._originals)
+        """Restore all replaced attributes."""
+        restore_all(self._originals)
 
 
 def replace_all(changes: list[Change]) -> list[Change]:
-    """Set each attribute and return what stood there, in the same order, for `put_back_all`."""
+    """Set each attribute and return the original values, in the same order, for `restore_all`."""
     originals = []
     for owner, name, value in changes:
         originals.append((owner, name, vars(owner).get(name, _ABSENT)))
@@ -49,8 +49,8 @@ def replace_all(changes: list[Change]) -> list[Change]:
     return originals
 
 
-def put_back_all(originals: list[Change]) -> None:
-    """Undo `replace_all`, the last change first, and empty the list; an attribute that was not there is deleted."""
+def restore_all(originals: list[Change]) -> None:
+    """Undo `replace_all`, the last change first, and empty the list; an attribute that did not exist is deleted."""
     while originals:
         owner, name, original = originals.pop()
         if original is _ABSENT:
@@ -70,7 +70,7 @@ class Mend:
     apply: Callable[[Patches], str | None]
 
     def obstacle(self, interpreter: Any) -> str | None:
-        """Why it cannot be applied: the first of `needs` that the interpreter module lacks."""
+        """Return why it cannot be applied: the first of `needs` that the interpreter module lacks."""
         for path in self.needs:
             owner = interpreter
             for name in path.split("."):
@@ -87,9 +87,9 @@ MENDS: list[Mend] = []
 def mend_of(
     name: str, kind: Kind, needs: tuple[str, ...], versions: tuple[str, ...] = KNOWN_VERSIONS
 ) -> Callable[[Callable[[Patches], str | None]], Callable[[Patches], str | None]]:
-    """Register a mend. `needs` are dotted names seen from `triton.runtime.interpreter`.
+    """Register a mend. `needs` are dotted names relative to `triton.runtime.interpreter`.
 
-    The function applies the change, or returns the reason why it leaves the interpreter as it is.
+    The function applies the change, or returns why it does not.
     """
 
     def register(apply: Callable[[Patches], str | None]) -> Callable[[Patches], str | None]:

@@ -1,4 +1,4 @@
-"""Mends of wasted time. None changes a bit of any result, but for what `one_blas_thread` says."""
+"""Mends of wasted time. None changes a bit of any result, except `one_blas_thread` as it says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from harness.interpreter import blas
-from harness.interpreter.patches import Change, Patches, mend_of, put_back_all, replace_all
+from harness.interpreter.patches import Change, Patches, mend_of, replace_all, restore_all
 
 
 @mend_of("no overflow check", "speed", ("interpreter_builder.options.sanitize_overflow",))
@@ -27,9 +27,9 @@ def no_overflow_check(patches: Patches) -> str | None:
 
 @mend_of("one BLAS thread", "speed", ("GridExecutor.__call__",))
 def one_blas_thread(patches: Patches) -> str | None:
-    """Stock multiplies 128x128 tiles on all cores, which takes a scheduler's time slice where another process runs.
+    """Stock multiplies 128x128 tiles on all cores, which waits for a scheduler's time slice if another process runs.
 
-    In fp64 OpenBLAS rounds by the number of threads; one of them makes the result that of any machine.
+    In fp64 the rounding of OpenBLAS depends on the number of threads; one thread gives the same result on any machine.
     """
     threads = blas.find_threads()
     if threads is None:
@@ -48,7 +48,7 @@ def one_blas_thread(patches: Patches) -> str | None:
 
 @mend_of("dtype table", "speed", ("_get_np_dtype",))
 def dtype_table(patches: Patches) -> None:
-    """Stock builds a table of 19 dtypes for each look-up."""
+    """Stock builds a table of 19 dtypes for each lookup."""
     pointer_type, block_type = patches.tl.pointer_type, patches.tl.block_type
     pointer = np.dtype(np.uint64)
     known: dict[Any, Any] = {}
@@ -67,10 +67,10 @@ def dtype_table(patches: Patches) -> None:
     patches.wrap(patches.interpreter, "_get_np_dtype", get_np_dtype)
 
 
-# More pairs of shapes than any kernel has; past it, nothing new is remembered.
+# More pairs of shapes than any kernel has; above it, nothing new is cached.
 _MOST_SHAPES = 1000
 
-# What it takes to patch for the length of a launch.
+# The names that a patch for the duration of a launch needs.
 _LAUNCH = ("_patch_lang", "_LangPatchScope.restore", "InterpretedFunction.__call__", "GridExecutor")
 
 
@@ -80,19 +80,19 @@ _LAUNCH = ("_patch_lang", "_LangPatchScope.restore", "InterpretedFunction.__call
     (*_LAUNCH, "tl.core.block_type.to_ir", "tl.core.tensor", "tl.core.constexpr", "tl.core.tuple"),
 )
 def shapes_made_once(patches: Patches) -> None:
-    """Stock checks, names and wraps the shape anew for every value; there are few shapes and many values."""
+    """Stock checks, names and wraps the shape again for every value; there are few shapes and many values."""
     core = patches.tl.core
     constexpr, triton_tuple = core.constexpr, core.tuple
     stock_block_type, stock_tensor = core.block_type.__init__, core.tensor.__init__
     stock_to_ir = core.block_type.to_ir
-    # Shapes seen before, by their sizes, and what is known of each. `by_sizes` keeps them alive: an id stays unique.
+    # Known shapes by their sizes, and the facts about each. `by_sizes` keeps them alive, so that an id stays unique.
     by_sizes: dict[tuple[int, ...], Any] = {}
     known: dict[int, tuple[Any, int, str]] = {}
     wrapped: dict[int, tuple[Any, Any]] = {}
     scalar: list[Any] = []
 
     def look_up(shape: Any) -> tuple[Any, int, str] | None:
-        """The shape, its number of elements and its text."""
+        """Return the shape, its number of elements and its text."""
         if id(shape) in known:
             return known[id(shape)]
         if not isinstance(shape, (list, triton_tuple)):
@@ -125,7 +125,7 @@ def shapes_made_once(patches: Patches) -> None:
         self.shape, self.numel = found
 
     def to_ir(self: Any, builder: Any) -> Any:
-        # Stock's copy drops a pointer's `const`; of numbers the copy is the type itself.
+        # Stock's copy drops a pointer's `const`; for numbers the copy equals the type.
         return stock_to_ir(self, builder) if self.element_ty.is_ptr() else self
 
     patches.per_launch += [
@@ -136,7 +136,7 @@ def shapes_made_once(patches: Patches) -> None:
 
 
 def _all_int(sizes: tuple[Any, ...]) -> bool:
-    """Whether equal sizes mean an equal shape: True and 64.0 equal 1 and 64, but are not the same to stock."""
+    """Whether equal sizes mean an equal shape: True and 64.0 equal 1 and 64, but stock treats them differently."""
     return all(type(size) is int for size in sizes)
 
 
@@ -151,12 +151,12 @@ def _all_int(sizes: tuple[Any, ...]) -> bool:
     ),
 )
 def equal_types(patches: Patches) -> None:
-    """Stock compares types by name and shapes by element, also where both are one object; here that comes first."""
+    """Stock compares types by name and shapes by element even if both are one object; here identity comes first."""
     core, semantic = patches.tl.core, patches.interpreter.TritonSemantic
     stock_dtype_eq, stock_tuple_eq = core.dtype.__eq__, core.tuple.__eq__
     stock_check = semantic.binary_op_type_checking_impl
     true, tensor, dtype = core.constexpr(True), core.tensor, core.dtype
-    # Of these, two operands give their own type, whatever the operation; so do one and a number in its range.
+    # Two operands of one of these types give that type in any operation; so do one operand and a number in its range.
     integers = [getattr(core, f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)]
     plain = frozenset(map(id, (core.float32, core.float64, core.int1, *integers)))
     ranges = {id(each): (each.get_int_min_value(), each.get_int_max_value()) for each in integers}
@@ -177,7 +177,7 @@ def equal_types(patches: Patches) -> None:
         return type(number) is int and low <= number <= high
 
     def agree(self: Any, lhs: Any, rhs: Any) -> tuple[Any, Any] | None:
-        """The operands in one type, not yet in one shape; None where it takes more than a glance to find the type."""
+        """Return the operands in one type, not yet in one shape; None if the type is not obvious."""
         if type(lhs) is tensor:
             if type(rhs) is tensor:
                 return (lhs, rhs) if lhs.dtype is rhs.dtype and id(lhs.dtype) in plain else None
@@ -209,10 +209,10 @@ def equal_types(patches: Patches) -> None:
 
 @mend_of("shapes matched once", "speed", (*_LAUNCH, "TritonSemantic.broadcast_impl_value"))
 def shapes_matched_once(patches: Patches) -> None:
-    """Stock works out anew, dimension by dimension, what each pair of shapes is broadcast to."""
+    """Stock computes the broadcast of each pair of shapes again, dimension by dimension."""
     core, semantic = patches.tl.core, patches.interpreter.TritonSemantic
     stock_broadcast, tensor, block_type = semantic.broadcast_impl_value, core.tensor, core.block_type
-    # By the ids of two shapes; the shapes themselves are kept, so that an id stays theirs.
+    # By the ids of two shapes; the shapes are kept alive, so that their ids stay unique.
     known: dict[tuple[int, int], tuple[Any, Any, Any]] = {}
 
     def stretch(self: Any, operand: Any, shape: Any) -> Any:
@@ -240,7 +240,7 @@ def shapes_matched_once(patches: Patches) -> None:
 
 @mend_of("tensors taken as they are", "speed", (*_LAUNCH, "TritonSemantic.to_tensor", "tl.core._unwrap_if_constexpr"))
 def tensors_as_they_are(patches: Patches) -> None:
-    """Stock asks of each operand and each assigned value whether it is anything else before it sees a tensor."""
+    """Stock tests each operand and each assigned value for every other type before it recognises a tensor."""
     core, semantic = patches.tl.core, patches.interpreter.TritonSemantic
     stock_to_tensor, stock_unwrap, tensor = semantic.to_tensor, core._unwrap_if_constexpr, core.tensor
     never_wrapped = frozenset((tensor, core.dtype, int, bool, float, str, slice, type(None)))
@@ -254,18 +254,18 @@ def tensors_as_they_are(patches: Patches) -> None:
     patches.per_launch += [(semantic, "to_tensor", to_tensor), (core, "_unwrap_if_constexpr", unwrap)]
 
 
-class _Nothing:
+class _InnerScope:
     """The scope of a call within a launch: everything is patched already."""
 
     def restore(self) -> None:
-        """Leave everything as it is."""
+        """Do nothing."""
 
 
-_NOTHING = _Nothing()
+_INNER_SCOPE = _InnerScope()
 
 
 class _Launches:
-    """`triton.language` as the interpreter needs it: patched from a recipe at a launch's start, put back at its end."""
+    """Patches `triton.language` for the interpreter from a recipe at a launch's start, and restores it at its end."""
 
     def __init__(self, patches: Patches, stock: Any) -> None:
         self._patches = patches
@@ -277,8 +277,8 @@ class _Launches:
         self._searched: set[int] = set()
 
     def patch(self, function: Any) -> Any:
-        """Stand in for `_patch_lang`."""
-        scope: Any = _NOTHING
+        """Replace `_patch_lang`."""
+        scope: Any = _INNER_SCOPE
         if not self._originals:
             self._recipe = self._recipe or self._record()
             self._originals = replace_all(self._recipe)
@@ -289,7 +289,7 @@ class _Launches:
 
     def restore(self) -> None:
         """End the launch."""
-        put_back_all(self._originals)
+        restore_all(self._originals)
         while self._aliases:
             names, name, original = self._aliases.pop()
             names[name] = original
@@ -322,7 +322,7 @@ class _Launches:
         return recipe + self._patches.per_launch
 
     def _direct(self, patched: Any) -> Any:
-        """What stock put in a builtin's place, less the two calls between it and the builtin's own code."""
+        """Return stock's replacement of a builtin without the two calls between it and the builtin's own code."""
         member = (getattr(patched, "__kwdefaults__", None) or {}).get("member")
         if member is None:
             return patched

@@ -1,1 +1,1 @@
-"""What is wrong with a result: checks, relations, votes, and the verdict that says so."""
+"""Judges a result: checks, relations, votes, and the verdicts that they give."""

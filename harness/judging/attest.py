@@ -16,11 +16,11 @@ from strategies import AttentionCase
 
 
 def attest(function: Attention | Subject, case: AttentionCase, *, device: str | None = None) -> None:
-    """Run an attention function on a case and hold the result against the oracles.
+    """Run an attention function on a case and compare the result with the oracles.
 
-    Raises a Failure (an AssertionError, one subclass a kind) that tells the whole story. What the function refuses
+    Raises a Failure (an AssertionError, one subclass per kind) with a full report. A case that the function refuses
     (NotImplementedError, or a keyword that it does not have) is rejected inside a Hypothesis test, and raises Refused
-    outside one. device: "cpu" or "cuda"; None is cuda where there is one.
+    outside one. device: "cpu" or "cuda"; None means cuda if it is available.
     """
     subject = function if isinstance(function, Subject) else describe(function)
     try:
@@ -30,5 +30,5 @@ def attest(function: Attention | Subject, case: AttentionCase, *, device: str | 
             hypothesis.reject()
         raise
     for verdict in judge(tried):
-        told = with_votes(tried, verdict)
-        raise FAILURES[verdict.kind](told, case, story(subject.name, case, told))
+        voted = with_votes(tried, verdict)
+        raise FAILURES[verdict.kind](voted, case, story(subject.name, case, voted))

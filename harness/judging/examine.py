@@ -1,4 +1,4 @@
-"""A case examined: what a campaign needs to know of it, small enough to travel between processes."""
+"""Examines a case: runs and judges it, with an answer small enough to travel between processes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from strategies import AttentionCase
 
 @dataclass(frozen=True)
 class Question:
-    """A case and how closely to look at it: `also` and `others` as in `judge`, votes: ask every oracle of a failure.
+    """A case and what to find out: `also` and `others` as in `judge`; votes: let every oracle vote on a failure.
 
-    maps: make a heat map of every failure. probes: only ask whether the subject has gradients for the case.
+    maps: make a heat map of every failure. probes: only find out whether the subject has gradients for the case.
     """
 
     case: AttentionCase
@@ -35,18 +35,17 @@ class Question:
 
     @classmethod
     def again(cls, case: AttentionCase, check: str) -> Question:
-        """Whether one check still finds the case wrong."""
+        """Ask whether one check still fails on the case."""
         return cls(case, frozenset({check}), others=False, votes=True)
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What came of a case: every failure, or why the subject refused it.
+    """The result of a case: every failure, or why the subject refused it.
 
-    compared: O, LSE and the gradients, as far as they came, held against the truth; empty where what came back has no
-    right form.
-    seen: classes of the case that its truth shows, by axis, where the truth was made.
-    maps: of the failures that have one, by check, where they were asked for. differentiable: where that was asked.
+    compared: O, LSE and the gradients that came back, compared with the truth; empty if the result has a wrong form.
+    seen: the classes of the case that its truth shows, by axis; None if the truth was not made.
+    maps: heat maps by check, if the question asks for them. differentiable: the answer to a question that probes.
     """
 
     verdicts: tuple[Verdict, ...] = ()
@@ -58,16 +57,16 @@ class Examined:
 
 
 class Examiner(Protocol):
-    """What a campaign asks its questions of."""
+    """Answers the questions of a campaign."""
 
     def examine(self, question: Question) -> Examined:
         """Run the case and judge it."""
 
     def examine_fresh(self, question: Question) -> Examined | None:
-        """The same in a process in which no case was run before; None where that cannot be."""
+        """Do the same in a process that has run no case before; None if that is not possible."""
 
     def close(self) -> None:
-        """Nothing will be asked any more."""
+        """Release everything; no question follows."""
 
 
 def examine(
@@ -75,7 +74,7 @@ def examine(
 ) -> Examined:
     """Run a case on a subject in this process, and judge what comes back; `at` as in `judge`."""
     if question.probes:
-        return _probed(subject, question.case, device)
+        return _probe(subject, question.case, device)
     try:
         tried = attempt(subject, question.case, device)
     except Refused as refusal:
@@ -91,8 +90,8 @@ def examine(
     return Examined(tuple(verdicts), dict(tried.compared), seen_in(tried.truth), maps=maps)
 
 
-def _probed(subject: Subject, case: AttentionCase, device: str) -> Examined:
-    """Whether a call has gradients; one that raises on tensors that require them has none."""
+def _probe(subject: Subject, case: AttentionCase, device: str) -> Examined:
+    """Find out whether a call has gradients; a call that raises on tensors that require them has none."""
     try:
         return Examined(differentiable=has_gradients(subject, case, device))
     except Refused as refusal:

@@ -1,4 +1,4 @@
-"""Where a failure is: error/budget over the rows and columns of a tensor, in cells that keep the edges of tiles."""
+"""Heat maps: error/budget over the rows and columns of a tensor, in cells that align with tiles."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from torch.nn.functional import max_pool2d
 
 from harness.errors import Refused
 from harness.io.reading import Read, count, fields, index, maybe, number, several, text
-from harness.judging.relations import RELATIONS, broken_claim
-from harness.judging.relations.base import Broken
+from harness.judging.relations import RELATIONS, failed_claim
+from harness.judging.relations.base import FailedCall
 from harness.judging.verdict import Verdict, finite_or_text
 from harness.running.attempt import Attempt
 from oracles import error_over_budget
 from strategies.spec import require
 
 MOST_CELLS = 32
-"""Rows and columns of a map. A cell is a power of 2 wide, as tiles are, so that no tile's edge runs through one."""
+"""Maximum rows and columns of a map. A cell's size is a power of 2, as tiles are, so that no tile edge crosses one."""
 
 
 PLANES = re.compile(r"O|LSE|d[A-Z]\w*")
-"""What a map may be of: an output or a gradient, by name."""
+"""The tensors that a map may show: an output or a gradient, by name."""
 
 
 @dataclass(frozen=True)
 class HeatMap:
     """The largest error/budget of each cell of a plane of `tensor`, rows first.
 
-    tensor "O": rows of Nq, columns of d, of one batch entry and head; "dQ" too, and "dK" and "dV" with rows of Nk.
-    "LSE": rows of Nq, columns are the heads, and head is None. shape: rows and columns of the plane. cell: rows and
-    columns of one cell.
+    tensor "O" and "dQ": Nq rows and d columns of one batch entry and head; "dK" and "dV": Nk rows. "LSE": Nq rows, the
+    columns are the heads, and head is None. shape: rows and columns of the plane. cell: rows and columns of one cell.
     """
 
     tensor: str
@@ -92,28 +91,28 @@ _FIELDS: dict[str, Read] = {
 
 
 def heat_map(tried: Attempt, verdict: Verdict) -> HeatMap | None:
-    """The map of the tensor that a verdict speaks of, in its worst batch entry and head.
+    """Make the map of a verdict's tensor, in its worst batch entry and head.
 
-    None where the verdict is not about numbers, or there are none of the right form.
+    None if the verdict is not about numbers, or the tensor has a wrong form.
     """
     ratio, is_lse = _ratios(tried, verdict), verdict.tensor == "LSE"
     if ratio is None or ratio.numel() == 0 or ratio.dim() != (3 if is_lse else 4):
         return None
     b, h = _worst_plane(ratio[..., None] if is_lse else ratio)
     plane = ratio[b].T if is_lse else ratio[b, h]
-    return pooled(plane, str(verdict.tensor), b, None if is_lse else h)
+    return pool(plane, str(verdict.tensor), b, None if is_lse else h)
 
 
-def pooled(plane: Tensor, tensor: str, batch: int, head: int | None) -> HeatMap:
-    """The map of a plane (rows, columns) of error/budget."""
+def pool(plane: Tensor, tensor: str, batch: int, head: int | None) -> HeatMap:
+    """Make the map of a plane (rows, columns) of error/budget."""
     shape = (plane.shape[0], plane.shape[1])
     cell = (_cell(shape[0]), _cell(shape[1]))
     largest = max_pool2d(plane[None].double().cpu(), cell, cell, ceil_mode=True)[0].tolist()
-    return HeatMap(tensor, batch, head, shape, cell, tuple(tuple(map(_short, row)) for row in largest))
+    return HeatMap(tensor, batch, head, shape, cell, tuple(tuple(map(_round, row)) for row in largest))
 
 
 def _ratios(tried: Attempt, verdict: Verdict) -> Tensor | None:
-    """Error/budget of each element of what the verdict compared."""
+    """Return error/budget of each element that the verdict compared."""
     if verdict.tensor is None:
         return None
     if verdict.check in RELATIONS:
@@ -125,10 +124,10 @@ def _ratios(tried: Attempt, verdict: Verdict) -> Tensor | None:
 
 
 def _ratios_of_claim(tried: Attempt, verdict: Verdict) -> Tensor | None:
-    """The same of the two calls that a relation compares."""
+    """Return error/budget of each element in the two calls that a relation compares."""
     try:
-        claim = broken_claim(tried, verdict.check)
-    except (Refused, Broken):
+        claim = failed_claim(tried, verdict.check)
+    except (Refused, FailedCall):
         return None
     if claim is None or claim.tensor != verdict.tensor:
         return None
@@ -136,21 +135,21 @@ def _ratios_of_claim(tried: Attempt, verdict: Verdict) -> Tensor | None:
 
 
 def _worst_plane(ratio: Tensor) -> tuple[int, int]:
-    """Batch entry and head with the largest ratio; among equals (infinite ones, say) that with the most over budget."""
+    """Return the batch entry and head with the largest ratio; of equal ones, the one with most elements over budget."""
     peak, spread = ratio.amax((2, 3)), (ratio > 1).sum((2, 3))
     place = int(torch.where(peak == peak.max(), spread, -1).argmax())
     return divmod(place, ratio.shape[1])
 
 
 def _cell(size: int) -> int:
-    """The smallest power of 2 that leaves at most MOST_CELLS cells."""
+    """Return the smallest power of 2 that gives at most MOST_CELLS cells."""
     cell = 1
     while -(-size // cell) > MOST_CELLS:
         cell *= 2
     return cell
 
 
-def _short(ratio: float) -> float:
-    """Three figures are enough, but what is over budget stays so."""
+def _round(ratio: float) -> float:
+    """Round to three figures, but keep a ratio over budget over 1."""
     short = float(f"{ratio:.3g}") if math.isfinite(ratio) else math.inf
     return 1.01 if ratio > 1 >= short else short

@@ -1,4 +1,4 @@
-"""What only the truth shows of a case: which keys its rows see, and how often a running max would move."""
+"""Classifies a case by its truth: which keys its rows see, and how often a running max would move."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from oracles import Truth
 from strategies.features import ROWS
 
 Seen = Mapping[str, tuple[str, ...]]
-"""The classes that a case falls into, by the name of the axis that `harness.campaign.coverage` counts them under."""
+"""The classes that a case falls into, by the name of their axis in `harness.campaign.coverage`."""
 
 LEAST_TILE = 16
-"""Keys of the smallest tile that tensor cores take: the running max moves at most once in each."""
+"""Keys in the smallest tile of tensor cores: the running max moves at most once in each."""
 
 
 def seen_in(truth: Truth) -> Seen:
-    """The classes of a case, from its truth."""
+    """Return the classes of a case, from its truth."""
     return {"rescales": (rescales(truth),), "masked rows": _rows(truth), "empty rows": _empty_rows(truth)}
 
 
 def rescales(truth: Truth) -> str:
-    """How often the running max moves after the first tile, in the last row of the first head: an estimate."""
+    """Return how often the running max moves after the first tile, in the last row of the first head: an estimate."""
     W = truth.W[:1, :1, -1:].flatten()
     tiles = torch.split(W, LEAST_TILE)
     if len(tiles) < 2 or W.numel() == 0:
@@ -34,7 +34,7 @@ def rescales(truth: Truth) -> str:
 
 
 def _rows(truth: Truth) -> tuple[str, ...]:
-    """Which of ROWS there are."""
+    """Return which kinds of ROWS the case has."""
     if truth.q.shape[2] == 0:
         return ()
     if truth.hidden is None:
@@ -57,13 +57,13 @@ def _rows(truth: Truth) -> tuple[str, ...]:
 
 
 def _ends(seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the last key that each row sees."""
+    """Return the first and the last key that each row sees."""
     whole = seen.to(torch.uint8)
     return whole.argmax(-1), seen.shape[-1] - 1 - whole.flip(-1).argmax(-1)
 
 
 def _empty_rows(truth: Truth) -> tuple[str, ...]:
-    """How many rows of a batch entry see no key."""
+    """Return how many rows of a batch entry see no key."""
     if truth.hidden is None or truth.q.shape[2] == 0:
         return ("no row",)
     is_empty = truth.hidden.all(-1)

@@ -1,7 +1,7 @@
-"""What a check says, and the exception that carries it.
+"""Verdicts, and the exceptions that carry them.
 
-One exception class a kind: Hypothesis tells bugs apart by the exception's type and line, so faults of different
-kinds do not mask one another while they shrink.
+Each kind has its own exception class: Hypothesis distinguishes bugs by the exception's type and line, so faults of
+different kinds do not mask one another while they shrink.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """A failure, as one check of one case found it.
+    """A failure that one check found in one case.
 
     kind: one of KINDS. check: the check's name. sentence: what is wrong, for a person.
-    ratio: error/budget, infinite where no budget is involved. The rest describes the worst element, where there is
-    one: which tensor and index, what came, what is right, how far off, how far is allowed and why (parts), and how
-    every oracle voted on the element's tensor (votes: the oracle's own error/budget).
+    ratio: error/budget, infinite if no budget is involved. The rest describes the worst element, if there is one: its
+    tensor and index (where), the value found (got) and the right one (wanted), the error, the budget and its parts, and
+    how every oracle voted on the tensor (votes: the oracle's own error/budget).
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Verdict:
 
 
 class Failure(AssertionError):
-    """A verdict that says no, with the case it speaks about. Each kind has a subclass of its own."""
+    """A verdict with its case. Each kind has a subclass of its own."""
 
     def __init__(self, verdict: Verdict, case: AttentionCase, report: str) -> None:
         super().__init__(report)

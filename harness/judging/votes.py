@@ -1,4 +1,4 @@
-"""How the oracles vote on a failure, so that the odd one out can be named."""
+"""Adds the votes of the oracles to a failure, so that the odd one out is named."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from oracles import vote
 
 
 def with_votes(attempt: Attempt, verdict: Verdict) -> Verdict:
-    """The verdict with every oracle's vote on the tensor that it speaks of, and who is the odd one out."""
+    """Return the verdict with every oracle's vote on its tensor, and the odd one out."""
     if verdict.tensor is None:
         return verdict
     votes = {"subject": f"off by {verdict.ratio:.3g} x the budget"}
     dissent = []
-    # An oracle may be a kernel of the subject's own device.
+    # Some oracles run only on the subject's device.
     for name, found in vote(attempt.judgement, verdict.tensor, attempt.device).items():
         agrees = found.ok
         votes[name] = f"agrees with float64, error/budget {found.ratio:.2g}" if agrees else f"off by {found.ratio:.3g}"

@@ -1,4 +1,4 @@
-"""A campaign with a part of the harness left out: what that part is worth is what is then no longer found."""
+"""A campaign with a part of the harness left out: the part is worth what is then no longer found."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ablation:
     tolerance: float | None = None
 
     def subject(self, subject: Subject) -> Subject:
-        """The subject, asked for fewer cases."""
+        """The subject, with fewer kinds of cases drawn."""
         own = {each.name: getattr(subject, each.name) for each in fields(subject)}
         return _Narrowed(**own, narrower=self.draws)
 
@@ -74,7 +74,10 @@ def _without(register: dict[str, Any], names: Collection[str]) -> Iterator[None]
 
 @contextmanager
 def _fixed_budget(tolerance: float) -> Iterator[None]:
-    """Every attempt has atol + rtol·|truth| for a budget; relations, which go by twice the budget, by twice that."""
+    """Every attempt has atol + rtol·|truth| for a budget, and relations, which use twice the budget, twice that.
+
+    It replaces `forward_budget` and `gradient_budget` in `oracles.judgement`, which makes every budget of a campaign.
+    """
 
     def fixed(problem: Problem, truth: Truth, *arguments: Any) -> Budget:
         right = {name: torch.nan_to_num(tensor, neginf=0.0).abs() for name, tensor in truth.tensors.items()}

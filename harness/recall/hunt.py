@@ -28,7 +28,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Hunt:
-    """A hunt: the cases and seconds until the first failure of a wanted kind, or in all; every failure, in order."""
+    """The cases and seconds until the first failure of a wanted kind, or of the whole hunt; every failure, in order."""
 
     cases: int
     seconds: float
@@ -40,10 +40,10 @@ class Hunt:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Where a hunt runs, from which seed, and when it gives up: after so many seconds, or cases (None: no limit).
+class HuntLimits:
+    """The device and the seed of a hunt, and the seconds and cases after which it gives up (cases None: no limit).
 
-    shrink: how many seconds a failure is shrunk at most; enough for nearly all, and not what recall measures.
+    shrink: seconds that shrinking a failure may take; recall does not measure it.
     """
 
     device: str
@@ -52,8 +52,8 @@ class Limits:
     cases: int | None = None
     shrink: float = 5.0
 
-    def less(self, cases: int, seconds: float) -> Limits:
-        """What is left of them."""
+    def minus(self, cases: int, seconds: float) -> HuntLimits:
+        """What is left of the limits after some cases and seconds."""
         left = None if self.cases is None else self.cases - cases
         return replace(self, seconds=self.seconds - seconds, cases=left)
 
@@ -66,19 +66,19 @@ class Limits:
 def hunt(
     subject: Subject,
     wanted: Collection[str],
-    limits: Limits,
+    limits: HuntLimits,
     watch: Watch = unwatched,
     examiner: Callable[[], Examiner | None] = lambda: None,
 ) -> Hunt:
-    """Run cases until a failure of a wanted kind is shrunk, or a limit is reached; `watch` is called after every case.
+    """Run cases until a failure of a wanted kind is shrunk or a limit is reached; call `watch` after every case.
 
-    Failures of other kinds are noted, and passed over from then on; then it goes on with another examiner.
+    A failure of another kind is recorded and ignored from then on; the hunt continues with a new examiner.
     Raises KeyboardInterrupt on Ctrl-C.
     """
     cases, seconds, number, seen = 0, 0.0, 0, list[Seen]()
     known: dict[FaultKey, Finding] = {}
     while True:
-        until, left = _Until(wanted, limits.shrink, watch), limits.less(cases, seconds)
+        until, left = _Until(wanted, limits.shrink, watch), limits.minus(cases, seconds)
         seed = limits.seed + (number << 32)
         campaign = Campaign(
             subject,
@@ -97,17 +97,17 @@ def hunt(
         if found is not None:
             return Hunt(found.cases, found.seconds, tuple(seen))
         cases, seconds, number = cases + campaign.tally.cases, seconds + campaign.tally.seconds, number + 1
-        if limits.less(cases, seconds).is_over:
+        if limits.minus(cases, seconds).is_over:
             return Hunt(cases, seconds, tuple(seen))
         if not until.is_enough:
             raise KeyboardInterrupt
 
 
 def _seen(finding: Finding, cases: int, seconds: float) -> Seen:
-    """A finding of a campaign that began after so many cases and seconds."""
-    told = finding.verdict
+    """A finding of a campaign that began after `cases` cases and `seconds` seconds."""
+    verdict = finding.verdict
     when = (cases + finding.cases_to_first, seconds + finding.seconds_to_first)
-    return Seen(told.kind, told.check, told.sentence, *when, finding.first, finding.shrunk)
+    return Seen(verdict.kind, verdict.check, verdict.sentence, *when, finding.first, finding.shrunk)
 
 
 class _Until:

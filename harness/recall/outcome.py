@@ -1,4 +1,8 @@
-"""The outcome of a recall: what was planted and what was found, for people (a summary) and for programs (JSON)."""
+"""The outcome of a recall: what was planted and what was found, as data and as JSON.
+
+A fault that is planted twice, in our kernel and as a torch function, is two plants and one fault. Everything here
+counts plants, unless it says "distinct".
+"""
 
 from __future__ import annotations
 
@@ -8,50 +12,61 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from harness.recall.examine import Examined
 from harness.recall.faults import CONTROLS, EQUIVALENTS, FAULTS, Fault
 from harness.recall.hunt import Seen
+from harness.recall.trial import TrialResult
 
 
 @dataclass(frozen=True)
 class Recall:
-    """What came of every fault and control. not_run: ids of those that were asked for and not run, and why."""
+    """The result of each fault and control, by id. not_run: ids of those that were asked for and not run, and why."""
 
     seed: int
     device: str
     seconds: float
     ablation: str = "whole"
-    examined: dict[str, Examined] = field(default_factory=dict)
+    results: dict[str, TrialResult] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
     @property
     def faults(self) -> list[Fault]:
-        """Those that were run."""
-        return [fault for id, fault in FAULTS.items() if id in self.examined]
+        """The plants that were run."""
+        return [fault for id, fault in FAULTS.items() if id in self.results]
 
     @property
     def controls(self) -> list[str]:
-        """Ids of those that were run."""
-        return [id for id in CONTROLS if id in self.examined]
+        """Ids of the controls that were run."""
+        return [id for id in CONTROLS if id in self.results]
 
     def detections(self, fault: Fault) -> tuple[Seen, ...]:
         """Failures of the kinds by which the fault is known, the earliest first."""
-        return self.examined[fault.id].hunt.of(fault.expects)
+        return self.results[fault.id].hunt.of(fault.expects)
 
     @property
     def found(self) -> list[Fault]:
-        """Faults that showed a failure of a kind that they are known by."""
+        """The plants that showed a failure of a kind that they are known by."""
         return [fault for fault in self.faults if self.detections(fault)]
 
     @property
     def missed(self) -> list[Fault]:
-        """The others."""
+        """The other plants."""
         return [fault for fault in self.faults if not self.detections(fault)]
+
+    @property
+    def distinct(self) -> list[str]:
+        """The distinct faults that were run."""
+        return list(dict.fromkeys(fault.distinct for fault in self.faults))
+
+    def distinct_of(self, found: Iterable[Fault]) -> list[str]:
+        """The distinct faults of which every plant that was run is among these."""
+        ids = {fault.id for fault in found}
+        lost = {fault.distinct for fault in self.faults if fault.id not in ids}
+        return [id for id in self.distinct if id not in lost]
 
     @property
     def alarms(self) -> dict[str, Seen]:
         """The first failure seen on each control that drew one."""
-        return {id: self.examined[id].hunt.seen[0] for id in self.controls if self.examined[id].hunt.seen}
+        return {id: self.results[id].hunt.seen[0] for id in self.controls if self.results[id].hunt.seen}
 
     @property
     def is_perfect(self) -> bool:
@@ -61,11 +76,15 @@ class Recall:
     @property
     def baselines(self) -> list[str]:
         """Names of the baselines that were run."""
-        return list(dict.fromkeys(name for each in self.examined.values() for name in each.baselines))
+        return list(dict.fromkeys(name for each in self.results.values() for name in each.baselines))
 
     def fired(self, baseline: str, ids: Iterable[str]) -> list[str]:
         """The planted functions, of these, that a baseline fails."""
-        return [id for id in ids if self.examined[id].baselines[baseline].fired]
+        return [id for id in ids if self.results[id].baselines[baseline].fired]
+
+    def found_by(self, baseline: str) -> list[Fault]:
+        """The plants that a baseline fails."""
+        return [fault for fault in self.faults if self.fired(baseline, [fault.id])]
 
     def first_checks(self) -> Counter[str]:
         """How many faults each check was the first to see."""
@@ -84,9 +103,9 @@ class Share:
 
     @classmethod
     def of(cls, recall: Recall, faults: Iterable[Fault]) -> Share:
-        """The share of these faults; medians and maxima are of those found, None where there is none."""
+        """The share of these faults; medians and maxima are of those found, None where none is."""
         asked = list(faults)
-        hunts = {fault.id: recall.examined[fault.id].hunt for fault in asked if recall.detections(fault)}
+        hunts = {fault.id: recall.results[fault.id].hunt for fault in asked if recall.detections(fault)}
         if not hunts:
             return cls(0, len(asked), None, None, None)
         cases, seconds = ([getattr(hunt, name) for hunt in hunts.values()] for name in ("cases", "seconds"))
@@ -109,6 +128,8 @@ def to_json(recall: Recall) -> dict[str, Any]:
         "ablation": recall.ablation,
         "found": len(recall.found),
         "total": len(recall.faults),
+        "distinct_found": len(recall.distinct_of(recall.found)),
+        "distinct_total": len(recall.distinct),
         "missed": [fault.id for fault in recall.missed],
         "false_alarms": list(recall.alarms),
         "faults": [_fault(recall, fault) for fault in recall.faults],
@@ -120,24 +141,24 @@ def to_json(recall: Recall) -> dict[str, Any]:
 
 
 def _fault(recall: Recall, fault: Fault) -> dict[str, Any]:
-    said = _examined(recall, fault.id)
-    told = {"id": fault.id, "group": fault.group, "where": fault.where, "what": fault.what, "source": fault.source}
+    described = {name: getattr(fault, name) for name in ("id", "group", "where", "what", "source", "twin")}
     detections = [_seen(each) for each in recall.detections(fault)]
-    others = [_seen(each) for each in recall.examined[fault.id].hunt.seen if each.kind not in fault.expects]
-    return {**told, "found": bool(detections), **said, "detections": detections, "other_failures": others}
+    others = [_seen(each) for each in recall.results[fault.id].hunt.seen if each.kind not in fault.expects]
+    measures = _measures(recall, fault.id)
+    return {**described, "found": bool(detections), **measures, "detections": detections, "other_failures": others}
 
 
 def _control(recall: Recall, id: str) -> dict[str, Any]:
-    alarms = [_seen(each) for each in recall.examined[id].hunt.seen]
-    return {"id": id, **_examined(recall, id), "alarms": alarms}
+    alarms = [_seen(each) for each in recall.results[id].hunt.seen]
+    return {"id": id, **_measures(recall, id), "alarms": alarms}
 
 
-def _examined(recall: Recall, id: str) -> dict[str, Any]:
-    examined = recall.examined[id]
+def _measures(recall: Recall, id: str) -> dict[str, Any]:
+    result = recall.results[id]
     fired: Mapping[str, Any] = {
-        name: {"fired": each.fired, "seconds": round(each.seconds, 3)} for name, each in examined.baselines.items()
+        name: {"fired": each.fired, "seconds": round(each.seconds, 3)} for name, each in result.baselines.items()
     }
-    return {"cases": examined.hunt.cases, "seconds": round(examined.hunt.seconds, 3), "baselines": fired}
+    return {"cases": result.hunt.cases, "seconds": round(result.hunt.seconds, 3), "baselines": fired}
 
 
 def _seen(seen: Seen) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a recall shows: a line for each fault, a live line in a terminal, and the summary."""
+"""What a recall prints: a line for each plant, a live line in a terminal, and the summary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.text import Text
 
 from harness.campaign.campaign import Campaign
-from harness.recall.examine import Examined
 from harness.recall.faults import EQUIVALENTS, FAULTS, Fault
 from harness.recall.outcome import Recall, Share, shares, size
+from harness.recall.trial import TrialResult
 
 LIVE_SECONDS = 0.1
 
@@ -26,30 +26,30 @@ class Lines:
         self._ended, self._found, self._next = 0, 0, 0.0
 
     def watch(self, campaign: Campaign) -> None:
-        """Say what is running, now and then."""
+        """Update the live line, every LIVE_SECONDS at most."""
         now = time.monotonic()
         if self._live is None or now < self._next:
             return
         self._next = now + LIVE_SECONDS
         tally = campaign.tally
         doing = "shrinking" if campaign.is_shrinking else f"{tally.cases} cases, {tally.seconds:.0f} s"
-        said = f"{self._ended} of {self._total} faults, {self._found} found   {campaign.subject.name}: {doing}"
+        said = f"{self._ended} of {self._total} plants, {self._found} found   {campaign.subject.name}: {doing}"
         self._live.update(Text(said), refresh=True)
 
-    def ended(self, recall: Recall, examined: Examined) -> None:
-        """Say what came of it."""
-        if examined.id in FAULTS:
-            fault = FAULTS[examined.id]
+    def ended(self, recall: Recall, result: TrialResult) -> None:
+        """Print the result of a plant or a control."""
+        if result.id in FAULTS:
+            fault = FAULTS[result.id]
             self._ended, self._found = self._ended + 1, len(recall.found)
             line, style = _fault_line(recall, fault), "" if recall.detections(fault) else "bold red"
         else:
-            line, style = _control_line(examined), "bold red" if examined.hunt.seen else ""
+            line, style = _control_line(result), "bold red" if result.hunt.seen else ""
         self._console.print(Text(line, style=style), soft_wrap=True)
 
 
 @contextmanager
 def lines(console: Console, total: int) -> Iterator[Lines]:
-    """Show lines while a recall of so many faults lasts."""
+    """Print lines while a recall of `total` plants runs."""
     if console.is_terminal:
         with Live(console=console, transient=True, auto_refresh=False) as live:
             yield Lines(console, total, live)
@@ -58,7 +58,7 @@ def lines(console: Console, total: int) -> Iterator[Lines]:
 
 
 def _fault_line(recall: Recall, fault: Fault) -> str:
-    hunt, found = recall.examined[fault.id].hunt, recall.detections(fault)
+    hunt, found = recall.results[fault.id].hunt, recall.detections(fault)
     name = f"{fault.where:6} {fault.group} {fault.id:32}"
     after = f"{hunt.cases:5} cases {hunt.seconds:7.2f} s"
     if found:
@@ -68,9 +68,9 @@ def _fault_line(recall: Recall, fault: Fault) -> str:
     return f"MISSED   {name} {after}{f'   seen, but no sign of it: {others}' if others else ''}"
 
 
-def _control_line(examined: Examined) -> str:
-    hunt = examined.hunt
-    said = f"control  {examined.id:32} {hunt.cases:5} cases {hunt.seconds:7.2f} s"
+def _control_line(result: TrialResult) -> str:
+    hunt = result.hunt
+    said = f"control  {result.id:32} {hunt.cases:5} cases {hunt.seconds:7.2f} s"
     if not hunt.seen:
         return f"silent   {said}"
     alarm = hunt.seen[0]
@@ -93,9 +93,8 @@ def _summary(recall: Recall) -> Iterator[str]:
     yield f"class    {groups}"
     yield f"first    {', '.join(f'{check} {n}' for check, n in recall.first_checks().most_common())}"
     for name in recall.baselines:
-        fired = recall.fired(name, (fault.id for fault in recall.faults))
         alarms = recall.fired(name, recall.controls)
-        yield f"         {name}: {len(fired)} of {len(recall.faults)}, {_alarms(alarms)}"
+        yield f"         {name}: {_counts(recall, recall.found_by(name))}, {_alarms(alarms)}"
     for id, why in recall.not_run.items():
         yield f"not run  {id}: {why}"
     for id, equivalent in EQUIVALENTS.items():
@@ -112,6 +111,11 @@ def _share(share: Share) -> str:
     )
 
 
+def _counts(recall: Recall, found: list[Fault]) -> str:
+    distinct = f"{len(recall.distinct_of(found))} of {len(recall.distinct)} faults"
+    return f"{distinct} ({len(found)} of {len(recall.faults)} plants)"
+
+
 def _alarms(alarms: list[str]) -> str:
     return f"false alarms on {', '.join(alarms)}" if alarms else "no false alarm"
 
@@ -119,4 +123,4 @@ def _alarms(alarms: list[str]) -> str:
 def _verdict(recall: Recall) -> str:
     missed = f", missed: {', '.join(fault.id for fault in recall.missed)}" if recall.missed else ""
     silent = f"{len(recall.controls)} controls, {_alarms(list(recall.alarms))}"
-    return f"recall {len(recall.found)} of {len(recall.faults)}{missed}; {silent}; seed {recall.seed}"
+    return f"recall {_counts(recall, recall.found)}{missed}; {silent}; seed {recall.seed}"

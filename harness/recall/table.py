@@ -11,31 +11,30 @@ OURS = "flashattest"
 
 
 def to_markdown(recall: Recall) -> str:
-    """A summary table, one row a checker, and a table of all faults."""
+    """A summary table, one row a checker, and a table of all plants."""
     return "\n".join([*_summary(recall), "", *_faults(recall), "", *_rest(recall)]) + "\n"
 
 
 def _summary(recall: Recall) -> Iterator[str]:
     wheres = list(shares(recall, "where"))
-    yield from _head(["checker", "found", *wheres, "false alarms"], "lr" + "r" * len(wheres) + "r")
+    yield from _head(["checker", "faults", "plants", *wheres, "false alarms"], "lrr" + "r" * len(wheres) + "r")
     controls = len(recall.controls)
-    found = [fault.id for fault in recall.found]
-    yield _row([f"**{OURS}**", *_counts(recall, found, wheres), f"{len(recall.alarms)} of {controls}"])
-    ids = [fault.id for fault in recall.faults]
-    for name in sorted(recall.baselines, key=lambda name: -len(recall.fired(name, ids))):
+    yield _row([f"**{OURS}**", *_counts(recall, recall.found, wheres), f"{len(recall.alarms)} of {controls}"])
+    for name in sorted(recall.baselines, key=lambda name: -len(recall.found_by(name))):
         alarms = len(recall.fired(name, recall.controls))
-        yield _row([name, *_counts(recall, recall.fired(name, ids), wheres), f"{alarms} of {controls}"])
+        yield _row([name, *_counts(recall, recall.found_by(name), wheres), f"{alarms} of {controls}"])
     yield ""
-    yield from _head(["faults", "found", "cases: median, most", "seconds: median, most"], "lrrr")
+    yield from _head(["plants", "found", "cases: median, most", "seconds: median, most"], "lrrr")
     for where, share in shares(recall, "where").items():
         yield _row([where, f"{share.found} of {share.total}", *_spread(share)])
 
 
-def _counts(recall: Recall, found: Sequence[str], wheres: Sequence[str]) -> Iterator[str]:
+def _counts(recall: Recall, found: Sequence[Fault], wheres: Sequence[str]) -> Iterator[str]:
+    yield f"{len(recall.distinct_of(found))} of {len(recall.distinct)}"
     yield f"{len(found)} of {len(recall.faults)}"
     for where in wheres:
-        built = [fault.id for fault in recall.faults if fault.where == where]
-        yield f"{sum(id in found for id in built)} of {len(built)}"
+        of_all = sum(fault.where == where for fault in recall.faults)
+        yield f"{sum(fault.where == where for fault in found)} of {of_all}"
 
 
 def _spread(share: Share) -> tuple[str, str]:
@@ -58,7 +57,7 @@ def _linked(fault: Fault) -> str:
 
 
 def _found(recall: Recall, fault: Fault) -> list[str]:
-    hunt, seen = recall.examined[fault.id].hunt, recall.detections(fault)
+    hunt, seen = recall.results[fault.id].hunt, recall.detections(fault)
     if not seen:
         return ["**missed**", str(hunt.cases), f"{hunt.seconds:.2f}", ""]
     checks = ", ".join(dict.fromkeys(each.check for each in seen))

@@ -1,4 +1,4 @@
-"""An attempt: one subject, one case, what came back, and (made when first asked for) what is right."""
+"""An attempt: one subject, one case, the result, and its judgement, computed on first use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import cached_property
 from torch import Tensor
 
 from harness.running.call import Result, call
-from harness.running.devices import judged_on
-from harness.running.memory import zero_beside
+from harness.running.devices import judging_device
+from harness.running.memory import zero_outside
 from harness.subject.declaration import Subject
 from oracles import Budget, Comparison, Judgement, Truth
 from oracles.features import broken_premises
@@ -18,9 +18,9 @@ from strategies import AttentionCase, Problem, build
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the checks look at. `result` came of `subject` on the tensors of `problem`, made from `case`.
+    """The input of the checks: the `result` of `subject` on the tensors of `problem`, made from `case`.
 
-    elsewhere: the same tensors on another device, where the result is judged; None where it is judged where it ran.
+    elsewhere: the same tensors on the device that judges; None if that is the device that ran the call.
     """
 
     subject: Subject
@@ -31,7 +31,7 @@ class Attempt:
 
     @cached_property
     def judgement(self) -> Judgement:
-        """What is right and how far from it is allowed, from tensors that the subject cannot have touched."""
+        """The truth and the budget, from tensors that the subject cannot have changed."""
         independent = is_independent(self.case)
         return Judgement(self.pristine, p_dtype=self.subject.torch_p_dtype(), independent=independent)
 
@@ -47,7 +47,7 @@ class Attempt:
 
     @cached_property
     def compared(self) -> dict[str, Comparison]:
-        """O, LSE and the gradients that came back, compared with the truth: for results of the right form."""
+        """O, LSE and the gradients that came back, compared with the truth; the result must have the right form."""
         return self._compare(self.result)
 
     @cached_property
@@ -57,7 +57,7 @@ class Attempt:
 
     @cached_property
     def pristine(self) -> Problem:
-        """The tensors as they were before the call, where the result is judged."""
+        """The tensors as they were before the call, on the device that judges."""
         if self.elsewhere is not None:
             return self.elsewhere
         if not (self.result.mutated or self.result.overrun):
@@ -66,37 +66,37 @@ class Attempt:
 
     @property
     def device(self) -> str:
-        """Where the subject ran."""
+        """The device on which the subject ran."""
         return self.problem.q.device.type
 
     @cached_property
-    def is_right_among_zeros(self) -> bool:
-        """Whether the call's numbers are right once the memory around and between the tensors' rows holds 0, not NaN.
+    def is_right_with_zero_guards(self) -> bool:
+        """Whether the result is right if the memory around and between the tensors' rows holds 0 instead of NaN.
 
-        If so, what was wrong came from a read outside a tensor.
+        If so, the error came from a read outside a tensor.
         """
         before = self.pristine
-        among_zeros = {name: zero_beside(tensor) for name, tensor in before.tensors.items()}
-        return self._is_right(call(self.subject, self.case, before.with_tensors(among_zeros).to(self.device), band=0))
+        guarded = {name: zero_outside(tensor) for name, tensor in before.tensors.items()}
+        return self._is_right(call(self.subject, self.case, before.with_tensors(guarded).to(self.device), band=0))
 
     @cached_property
     def is_right_with_zero_lanes(self) -> bool:
-        """Whether the call's numbers are right once the masked lanes of a `tl.load` without `other` hold 0.
+        """Whether the result is right if the masked lanes of a `tl.load` without `other` hold 0.
 
-        If so, what was wrong came from such a lane, which is undefined on a GPU.
+        If so, the error came from such a lane, which is undefined on a GPU.
         """
         if not self.result.lanes_undefined:
             return False
         return self._is_right(call(self.subject, self.case, build(self.case, self.device), zero_lanes=True))
 
-    def copied(self) -> tuple[Tensor, Tensor | None]:
-        """O, and LSE where it came back, as they are now, copied to where they are judged."""
+    def copy_outputs(self) -> tuple[Tensor, Tensor | None]:
+        """Copy O, and LSE if it came back, as they are now, to the device that judges."""
         O, LSE = self.result.output, self.result.lse
         place = self.pristine.q.device
         return O.to(place, copy=True), None if LSE is None else LSE.to(place, copy=True)
 
-    def copied_gradients(self) -> dict[str, Tensor]:
-        """The gradients that came back, as they are now, copied to where they are judged."""
+    def copy_gradients(self) -> dict[str, Tensor]:
+        """Copy the gradients that came back, as they are now, to the device that judges."""
         place = self.pristine.q.device
         return {name: tensor.to(place, copy=True) for name, tensor in self.result.found_gradients.items()}
 
@@ -110,18 +110,18 @@ class Attempt:
 
 
 def attempt(subject: Subject, case: AttentionCase, device: str) -> Attempt:
-    """Build the tensors and call the subject. Raises Refused where it refuses."""
+    """Build the tensors and call the subject. Raises Refused if it refuses."""
     made = build(case)
     problem = made.to(device)
-    is_elsewhere = judged_on(case, device) != device
+    is_elsewhere = judging_device(case, device) != device
     return Attempt(subject, case, problem, call(subject, case, problem), made if is_elsewhere else None)
 
 
 def is_independent(case: AttentionCase) -> bool:
     """Whether all values are drawn independently and continuously, so that the sharper budget holds.
 
-    Not where a feature breaks that premise (a small scale makes the weights equal, and equal weights round alike), nor
-    with expanded tensors, whose rows are equal. Where a case has a backward, dO counts too.
+    It is False if a feature breaks that premise (a small scale makes the weights equal, and equal weights round alike),
+    and for expanded tensors, whose rows are equal. In a case with a backward, dO counts too.
     """
     specs = (case.q, case.k, case.v, *([case.dO] if case.has_gradients else []))
     plain = all(spec.values == "normal" and not spec.layout.startswith("expanded") for spec in specs)

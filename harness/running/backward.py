@@ -1,4 +1,4 @@
-"""The backward of a call: inputs that require gradients, and the gradients that autograd makes of the outputs."""
+"""The backward of a call: inputs that require gradients, and the gradients that autograd computes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from strategies.features import gradient_of
 
 
 class NoGradient(Exception):
-    """The subject leaves an output out of its graph that it need not have in it."""
+    """An output is not in the subject's graph, which is allowed: a refusal, not a failure."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Inputs:
 
     @classmethod
     def of(cls, problem: Problem, needs: Collection[str]) -> Inputs:
-        """The inputs of a problem; a leaf keeps the strides of its tensor, and is no view."""
+        """Make the inputs of a problem; a leaf keeps the strides of its tensor, and is no view."""
         whole = problem.inputs | dict(problem.brought)
         tensors = {name: t.detach().requires_grad_() if name in needs else t for name, t in whole.items()}
         return cls(tensors, tuple(name for name in tensors if name in needs))
@@ -43,17 +43,17 @@ class Inputs:
         return {gradient_of(name): self.tensors[name] for name in self.needs}
 
     def call(self, subject: Subject, case: AttentionCase) -> Any:
-        """What the subject's function returns."""
+        """Call the subject's function and return its result."""
         q, k, v = (self.tensors[name] for name in INPUTS)
         arguments = subject.arguments(case.features, self.tensors)
         with _conditions(subject):
             return subject.function(q, k, v, **arguments)
 
     def outputs(self, returned: Any, problem: Problem) -> list[tuple[Tensor, Tensor]] | None:
-        """The outputs that have a gradient, each with it, O first; None where one has not the form of its gradient.
+        """Return the outputs with their gradients, O first; None if one has not the form of its gradient.
 
-        LSE does not depend on v: where only v needs a gradient, it may be outside of the graph. Raises NoGradient where
-        it is so otherwise.
+        LSE does not depend on v: if only v needs a gradient, LSE may be outside the graph. Raises NoGradient if it is
+        outside the graph in any other case.
         """
         found = returned if isinstance(returned, tuple) else (returned,)
         wanted = [gradient for gradient in (problem.dO, problem.dLSE) if gradient is not None]
@@ -72,12 +72,12 @@ class Inputs:
 def differentiate(
     subject: Subject, outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], keep_graph: bool = False
 ) -> dict[str, Tensor | None]:
-    """The gradients of the outputs in the leaves, in this thread, where modes that are entered see what it calls.
+    """Return the gradients of the leaves, computed in this thread, so that active modes see its calls.
 
-    keep_graph: leave the graph as it is for a further call.
+    keep_graph: keep the graph for a further call.
 
-    Not `torch.autograd.grad` itself: a mode that watches torch's functions is left while one of them runs, and it is
-    one. This is what it calls.
+    It calls the engine under `torch.autograd.grad`, which is itself a torch function: a mode that watches torch
+    functions is inactive while one of them runs.
     """
     roots, gradients = zip(*outputs, strict=True)
     with _conditions(subject), torch.autograd.set_multithreading_enabled(False):

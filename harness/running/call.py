@@ -1,4 +1,4 @@
-"""One call of a subject on the tensors of a case: what came back, and what it left behind."""
+"""One call of a subject on the tensors of a case: its result, and its writes to memory."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from strategies import AttentionCase, Problem, build, calls_before
 from strategies.case import INPUTS
 from strategies.features import gradient_of
 
-LARGE = 1 << 30
-"""Bytes that a straightforward function takes for a large problem."""
+LARGE_BYTES = 1 << 30
+"""Memory of a plain implementation from which a problem counts as large."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a call returned (`returned`, anything at all) or raised, and what it did to its inputs.
+    """What a call returned (`returned`, of any type) or raised, and what it did to its inputs.
 
-    mutated, overrun: names of the inputs whose elements, or whose surroundings, changed. overrun_own: the tensors
-    that the call made itself and wrote beside, each described. gradients: of the inputs that need one, by name
-    ("dQ"), None where none came; None at all where there was no backward. cut_off: O came back without a grad_fn.
-    in_backward: what was raised was raised there. lanes_undefined: in the interpreter, a load left masked lanes
-    undefined.
+    mutated, overrun: names of the inputs whose elements, or whose surroundings, changed. overrun_own: descriptions of
+    the tensors that the call made itself and wrote outside of. gradients: by name ("dQ"), None for a missing one; None
+    if there was no backward. cut_off: O came back without a grad_fn. in_backward: the backward raised.
+    lanes_undefined: in the interpreter, a load left masked lanes undefined.
     """
 
     returned: object = None
@@ -45,14 +44,14 @@ class Result:
 
     @property
     def output(self) -> Tensor:
-        """O, where what came back is O or (O, LSE)."""
+        """O, if the call returned O or (O, LSE)."""
         first = self.returned[0] if isinstance(self.returned, tuple) else self.returned
         assert isinstance(first, Tensor)
         return first
 
     @property
     def lse(self) -> Tensor | None:
-        """LSE, where it came back."""
+        """LSE, None if it was not returned."""
         return self.returned[1] if isinstance(self.returned, tuple) else None
 
     @property
@@ -72,9 +71,9 @@ def call(
 ) -> Result:
     """Run the calls of the case's history, then the case, on tensors that `build` made.
 
-    band: the byte that stands beside the tensors that the call makes. zero_lanes: in the interpreter, masked lanes of a
-    load hold 0, whatever the subject declares. Raises Refused where the subject refuses the
-    case, lacks a keyword that the case asks for, or declares that it has no gradients to ask for.
+    band: the byte that fills the guard bands of tensors that the call makes. zero_lanes: in the interpreter, masked
+    lanes of a load hold 0, whatever the subject declares. Raises Refused if the subject refuses the case, lacks a
+    keyword that the case uses, or declares that it is not differentiable and the case has a backward.
     """
     if missing := subject.lacks(case.features):
         raise Refused(f"{subject.name} has no keyword {missing!r}")
@@ -82,13 +81,13 @@ def call(
         raise Refused(f"{subject.name} is not differentiable")
     for earlier in calls_before(case):
         call_and_forget(subject, earlier, problem.q.device.type)
-    return _call(subject, case, problem, band, zero_lanes)
+    return _call_once(subject, case, problem, band, zero_lanes)
 
 
 def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
     """Whether O has a grad_fn in a call on inputs that require gradients; the backward itself is not run.
 
-    Raises Refused where the subject refuses the call.
+    Raises Refused if the subject refuses the call.
     """
     inputs = Inputs.of(build(case, device), INPUTS)
     try:
@@ -101,72 +100,72 @@ def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that there was no memory left, on the device or here."""
+    """Whether an exception means out of memory, on the device or the host."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def is_large(case: AttentionCase) -> bool:
-    """Whether a right function may need more memory than there is: one that holds all scores in fp32, say.
+    """Whether a right function may run out of memory, such as one that holds all scores in fp32.
 
-    A backward holds P, dP and dS beside them, and gradients beside the tensors.
+    A backward also holds P, dP and dS, and the gradients.
     """
     g = case.geometry
     elements = g.B * g.d * (2 * g.Hq * g.Nq + 2 * g.Hq * g.Nk) + case.work
     copies = 4 if case.has_gradients else 1
-    return 4 * elements * copies >= LARGE
+    return 4 * elements * copies >= LARGE_BYTES
 
 
 def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
-    """An earlier call, its backward included: it may do what it likes, only what it leaves behind counts."""
+    """Make an earlier call with its backward, and ignore its result: only its effect on later calls counts."""
     try:
-        _call(subject, case, build(case, device))
+        _call_once(subject, case, build(case, device))
     except Refused:
         return
 
 
-def _call(
+def _call_once(
     subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE, zero_lanes: bool = False
 ) -> Result:
-    watched = _watched(problem)
+    watched = _call_tensors(problem)
     snapshot, run = Snapshot(watched.values()), _Run(GuardedAllocations(band))
     try:
         with watched_lanes(hold_zero=zero_lanes) as lanes:
-            run.all(subject, case, problem)
+            run.run(subject, case, problem)
     except NoGradient as error:
         raise Refused(str(error)) from error
     except Exception as error:
         if refusal := refusal_in(error, subject, case):
             raise refusal from error
-        run.said["raised"] = error
+        run.found["raised"] = error
     finally:
         subject.end_call()
     names = list(watched)
     own, outside = (tuple(names[i] for i in positions) for positions in snapshot.changes())
-    beside = tuple(run.allocations.written_beside())
+    overrun_own = tuple(run.allocations.written_outside())
     undefined = lanes.were_read and not zero_lanes and subject.masked_lanes != "zero"
-    return Result(mutated=own, overrun=outside, overrun_own=beside, lanes_undefined=undefined, **run.said)
+    return Result(mutated=own, overrun=outside, overrun_own=overrun_own, lanes_undefined=undefined, **run.found)
 
 
-def _watched(problem: Problem) -> dict[str, Tensor]:
-    """Every tensor that the call is handed, by name."""
+def _call_tensors(problem: Problem) -> dict[str, Tensor]:
+    """Return every tensor that the call gets, by name."""
     return problem.tensors | dict(problem.brought)
 
 
 def _raise_if_forked_late(error: Exception) -> None:
-    """Raise CannotRun for what torch's autograd says of a fork, which is no failure of the subject.
+    """Raise CannotRun for torch's error about autograd in a fork, which is no failure of the subject.
 
-    Where there is an accelerator, the first backward of a process starts threads, and no fork that is made of it later
-    can run one: https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork
+    With an accelerator, the first backward of a process starts threads, and no later fork of the process can run a
+    backward: https://github.com/pytorch/pytorch/wiki/Autograd-and-Fork
     """
     if "Autograd-and-Fork" in str(error):
         raise CannotRun(
-            "torch cannot run a backward here, in a fork of a process that has run one beside an accelerator; start "
-            "flashattest as a command of its own."
+            "torch cannot run a backward here, in a fork of a process that has run one on a machine with an "
+            "accelerator; start flashattest as a command of its own."
         ) from error
 
 
 def refusal_in(error: Exception, subject: Subject, case: AttentionCase) -> Refused | None:
-    """The refusal that an exception of a call is, or None. Raises CannotRun for one that speaks of this process."""
+    """Return the refusal that an exception of a call means, or None. Raises CannotRun if it is about this process."""
     _raise_if_forked_late(error)
     if isinstance(error, CannotRun):
         raise error
@@ -179,43 +178,43 @@ def refusal_in(error: Exception, subject: Subject, case: AttentionCase) -> Refus
 
 @dataclass
 class _Run:
-    """A call as far as it has come; said: what is known of its result."""
+    """A call in progress; found: the fields of its result that are known."""
 
     allocations: GuardedAllocations
-    said: dict[str, Any] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
 
-    def all(self, subject: Subject, case: AttentionCase, problem: Problem) -> None:
-        """The call and, where the case says so, its backward."""
+    def run(self, subject: Subject, case: AttentionCase, problem: Problem) -> None:
+        """Run the call and, if the case has one, its backward."""
         inputs = Inputs.of(problem, problem.needs_grad)
         with torch.set_grad_enabled(case.has_gradients), self.allocations:
             returned = inputs.call(subject, case)
-        _wait(problem)
-        self.said["returned"] = _detached(returned)
+        _synchronize(problem)
+        self.found["returned"] = _detach(returned)
         if case.has_gradients:
             self._backward(subject, returned, inputs, problem)
 
     def _backward(self, subject: Subject, returned: Any, inputs: Inputs, problem: Problem) -> None:
-        """Nothing where what came back has no right form, which is told by itself."""
+        """Run the backward; do nothing if the result has a wrong form, which a check of its own reports."""
         outputs = inputs.outputs(returned, problem)
         if outputs is None:
             return
         if not outputs[0][0].requires_grad:
-            self.said |= {"gradients": dict.fromkeys(map(gradient_of, problem.needs_grad)), "cut_off": True}
+            self.found |= {"gradients": dict.fromkeys(map(gradient_of, problem.needs_grad)), "cut_off": True}
             return
-        self.said["in_backward"] = True
+        self.found["in_backward"] = True
         with self.allocations:
-            self.said["gradients"] = differentiate(subject, outputs, inputs.leaves)
-        _wait(problem)
-        self.said["in_backward"] = False
+            self.found["gradients"] = differentiate(subject, outputs, inputs.leaves)
+        _synchronize(problem)
+        self.found["in_backward"] = False
 
 
-def _wait(problem: Problem) -> None:
+def _synchronize(problem: Problem) -> None:
     if problem.q.is_cuda:
         torch.cuda.synchronize()
 
 
-def _detached(returned: Any) -> Any:
-    """What came back without its graph, which would keep the backward's memory."""
+def _detach(returned: Any) -> Any:
+    """Return the result without its graph, which would keep the backward's memory alive."""
     if isinstance(returned, tuple):
-        return tuple(map(_detached, returned))
+        return tuple(map(_detach, returned))
     return returned.detach() if isinstance(returned, Tensor) else returned

@@ -1,4 +1,4 @@
-"""Where a subject runs (the device, and Triton's interpreter where there is no GPU), and where it is judged."""
+"""The device that runs a subject (Triton's interpreter on a CPU), and the device that judges it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,14 @@ from strategies import AttentionCase
 DEVICES = ("cpu", "cuda")
 
 LARGE = 1 << 23
-"""Size from which a case is judged where it ran.
-
-`benchmark/where_to_judge.py` on an H100 and a core of its host, for d 16, 64 and 256: the device takes 2.4 to 2.7 ms
-for any size up to 2^25, the core 2.1 to 2.5 ms for 2^22 and 3.4 to 3.7 ms for 2^23.
-"""
+"""Size from which a case is judged on the device that ran it (measured in docs/results/budget.md)."""
 
 
 def choose(device: str | None = None) -> str:
-    """Return the device asked for, or cuda where there is one, else cpu. Raises CannotRun where cuda is missing.
+    """Return the device asked for; for None cuda if it is available, else cpu. Raises CannotRun if cuda is missing.
 
-    Where a CUDA device is pretended, that is cpu.
-
-    It is looked for without waking it: a process that has woken CUDA has no children that can use it.
+    The check does not initialise CUDA: children of a process that has initialised it cannot use it. Where a CUDA device
+    is pretended, the device is cpu.
     """
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     if asked_arch() is not None:
@@ -42,23 +37,23 @@ def choose(device: str | None = None) -> str:
     return device
 
 
-def judged_on(case: AttentionCase, device: str) -> str:
-    """Where a result that came from this device is judged: its truth, its budget, and the comparison with them.
+def judging_device(case: AttentionCase, device: str) -> str:
+    """Return the device that judges a result of this device: it computes truth and budget and compares.
 
-    On the CPU, from the same bits, since hundreds of small operations take a GPU as many launches; where it ran, once
-    the arithmetic takes a CPU longer than that.
+    A small case is judged on the CPU, from the same bits, since hundreds of small operations cost a GPU a launch each;
+    a large one on the device that ran it.
     """
     return device if size(case) >= LARGE else "cpu"
 
 
 def size(case: AttentionCase) -> int:
-    """What judging a case takes, in units of about equal time on a CPU: for each score, and for each element."""
+    """Return the cost of judging a case, in units of about equal time on a CPU: for each score, and each element."""
     g = case.geometry
     return case.work * (g.d + 64) + 32 * g.B * g.d * (g.Hq * g.Nq + 2 * g.Hk * g.Nk)
 
 
 def prepare(device: str) -> None:
-    """Make ready to import and run a subject: on a CPU, Triton kernels run in the (mended) interpreter.
+    """Prepare to import and run a subject: on a CPU, Triton kernels run in the (mended) interpreter.
 
     Call it before the subject's module is imported: `triton.jit` reads TRITON_INTERPRET when it decorates.
     """

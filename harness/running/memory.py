@@ -1,4 +1,4 @@
-"""Memory that tells on who touches it: NaN in fresh tensors, bands around them, a memory of what the inputs held."""
+"""Guarded memory: detects reads and writes outside a tensor, reads of uninitialised memory, and changed inputs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _FILLED = frozenset(
 )
 
 BAND = 4096
-"""Bytes before and after a fresh tensor: a page, so that it is aligned as well as before."""
+"""Bytes before and after a new tensor: a page, so that its alignment is kept."""
 
 NAN_BYTE = 0xFF
-"""All bits set: a NaN in every floating dtype, and -1 in every whole one."""
+"""All bits set: a NaN in every floating dtype, and -1 in every signed integer dtype."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class _Allocation:
 
 
 class GuardedAllocations(TorchFunctionMode):
-    """While it is entered, `torch.empty` and its kin hand out views into larger memory, all of it NaN.
+    """While active, `torch.empty` and similar functions return views into larger memory that is filled with NaN.
 
-    Shape, strides, dtype, alignment and, for `torch.zeros` and its kin, contents are those asked for. What is never
-    written shows as NaN, and so does what is read beside a tensor; `written_beside` names what was written there.
-    band: the byte of the bands.
+    Shape, strides, dtype, alignment and, for `torch.zeros` and similar functions, contents are those asked for. Reads
+    of unwritten memory and reads outside a tensor give NaN; `written_outside` names tensors with writes outside.
+    band: the byte that fills the guard bands.
     """
 
     def __init__(self, band: int = NAN_BYTE) -> None:
@@ -70,18 +70,18 @@ class GuardedAllocations(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call through, and guard what an allocator returned."""
+        """Call the function, and guard the tensor that an allocator returned."""
         result = func(*args, **(kwargs or {}))
         is_fresh = func in _UNFILLED or func in _FILLED
         if is_fresh and not (kwargs and kwargs.get("out") is not None):
-            return self._guarded(func, result, keeps=func in _FILLED)
+            return self._guard(func, result, keeps=func in _FILLED)
         return result
 
-    def written_beside(self) -> list[str]:
-        """The tensors before or after which memory was written."""
+    def written_outside(self) -> list[str]:
+        """Describe the tensors with a write before or after them."""
         return [made.describe() for made in self._made if not self._is_intact(made)]
 
-    def _guarded(self, func: Callable[..., Any], result: Tensor, keeps: bool) -> Tensor:
+    def _guard(self, func: Callable[..., Any], result: Tensor, keeps: bool) -> Tensor:
         if not _can_be_guarded(result):
             return result
         width = result.element_size()
@@ -89,7 +89,7 @@ class GuardedAllocations(TorchFunctionMode):
         memory = torch.full((2 * BAND + reach * width,), NAN_BYTE, dtype=torch.uint8, device=result.device)
         if self._band != NAN_BYTE:
             memory[:BAND] = memory[-BAND:] = self._band
-        # Made at once, and not as a view of the whole: autograd keeps track of views that are written to.
+        # Not a view of the memory: autograd tracks writes to views.
         guarded = torch.empty(0, dtype=result.dtype, device=result.device)
         guarded.set_(memory.untyped_storage(), BAND // width, result.shape, result.stride())
         if keeps:
@@ -102,24 +102,21 @@ class GuardedAllocations(TorchFunctionMode):
 
 
 def _can_be_guarded(tensor: Tensor) -> bool:
-    """Not what has no bytes here (empty, meta, sparse, batched by vmap), is on record for gradients, or holds bools."""
+    """Whether it has bytes here (not empty, meta, sparse, or batched by vmap), no gradient, and no bools."""
     is_plain = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.device.type in ("cpu", "cuda")
     is_plain = is_plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     return is_plain and tensor.numel() > 0 and not tensor.requires_grad and tensor.dtype is not torch.bool
 
 
 class Snapshot:
-    """The bytes of the storages behind some tensors, guard bands and gaps between rows included."""
+    """The bytes of the storages of some tensors, including guard bands and gaps between rows."""
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self._tensors = list(tensors)
         self._before = [_words(tensor).clone() for tensor in self._tensors]
 
     def changes(self) -> tuple[list[int], list[int]]:
-        """Positions of the tensors whose own elements changed, and of those around whose elements memory did.
-
-        Around them are guard bands, and gaps between rows.
-        """
+        """Return the positions of tensors whose elements changed, and of those whose guard bands or row gaps did."""
         own, outside = [], []
         for position, (tensor, before) in enumerate(zip(self._tensors, self._before, strict=True)):
             now = _words(tensor)
@@ -132,14 +129,14 @@ class Snapshot:
         return own, outside
 
 
-def zero_beside(tensor: Tensor) -> Tensor:
-    """A copy of a tensor's whole memory, laid out alike, with 0 wherever it has no element."""
-    emptied = memory_of(tensor).masked_fill(~_own_elements(tensor), 0.0)
-    return emptied.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+def zero_outside(tensor: Tensor) -> Tensor:
+    """Copy a tensor's whole storage, with the same layout and 0 outside its elements."""
+    zeroed = memory_of(tensor).masked_fill(~_own_elements(tensor), 0.0)
+    return zeroed.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 def _own_elements(tensor: Tensor) -> Tensor:
-    """Which elements of the storage behind a tensor are its own."""
+    """Return which elements of a tensor's storage are its own."""
     elements = tensor.untyped_storage().nbytes() // tensor.element_size()
     is_own = torch.zeros(elements, dtype=torch.bool, device=tensor.device)
     is_own.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).fill_(True)
@@ -147,7 +144,7 @@ def _own_elements(tensor: Tensor) -> Tensor:
 
 
 def _words(tensor: Tensor) -> Tensor:
-    """The whole storage behind a tensor, as words of 8 bytes, which compare faster, or bytes where they do not fit."""
+    """Return a tensor's whole storage as 8-byte words, which compare faster, or as bytes if its size is no multiple."""
     storage = tensor.untyped_storage()
     dtype = torch.uint8 if storage.nbytes() % 8 else torch.int64
     return torch.empty(0, dtype=dtype, device=tensor.device).set_(storage)

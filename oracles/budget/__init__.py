@@ -1,1 +1,1 @@
-"""How far from the truth a right answer may be, computed from the problem itself."""
+"""The error budget: how far from the truth a right answer may be, computed from the problem itself."""

@@ -1,4 +1,4 @@
-"""The roundings of a kernel: unit roundoffs and what is lost near zero, by dtype."""
+"""The rounding errors of a kernel by dtype: unit roundoffs, and absolute errors near zero."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Arithmetic:
 
     @classmethod
     def of(cls, dtype: torch.dtype, p_dtype: torch.dtype | None = None) -> Arithmetic:
-        """The arithmetic of a kernel with inputs and O of one dtype that casts P to another (None: the same).
+        """Return the arithmetic of a kernel with inputs and O of one dtype that casts P to another (None: the same).
 
         fp16 and bf16 products are summed in fp32 by tensor cores, which truncate: u_dot is 2^-23
         (Fasi et al. 2021, https://doi.org/10.7717/peerj-cs.330). fp32 means IEEE 754 operations: 2^-24.
-        float64 stands for an oracle: the truth's own error is of the same size, so u is twice 2^-53.
-        A cast of P to the dtype that it was computed in rounds nothing.
+        float64 means an oracle: the truth's own error is of the same size, so u is twice 2^-53.
+        A cast of P to the dtype of its computation rounds nothing.
         """
         p_dtype = p_dtype or dtype
         u = 2.0**-52 if dtype == torch.float64 else 2.0**-24
@@ -49,6 +49,6 @@ class Arithmetic:
 
 
 def _near_zero(dtype: torch.dtype) -> float:
-    """Half the spacing of the subnormal numbers, or what a device may flush where that is more."""
+    """Return half the spacing of the subnormal numbers, or what a device may flush if that is more."""
     numbers = torch.finfo(dtype)
     return max(numbers.smallest_normal * numbers.eps / 2, FLUSHED)

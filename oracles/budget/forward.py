@@ -1,4 +1,4 @@
-"""The error budget: how far from the truth each element of a right answer may be."""
+"""The error budget of the forward pass: how far from the truth each element of a right O and LSE may be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from oracles.budget.arithmetic import FLUSHED, Arithmetic
-from oracles.budget.scores import LEAST_SCALE, Perturbed, by_query_head, dot_error, perturbed, score_errors
+from oracles.budget.scores import LEAST_SCALE, Perturbed, by_query_head, dot_error, perturb, score_errors
 from oracles.truth.float64 import Truth
 from oracles.truth.products import weighted
 from strategies import Problem
@@ -45,11 +45,11 @@ class Budget:
         return self.by_name["LSE"]
 
     def is_for(self, dtype: torch.dtype) -> bool:
-        """Whether it speaks of a kernel that computes from, casts P to and stores in one dtype, this one."""
+        """Whether it is for a kernel that computes, casts P and stores in this one dtype."""
         return self.terms is None or self.terms.rounding == Arithmetic.of(dtype)
 
     def parts(self, name: str, index: tuple[int, ...]) -> dict[str, float]:
-        """What the budget of one element of a tensor is made of, by name."""
+        """Return the parts of the budget of one element of a tensor, by name."""
         if self.terms is None:
             return {}
         parts = self.terms.parts_O() if name == "O" else self.terms.parts_LSE()
@@ -70,9 +70,9 @@ class Overflow:
 
 @dataclass(frozen=True)
 class Terms:
-    """What the parts of a budget are made of, each broadcasts to (B, Hq, Nq, d).
+    """The terms of a budget's parts; each broadcasts to (B, Hq, Nq, d).
 
-    weights: what the scores' errors do. size: |O|. cast: the casts of P. underflow: what is flushed to 0.
+    weights: the effect of the scores' errors. size: |O|. cast: the casts of P. underflow: what is flushed to 0.
     size_lse: |LSE|. log_l: log of the row sum. steps: g(n) + 4. has_keys: 1, or 0 in a row that sees no key.
     """
 
@@ -88,7 +88,7 @@ class Terms:
     overflow: Overflow | None
 
     def parts_O(self) -> dict[str, Tensor]:
-        """The parts of O by name."""
+        """Return the parts of O by name."""
         r, weights = self.rounding, self.weights
         parts = {
             "scores": weights.moved,
@@ -102,7 +102,7 @@ class Terms:
         return parts if self.overflow is None else parts | {"fp32 overflow": self.overflow.O}
 
     def total_O(self) -> Tensor:
-        """The sum of `parts_O`, in half as many operations."""
+        """Return the sum of `parts_O`, in half as many operations."""
         r, weights = self.rounding, self.weights
         in_l = self.steps * r.u
         total = self.size * (in_l + self.shift)
@@ -112,7 +112,7 @@ class Terms:
         return total if self.overflow is None else total.add_(self.overflow.O)
 
     def parts_LSE(self) -> dict[str, Tensor]:
-        """The parts of LSE by name."""
+        """Return the parts of LSE by name."""
         u = self.rounding.u
         parts = {
             "scores": self.weights.drift,
@@ -136,28 +136,28 @@ def forward_budget(
     independent: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Budget:
-    """How far O and LSE of a right forward pass may be from the truth.
+    """Return how far O and LSE of a right forward pass may be from the truth.
 
-    p_dtype: what P is cast to before P V; None means dtype. dtype: what the answer is computed from and stored
-    in; None means the inputs' own. independent: the values are drawn independently and continuously, so that
-    roundings err at random: 7.5 sigma bounds the sum of P's casts, 2√n unit roundoffs a sum of n terms (Higham
-    and Mary 2019, https://doi.org/10.1137/18M1226312, with a probability far beyond any campaign). Never say so
-    of structured values: equal terms round the same way and their errors add up, which takes n/4 in a chain of
-    equal terms and n/2 where small ones are added to a large one.
+    p_dtype: what P is cast to before P V; None means dtype. dtype: of the kernel's inputs and O; None means the
+    problem's own. independent: the values are drawn independently and continuously, so that rounding errors are random:
+    7.5 sigma bounds the sum of P's casts, 2√n unit roundoffs a sum of n terms (Higham and Mary 2019,
+    https://doi.org/10.1137/18M1226312, with a probability far beyond any campaign). Never set it for structured values:
+    equal terms round the same way and their errors add up, to n/4 in a chain of equal terms and n/2 if small ones are
+    added to a large one.
 
-    Keys that a row does not see do not count, as adding an exact 0 rounds nothing: n is the number of those that
-    it sees. g(n) = 2√n or, where not independent, n/2 if that is more; n - 1 at most. P = W / l. The parts:
+    n is the number of keys that a row sees: adding an exact 0 for a hidden key rounds nothing. g(n) = 2√n or, if not
+    independent, n/2 if that is more; n - 1 at most. P = W / l. The parts:
 
     - scores: S_j is off by e_j = (min(d - 1, 2√d) + 4)·u_dot·|scale|·Σ|q||k| + 4u|S_j| + u_exp, exp included
       (the terms along d are never equal, as every value family draws them one by one), so a weight
-      is off by a factor exp(±e_j). With E = expm1(e), Ē = Σ P E, and O' made of w_j = P_j·exp(±e_j),
+      is off by a factor exp(±e_j). With E = expm1(e), Ē = Σ P E, and O' computed with w_j = P_j·exp(±e_j),
       O' - O = Σ w_j (v_j - O) / Σ w_j gives |O' - O| <= (1 + Ē)·Σ P E |v - O|, as Σ w >= Σ P / (1 + E), which
       is at least 1 / (1 + Ē) (Jensen). Σ P E |v - O| is at most Σ P E |v| + Ē |O|, and (Cauchy-Schwarz) at most
-      √(Σ P E²)·√(Σ P v² - O²), which is 0 where a row sees one key or equal values. However wrong its weights,
-      O' is a mean of visible values, so no farther from O than the farthest of them.
+      √(Σ P E²)·√(Σ P v² - O²), which is 0 if a row sees one key or equal values. Whatever its weights, O' is a
+      mean of visible values, so no farther from O than the farthest of them.
     - accumulation: (g(n) + 4)·(u_dot·Σ P'|v| + u·(|O| + scores)): the sum P'V, and the row sum l. P' are the
       kernel's own weights; Σ P'|v| <= (1 + Ē)·Σ P (1 + E) |v|.
-    - normalisation: 2u·(|LSE| + log l)·|O|: split keys and two passes weigh with exp(S - LSE), LSE being rounded.
+    - normalisation: 2u·(|LSE| + log l)·|O|: split keys and two passes weigh with exp(S - LSE) of a rounded LSE.
     - cast of P: u_p·Σ P'|v|.
     - underflow: n·tiny_p·max|v| / l + (n + 2)·2^-126, of weights and products that are flushed to 0.
     - store of O: u_io·(|O| + all of the above) + tiny_io.
@@ -171,7 +171,7 @@ def forward_budget(
 
 
 def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bool) -> Terms:
-    weights = perturbed(truth, score_errors(problem, truth, rounding))
+    weights = perturb(truth, score_errors(problem, truth, rounding))
     cast = weights.magnitude * rounding.u_p
     if independent and rounding.u_p and weights.worst_e is None:
         cast = torch.minimum(cast, _random_casts(truth, weights, rounding))
@@ -194,14 +194,14 @@ def _terms(problem: Problem, truth: Truth, rounding: Arithmetic, independent: bo
 
 
 def sum_roundings(n: Tensor, independent: bool) -> Tensor:
-    """g(n): the unit roundoffs that a sum of n terms takes."""
+    """Return g(n): the error of a sum of n terms, in unit roundoffs."""
     at_random = 2 * n.sqrt()
     most = at_random if independent else torch.maximum(at_random, n / 2)
     return torch.minimum(most, n - 1).clamp_(min=0.0)
 
 
 def _random_casts(truth: Truth, weights: Perturbed, rounding: Arithmetic) -> Tensor:
-    """7.5 sigma of the sum of casts that err uniformly within ±u_p·P'; P' is at most P·exp(2·max e)."""
+    """Return 7.5 sigma of a sum of casts with errors uniform within ±u_p·P'; P' is at most P·exp(2·max e)."""
     sigma = rounding.u_p / math.sqrt(3) * math.exp(2 * weights.largest_e)
     root = weighted(truth.W.square(), truth.v.square()).sqrt_()
     return root.mul_(truth.divisor.reciprocal() * (7.5 * sigma))
@@ -210,7 +210,7 @@ def _random_casts(truth: Truth, weights: Perturbed, rounding: Arithmetic) -> Ten
 def _overflow(
     problem: Problem, truth: Truth, weights: Perturbed, largest_v: Tensor, rounding: Arithmetic
 ) -> Overflow | None:
-    """Where a score, or a sum over v, may pass the range of fp32; None where nothing may."""
+    """Return where a score, or a sum over v, may pass the range of fp32; None if nothing may."""
     Nk = truth.S.shape[-1]
     may_sums = Nk * torch.finfo(problem.v.dtype).max > FP32_MAX / 2 and Nk * largest_v.amax().item() > FP32_MAX / 2
     if rounding.u < 2.0**-24 or (weights.worst_e is None and not may_sums):

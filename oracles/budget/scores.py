@@ -1,4 +1,4 @@
-"""Wrong scores make wrong weights: how far that moves O and LSE."""
+"""Bounds how far errors of the scores move the weights, O and LSE."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from oracles.truth.float64 import Truth
 from oracles.truth.products import scores, weighted
 from strategies import Problem
 
-TAME = 0.5
-"""Score error up to which what it does to O cannot pass the hull of V."""
-HOPELESS = 30.0
-"""Score error from which only the hull of V bounds O: a weight may be off by a factor 1e13."""
+SMALL_SCORE_ERROR = 0.5
+"""Score error up to which O cannot leave the hull of V."""
+HUGE_SCORE_ERROR = 30.0
+"""Score error above which only the hull of V bounds O: a weight may be off by a factor 1e13."""
 LEAST_SCALE = 2.0**-100
-"""Floor of |scale| in the score error: it keeps sums past fp32's range in sight, however small the scale."""
+"""Floor of |scale| in the score error: it keeps sums past fp32's range detectable, however small the scale."""
 
 
 @dataclass(frozen=True)
 class Perturbed:
-    """What a kernel's own weights P' may come to.
+    """Bounds of what a kernel computes with its own weights P'.
 
     moved (B, Hq, Nq, d): how far O' may be from O. magnitude (B, Hq, Nq, d): Σ P'|v| at most. drift (B, Hq, Nq, 1):
     how far LSE' may be from LSE. largest_e: the largest score error of all. worst_e (B, Hq, Nq, 1): the largest of
-    each row, None where all are tame.
+    each row, None if all are at most SMALL_SCORE_ERROR.
     """
 
     moved: Tensor
@@ -39,21 +39,21 @@ class Perturbed:
 
 
 def dot_error(terms: int, rounding: Arithmetic) -> float:
-    """Error of a dot product of so many terms, relative to the sum of their absolute values."""
+    """Return the error of a dot product of this many terms, relative to the sum of their absolute values."""
     return (min(terms - 1, 2 * math.sqrt(terms)) + 4) * rounding.u_dot
 
 
 def score_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> Tensor:
-    """e (B, Hq, Nq, Nk): exp(S) is off by a factor of at most exp(±e); 0 where hidden."""
+    """Return e (B, Hq, Nq, Nk): exp(S) is off by a factor of at most exp(±e); 0 where hidden."""
     *_, e = stage_errors(problem, truth, rounding)
     e.add_(rounding.u_exp)
     return e if truth.hidden is None else e.masked_fill_(truth.hidden, 0.0)
 
 
 def stage_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> list[Tensor]:
-    """Errors of scale·q·k and of what each feature makes of it: the last are those of the softmax's own scores.
+    """Return the errors of scale·q·k and of the score after each feature; the last ones enter the softmax.
 
-    A feature passes an error on by its steepest slope within that error, and adds its own rounding.
+    A feature multiplies an error by its steepest slope within that error, and adds its own rounding.
     """
     stages = (*truth.stages, truth.S)
     e = scores(truth.q.abs(), truth.k.abs())
@@ -66,16 +66,16 @@ def stage_errors(problem: Problem, truth: Truth, rounding: Arithmetic) -> list[T
     return errors
 
 
-def perturbed(truth: Truth, e: Tensor) -> Perturbed:
-    """Bound what score errors e (B, Hq, Nq, Nk) do, in place of e; formulas in `forward_budget`."""
+def perturb(truth: Truth, e: Tensor) -> Perturbed:
+    """Bound the effect of score errors e (B, Hq, Nq, Nk), overwriting e; formulas in `forward_budget`."""
     largest_e = e.amax().item()
-    if largest_e <= TAME:
-        return _perturbed(truth, e.expm1_(), largest_e)
+    if largest_e <= SMALL_SCORE_ERROR:
+        return _bound_effect(truth, e.expm1_(), largest_e)
     worst_e = e.amax(-1, keepdim=True)
-    return _capped(truth, _perturbed(truth, e.clamp_(max=HOPELESS).expm1_(), largest_e), worst_e)
+    return _cap_by_hull(truth, _bound_effect(truth, e.clamp_(max=HUGE_SCORE_ERROR).expm1_(), largest_e), worst_e)
 
 
-def _perturbed(truth: Truth, E: Tensor, largest_e: float) -> Perturbed:
+def _bound_effect(truth: Truth, E: Tensor, largest_e: float) -> Perturbed:
     per_l = truth.divisor.reciprocal()
     size_v, size_O = truth.v.abs(), truth.O.abs()
     WE = truth.W * E
@@ -90,12 +90,12 @@ def _perturbed(truth: Truth, E: Tensor, largest_e: float) -> Perturbed:
     return Perturbed(moved.mul_(factor), mean_vE.add_(mean_v).mul_(factor), mean_E.log1p(), largest_e)
 
 
-def _capped(truth: Truth, found: Perturbed, worst_e: Tensor) -> Perturbed:
-    """The same where a weight may be off by a large factor: O' stays in the hull of V, LSE' within the worst e."""
-    is_hopeless = worst_e >= HOPELESS
+def _cap_by_hull(truth: Truth, found: Perturbed, worst_e: Tensor) -> Perturbed:
+    """Cap the bounds for weights that may be off by a large factor: O' stays in the hull of V, LSE' within worst_e."""
+    is_huge = worst_e >= HUGE_SCORE_ERROR
 
     def cap(bound: Tensor, most: Tensor) -> Tensor:
-        return torch.where(is_hopeless, most, torch.minimum(bound, most))
+        return torch.where(is_huge, most, torch.minimum(bound, most))
 
     bottom, top = (by_query_head(truth, extreme) for extreme in truth.v.aminmax(dim=2, keepdim=True))
     farthest = torch.maximum(top - truth.O, truth.O - bottom)
@@ -105,7 +105,7 @@ def _capped(truth: Truth, found: Perturbed, worst_e: Tensor) -> Perturbed:
 
 
 def visible(pairs: Tensor, truth: Truth) -> Tensor:
-    """Numbers of pairs (B, Hq, Nq, Nk), 0 where hidden."""
+    """Return the numbers of pairs (B, Hq, Nq, Nk), with 0 where hidden."""
     return pairs if truth.hidden is None else pairs.masked_fill(truth.hidden, 0.0)
 
 

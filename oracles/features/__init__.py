@@ -1,4 +1,4 @@
-"""The meaning of each feature, one file each under the name that it has in `strategies/features`.
+"""The meaning of each feature, one file each under its name in `strategies/features`.
 
 Every module in this folder is imported, so a new meaning is one decorated class in a file of its own.
 """

@@ -1,7 +1,7 @@
-"""What a feature means: which keys it shows to a query, or what it makes of a score.
+"""The `Meaning` interface of a feature: which keys it hides from a query, or how it maps a score.
 
 The meaning of a feature is one class in a file of its own in this folder, registered under the feature's name. Truth,
-oracles, budget, relations and scripts loop over the features that a problem asks for; nothing else names one.
+oracles, budget, relations and scripts loop over a problem's features and name none themselves.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ Array = NDArray[np.float64]
 PREMISES = {
     "prefix": "the keys that a row sees are the first ones of its batch entry",
     "permutes_keys": "the order of the keys does not matter",
-    "splits": "of the keys from a cut on, the rows from the cut on see what they would if these were all",
+    "splits": "if only the keys from a cut on are given, the rows from the cut on see the same of them",
     "sums_to_one": "the weights of a row that sees a key sum to 1",
-    "shift_invariant": "what is added to all scores of a row changes LSE alone, and by as much",
+    "shift_invariant": "a number added to all scores of a row changes only LSE, by that number",
     "independent": "weights round independently of one another where the tensors' values are independent",
 }
-"""What a relation, or a sharper budget, may take for granted unless a feature breaks it."""
+"""What a relation, or a sharper budget, may rely on unless a feature breaks it."""
 
 
 class Pairs(NamedTuple):
@@ -57,15 +57,15 @@ class Row:
 
 
 class Meaning:
-    """What a feature means. `given` is the tensor that it brings under its own name, or else its value.
+    """The meaning of a feature. `given` is the tensor that it brings under its own name, or else its value.
 
-    Torch functions are copied into scripts, so they use torch alone.
+    Torch functions are copied into scripts, so they use only torch.
     """
 
     name: str
 
     def breaks(self, value: Any) -> Collection[str]:
-        """The PREMISES that do not hold where the feature has this value."""
+        """Return the PREMISES that the feature breaks with this value."""
         return ()
 
 
@@ -74,48 +74,48 @@ class Mask(Meaning):
 
     @staticmethod
     def visible(given: Any, at: Pairs) -> Tensor:
-        """Whether a query sees a key: bool, broadcasts to (B, Hq, Nq, Nk)."""
+        """Return whether a query sees a key: bool, broadcasts to (B, Hq, Nq, Nk)."""
         raise NotImplementedError
 
     @staticmethod
     def sees(given: Any, row: Row) -> Collection[int]:
-        """The keys that a row sees, in plain Python and not by `visible`: numpy64 votes independently."""
+        """Return the keys that a row sees, in plain Python without `visible`: numpy64 votes independently."""
         raise NotImplementedError
 
 
 class Score(Meaning):
-    """A feature that maps each score S = scale·q·k to another, by itself. S (B, Hq, Nq, Nk) in float64, or fp32."""
+    """A feature that maps each score S = scale·q·k to another, elementwise. S (B, Hq, Nq, Nk), float64 or fp32."""
 
     @staticmethod
     def score(given: Any, S: Tensor, at: Pairs) -> Tensor:
-        """The score that it makes of S, in torch operations that autograd can go back through."""
+        """Return the mapped score, by torch operations that autograd can differentiate."""
         raise NotImplementedError
 
     @staticmethod
     def slope(given: Any, S: Tensor, at: Pairs) -> Tensor:
-        """The derivative of `score` at S."""
+        """Return the derivative of `score` at S."""
         return torch.ones_like(S)
 
     @staticmethod
     def plain(given: Any, s: Array, row: Row, keys: Array) -> Array:
-        """`score` of one row's scores at these keys, in NumPy and not by `score`: numpy64 votes independently."""
+        """Return the mapped scores of one row at these keys, in NumPy without `score`: numpy64 votes independently."""
         raise NotImplementedError
 
     @staticmethod
     def plain_slope(given: Any, s: Array, row: Row, keys: Array) -> Array:
-        """`slope` in NumPy."""
+        """Return `slope` in NumPy."""
         return np.ones_like(s)
 
     def steepest(self, given: Any, S: Tensor, error: Tensor, at: Pairs) -> Tensor:
-        """The largest |slope| within an error of S: what it makes of the error is at most that, times it."""
+        """Return the largest |slope| within an error of S: it bounds how much the error grows."""
         return self.slope(given, S, at).abs()
 
     def rounds(self, given: Any, S: Tensor, made: Tensor, at: Pairs, arithmetic: Arithmetic) -> Tensor:
-        """Its own error in `made`, the score that it makes of S, in fp32."""
+        """Return the rounding error of computing `made`, the mapped score, in fp32."""
         return 2 * arithmetic.u * made.abs()
 
     def slope_error(self, given: Any, S: Tensor, error: Tensor, at: Pairs, arithmetic: Arithmetic) -> Tensor:
-        """How far the slope of a right backward may be from `slope`, given the error of S."""
+        """Return how far the slope of a right backward may be from `slope`, given the error of S."""
         return 4 * arithmetic.u * self.slope(given, S, at).abs()
 
 
@@ -124,7 +124,7 @@ M = TypeVar("M", bound=type[Meaning])
 
 
 def meaning(name: str) -> Callable[[M], M]:
-    """Register the meaning of a feature. Raises ValueError where there is no such feature, or it has a meaning."""
+    """Register the meaning of a feature. Raises ValueError for an unknown feature, or one that has a meaning."""
 
     def register(kind: M) -> M:
         require(name in FEATURES, f"There is no feature {name!r} to give a meaning to; add it to strategies/features.")
@@ -137,29 +137,29 @@ def meaning(name: str) -> Callable[[M], M]:
 
 
 def broken_premises(features: Features) -> frozenset[str]:
-    """The PREMISES that some feature breaks."""
+    """Return the PREMISES that some feature breaks."""
     asked = ((MEANINGS[name], value) for name, value in features.asked().items() if name in MEANINGS)
     return frozenset(premise for each, value in asked for premise in each.breaks(value))
 
 
 def masks(problem: Problem) -> Iterator[tuple[Mask, Any]]:
-    """The masks of a problem, each with what it is given."""
-    for each in _asked(problem):
+    """Yield the masks of a problem, each with its argument."""
+    for each in _meanings(problem):
         if isinstance(each, Mask):
             yield each, problem.given(each.name)
 
 
 def links(problem: Problem) -> list[tuple[Score, Any]]:
-    """The maps that scores pass through after the scale, in their order, each with what it is given."""
-    return [(each, problem.given(each.name)) for each in _asked(problem) if isinstance(each, Score)]
+    """Return the maps that are applied to scores after the scale, in order, each with its argument."""
+    return [(each, problem.given(each.name)) for each in _meanings(problem) if isinstance(each, Score)]
 
 
-def _asked(problem: Problem) -> Iterable[Meaning]:
+def _meanings(problem: Problem) -> Iterable[Meaning]:
     return (MEANINGS[name] for name in problem.features.asked() if name in MEANINGS)
 
 
 def pairs_of(problem: Problem) -> Pairs:
-    """The pairs of queries and keys of a problem."""
+    """Return the pairs of queries and keys of a problem."""
     Nq, Nk, device = problem.q.shape[2], problem.k.shape[2], problem.q.device
     lengths = problem.seqlens_k
     n = torch.full((1,), Nk, device=device) if lengths is None else lengths
@@ -169,7 +169,7 @@ def pairs_of(problem: Problem) -> Pairs:
 
 
 def visible(problem: Problem) -> Tensor | None:
-    """Which keys each query sees: bool, broadcasts to (B, Hq, Nq, Nk); None where all see all."""
+    """Return which keys each query sees: bool, broadcasts to (B, Hq, Nq, Nk); None if all queries see all keys."""
     found = list(masks(problem))
     if not found:
         return None
@@ -179,7 +179,7 @@ def visible(problem: Problem) -> Tensor | None:
 
 
 def visible_keys(problem: Problem, b: int, h: int, i: int) -> list[int]:
-    """The keys that query i of head h of batch entry b sees, by the masks' plain `sees`."""
+    """Return the keys that query i of head h of batch entry b sees, by the masks' plain `sees`."""
     Nq, Nk = problem.q.shape[2], problem.k.shape[2]
     n = Nk if problem.seqlens_k is None else int(problem.seqlens_k[b])
     row = Row(b, h, i, n, Nq, Nk)

@@ -1,4 +1,4 @@
-"""The scale: a score is scale·q·k, before any other feature makes something of it."""
+"""The scale: a score is scale·q·k, before any other feature maps it."""
 
 from __future__ import annotations
 

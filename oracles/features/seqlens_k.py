@@ -15,10 +15,10 @@ class SeqlensK(Mask):
 
     @staticmethod
     def visible(given: Any, at: Pairs) -> Tensor:
-        """The first n."""
+        """Return whether a key is among the first n."""
         return at.j < at.n
 
     @staticmethod
     def sees(given: Any, row: Row) -> range:
-        """The first n."""
+        """Return the first n keys."""
         return range(int(given[row.b]))

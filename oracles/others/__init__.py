@@ -1,1 +1,1 @@
-"""Independent oracles: what the truth is checked by."""
+"""Independent oracles, which check the truth."""

@@ -1,4 +1,4 @@
-"""Gradients of an oracle that torch's autograd can go back through."""
+"""Gradients of an oracle by torch's autograd."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from strategies.case import INPUTS
 from strategies.features import gradient_of
 
 
-def differentiated(problem: Problem, forward: Callable[[Problem], Answer]) -> Answer:
-    """The answer of `forward` and, where the problem has a dO, its gradients by autograd in the dtype of the inputs.
+def answer_with_gradients(problem: Problem, forward: Callable[[Problem], Answer]) -> Answer:
+    """Return the answer of `forward` and, if the problem has a dO, its gradients by autograd in the inputs' dtype.
 
-    Without an LSE no gradient comes through it: where one should, only dV is given, which does not depend on LSE.
+    If the problem has a dLSE but `forward` returns no LSE, only dV is given, which does not depend on LSE.
     """
     if problem.dO is None:
         return forward(problem)
@@ -31,7 +31,7 @@ def differentiated(problem: Problem, forward: Callable[[Problem], Answer]) -> An
 
 
 def _gradients(leaves: Mapping[str, Tensor], answer: Answer, problem: Problem) -> dict[str, Tensor]:
-    """The gradient of each leaf by its name; zeros where nothing depends on it."""
+    """Return the gradient of each leaf by name; zeros if no output depends on it."""
     given = [(answer.O, problem.dO), (answer.LSE, problem.dLSE)]
     reached = [(out, back.to(out.dtype)) for out, back in given if out is not None and back is not None]
     reached = [(out, back) for out, back in reached if out.requires_grad]

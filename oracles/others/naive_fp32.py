@@ -1,11 +1,11 @@
-"""Attention in fp32 the way a textbook writes it."""
+"""Attention in fp32 as in a textbook."""
 
 from __future__ import annotations
 
 import torch
 
 from oracles.features import links, pairs_of, visible
-from oracles.others.autograd import differentiated
+from oracles.others.autograd import answer_with_gradients
 from oracles.registry import Answer, oracle
 from strategies import Problem
 
@@ -14,11 +14,11 @@ from strategies import Problem
 def naive_fp32(problem: Problem) -> Answer:
     """softmax(scale * Q K^T + mask) V in plain fp32, every score in memory; gradients by autograd."""
     single = {name: tensor.float() for name, tensor in problem.tensors.items()}
-    return differentiated(problem.with_tensors(single), _forward)
+    return answer_with_gradients(problem.with_tensors(single), _forward)
 
 
 def _forward(problem: Problem) -> Answer:
-    """A row that sees no key is left out of the softmax, where autograd would make NaN of its -inf."""
+    """Exclude rows that see no key from the softmax, where autograd would turn their -inf into NaN."""
     q, k, v = problem.q, *(tensor.repeat_interleave(problem.group, dim=1) for tensor in (problem.k, problem.v))
     seen = visible(problem)
     if seen is None:

@@ -36,7 +36,7 @@ def numpy64(problem: Problem) -> Answer:
 
 
 def _softmax_backward(p: Array, from_O: Array, dO: Array, dLSE: float) -> Array:
-    """dS of one row: a score moves O by p_j (v_j - O), and LSE by p_j. from_O (n, d) is v - O."""
+    """Return dS of one row: a score moves O by p_j (v_j - O), and LSE by p_j. from_O (n, d) is v - O."""
     return np.asarray(p * (np.einsum("jc,c->j", from_O, dO) + dLSE))
 
 
@@ -55,7 +55,7 @@ class _Row:
         self.slope: Array = np.full(len(keys), problem.scale)
 
     def forward(self, q: Array, k: Array, v: Array) -> tuple[Array, float, Array]:
-        """O, LSE and weights: q (d,), k (n, d) and v (n, d_v)."""
+        """Return O, LSE and weights of q (d,), k (n, d) and v (n, d_v)."""
         s = np.einsum("jc,c->j", k, q) * self.scale
         for link, given in self.links:
             self.slope = self.slope * link.plain_slope(given, s, self.row, self.keys)
@@ -66,5 +66,5 @@ class _Row:
         return np.einsum("j,jc->c", p, v), float(LSE), p
 
     def backward(self, ds: Array) -> Array:
-        """The gradient of q·k, of that of the score."""
+        """Return the gradient of q·k, given that of the score."""
         return ds * self.slope

@@ -1,4 +1,4 @@
-"""torch's scaled_dot_product_attention, one oracle for each backend."""
+"""torch's scaled_dot_product_attention, one oracle per backend."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from oracles.features import broken_premises, links, visible
-from oracles.others.autograd import differentiated
+from oracles.others.autograd import answer_with_gradients
 from oracles.registry import Answer, oracle
 from strategies import Problem
 
 NO_KERNEL = ("No available kernel", "No viable backend", "No valid execution plans")
-"""What torch says where a backend cannot take a problem."""
+"""torch's messages for a problem that a backend does not support."""
 
 
 def _maps_scores(problem: Problem) -> str | None:
-    return "takes masks alone" if links(problem) else None
+    return "takes only masks" if links(problem) else None
 
 
 def _needs_cuda(problem: Problem) -> str | None:
@@ -38,8 +38,8 @@ def sdpa_math(problem: Problem) -> Answer:
 def sdpa_flash(problem: Problem) -> Answer:
     """torch SDPA, flash backend: a tiled kernel of its own on the CPU, FlashAttention-2 on CUDA.
 
-    The CPU's backward pass sums dV over blocks in the inputs' dtype: in fp16 and bf16 up to twice as far off as a
-    right one may be. So it is no oracle of that dV.
+    The CPU's backward pass sums dV over blocks in the inputs' dtype, so in fp16 and bf16 its dV exceeds the budget and
+    is left out.
     """
     answer = _sdpa(problem, SDPBackend.FLASH_ATTENTION)
     is_lazy = problem.q.device.type == "cpu" and problem.q.dtype != torch.float32
@@ -50,7 +50,7 @@ def sdpa_flash(problem: Problem) -> Answer:
 def sdpa_efficient(problem: Problem) -> Answer:
     """torch SDPA, memory-efficient backend.
 
-    Its dK in fp16 is up to 72 times as far off as a right one may be (torch 2.11 on an H100), so it gives none there.
+    Its dK in fp16 exceeds the budget by far, and is left out.
     """
     answer = _sdpa(problem, SDPBackend.EFFICIENT_ATTENTION)
     return answer.without("dK") if problem.q.dtype == torch.float16 else answer
@@ -81,7 +81,7 @@ class _Piece:
 
 
 def _pieces(problem: Problem, length: int) -> Iterator[_Piece]:
-    """Cut a batch entry so that no piece holds an empty row and a causal one is square wherever it can be."""
+    """Cut a batch entry so that no piece has an empty row, and causal pieces are square if possible."""
     Nq = problem.q.shape[2]
     if problem.features.causal == "lower_right":
         first = max(0, Nq - length)
@@ -95,14 +95,14 @@ def _pieces(problem: Problem, length: int) -> Iterator[_Piece]:
 
 
 def _sdpa(problem: Problem, backend: SDPBackend) -> Answer:
-    """Answer with gradients by autograd. Raises NotImplementedError where the backend has no kernel for a piece."""
+    """Answer with gradients by autograd. Raises NotImplementedError if the backend has no kernel for a piece."""
     with sdpa_kernel(backend), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return differentiated(problem, _forward)
+        return answer_with_gradients(problem, _forward)
 
 
 def _forward(problem: Problem) -> Answer:
-    """O piece by piece, so that neither padding nor empty rows are left to the backend."""
+    """Compute O piece by piece, so that the backend handles neither padding nor empty rows."""
     q, k, v = (t.clone(memory_format=torch.contiguous_format) for t in (problem.q, problem.k, problem.v))
     q, scale = _with_positive_scale(q, problem.scale)
     k, v = (tensor.repeat_interleave(problem.group, dim=1) for tensor in (k, v))
@@ -120,7 +120,7 @@ def _forward(problem: Problem) -> Answer:
 
 
 def _masked(problem: Problem, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """O under any mask, handed over as a tensor; a row that sees no key is let see all, and then put to 0."""
+    """Compute O with the mask as a tensor; a row that sees no key is computed with all keys, then set to 0."""
     seen = visible(problem)
     assert seen is not None
     is_read, has_keys = seen.any(dim=-2).unsqueeze(-1), seen.any(dim=-1, keepdim=True)
@@ -130,9 +130,9 @@ def _masked(problem: Problem, q: Tensor, k: Tensor, v: Tensor, scale: float) -> 
 
 
 def _with_positive_scale(q: Tensor, scale: float) -> tuple[Tensor, float]:
-    """Move the scale's sign, or its being 0, into q: exact.
+    """Move the sign of the scale, or a scale of 0, into q: exact.
 
-    torch 2.13's flash kernel on the CPU scales after it has masked, so -inf becomes inf, or NaN at scale 0.
+    torch 2.13's flash kernel on the CPU scales after it masks, so -inf becomes inf, or NaN at scale 0.
     """
     if scale > 0:
         return q, scale

@@ -1,4 +1,4 @@
-"""The truth: attention in float64, and what the error budget needs of it."""
+"""The truth: attention in float64, with the intermediate results that the error budget needs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from oracles.truth.products import scores, weighted
 from strategies import Problem
 
 LOWEST = torch.finfo(torch.float64).min
-"""Stands for the largest score of a row that sees no key: -inf less -inf would be NaN."""
+"""Replaces the largest score of a row that sees no key: -inf minus -inf would be NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Truth(Answer):
-    """O and LSE in float64 with what they were made of; P = W / l are the softmax weights.
+    """O and LSE in float64 with intermediate results; P = W / l are the softmax weights.
 
-    q, k, v: float64 and contiguous, k and v zero past `seqlens_k`, v zero too where a visible one is NaN or inf.
-    S (B, Hq, Nq, Nk): scores, meaningless where hidden; stages: scale·q·k and what each feature but the last makes of
-    it, so none where no feature maps scores. W: exp(S - m), 0 where hidden, with m (B, Hq, Nq, 1)
-    the largest visible score. l: row sum of W, 0 in a row that sees no key. hidden: True where a query may not
-    see a key, broadcasts to S; None where all see all.
+    q, k, v: float64 and contiguous; k and v are 0 past `seqlens_k`, v also where a visible one is NaN or inf.
+    S (B, Hq, Nq, Nk): scores, meaningless where hidden. stages: the input of each feature that maps scores, the first
+    being scale·q·k; empty if no feature does. W: exp(S - m), 0 where hidden, with m (B, Hq, Nq, 1) the largest visible
+    score. l: row sum of W, 0 in a row that sees no key. hidden: True where a query may not see a key, broadcasts to S;
+    None if all queries see all keys.
     """
 
     LSE: Tensor
@@ -41,12 +41,12 @@ class Truth(Answer):
 
     @property
     def divisor(self) -> Tensor:
-        """l, with 1 where it is 0: in a row that sees no key."""
+        """l, with 1 instead of 0 in a row that sees no key."""
         return self.l if self.hidden is None else self.l.masked_fill(self.l == 0, 1.0)
 
     @property
     def visible_keys(self) -> Tensor:
-        """How many keys each query sees: float64, broadcasts to (B, Hq, Nq, 1)."""
+        """The number of keys that each query sees: float64, broadcasts to (B, Hq, Nq, 1)."""
         Nk = self.k.shape[2]
         if self.hidden is None:
             return self.l.new_full((1, 1, 1, 1), Nk)
@@ -55,10 +55,10 @@ class Truth(Answer):
 
 @oracle()
 def float64(problem: Problem) -> Truth:
-    """The definition in float64: the truth that all others are held against.
+    """The definition in float64: the truth that all others are compared with.
 
-    A key that a query may not see reaches neither its O nor its LSE, even as NaN or inf. A visible NaN or inf
-    does: NaN in q or k makes the row NaN; NaN or inf in v makes the column of those rows that see it NaN or inf.
+    A key that a query may not see changes neither its O nor its LSE, even if it is NaN or inf. A visible NaN or inf
+    does: NaN in q or k makes the row NaN; NaN or inf in v makes its column NaN or inf in the rows that see it.
     """
     q, k, v = _inputs(problem)
     hidden = _hidden(problem)
@@ -80,7 +80,7 @@ def float64(problem: Problem) -> Truth:
 
 
 def _scores(problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The scores, and what they were before each feature that maps them."""
+    """Return the scores, and the input of each feature that maps them."""
     S, stages = scores(q, k).mul_(problem.scale), []
     for link, given in links(problem):
         stages.append(S)
@@ -107,12 +107,12 @@ def _hidden(problem: Problem) -> Tensor | None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """One pass: a float64 sum of fp32 numbers cannot overflow, so only a NaN or inf among them makes it one."""
+    """Whether all numbers are finite, in one pass: a float64 sum of fp32 numbers cannot overflow by itself."""
     return math.isfinite(tensor.sum().item())
 
 
 def _restore_non_finite(O: Tensor, v: Tensor, hidden: Tensor | None) -> None:
-    """Write what the visible NaN and inf of v make of O. A weight is never 0 in exact arithmetic, so 0·inf is inf."""
+    """Add the visible NaN and inf of v to O. A weight is never 0 in exact arithmetic, so 0·inf counts as inf."""
     sees = torch.ones_like(O[..., :1]).expand(*O.shape[:3], v.shape[2])
     sees = (sees if hidden is None else sees.masked_fill(hidden, 0.0)).contiguous()
     rising, falling, nan = (weighted(sees, kind.double()) > 0 for kind in (v == math.inf, v == -math.inf, v.isnan()))

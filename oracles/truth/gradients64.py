@@ -1,4 +1,4 @@
-"""The gradients of the truth, by formula in float64, and what their budget needs of them."""
+"""The gradients of the truth by formula in float64, with the intermediate results that their budget needs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from oracles.budget.scores import by_query_head, visible
 from oracles.features import links, pairs_of
 from oracles.truth.float64 import Truth
-from oracles.truth.products import gathered, over_group, scores, weighted
+from oracles.truth.products import over_group, scores, transposed_weighted, weighted
 from strategies import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """Gradients of <dO, O> + <dLSE, LSE> in float64, with what they were made of.
+    """Gradients of <dO, O> + <dLSE, LSE> in float64, with intermediate results.
 
     by_name: dQ (B, Hq, Nq, d), dK and dV (B, Hk, Nk, d). heads: dK and dV (B, Hq, Nk, d) before the sum over the group.
-    q, k and dO (B, Hq, Nq, d): what stood in the sums, with 0 for NaN and inf; dLSE broadcasts to (B, Hq, Nq, 1).
+    q, k and dO (B, Hq, Nq, d): as used in the sums, with 0 for NaN and inf; dLSE broadcasts to (B, Hq, Nq, 1).
     P, dP, dS (B, Hq, Nq, Nk): 0 where hidden; dS is that of scale·q·k. delta (B, Hq, Nq, 1): row sum of P∘dP.
-    slope: derivative of the score that the softmax takes in scale·q·k, None where it is that itself.
+    slope: derivative of the softmax's score by scale·q·k, None if no feature maps scores.
     """
 
     by_name: Mapping[str, Tensor]
@@ -45,34 +45,34 @@ class Gradients:
 
 
 def gradients64(problem: Problem, truth: Truth) -> Gradients:
-    """The gradients that dO and dLSE give: dV = Pᵀ dO, dS = P∘(dP - δ + dLSE), dQ = scale·dS K, dK = scale·dSᵀ Q.
+    """Compute the gradients: dV = Pᵀ dO, dS = P∘(dP - δ + dLSE), dQ = scale·dS K, dK = scale·dSᵀ Q.
 
-    Where features map scores, dS passes back through each of them.
-    A hidden pair gives nothing, whatever stands there: a row that sees no key has dQ = 0 though its LSE is -inf, and
-    a key that no query sees has dK = dV = 0. A NaN or inf that is seen makes NaN of all that it reaches.
-    Raises ValueError where the problem has no dO.
+    If features map scores, dS passes back through each of them.
+    A hidden pair contributes nothing, whatever its values: a row that sees no key has dQ = 0 though its LSE is -inf,
+    and a key that no query sees has dK = dV = 0. A visible NaN or inf makes everything that it reaches NaN.
+    Raises ValueError if the problem has no dO.
     """
-    dO, dLSE = _given(problem)
+    dO, dLSE = _output_gradients(problem)
     q, k, finite_dO = (_finite(tensor) for tensor in (truth.q, truth.k, dO))
     P = visible(truth.W / truth.divisor, truth)
-    dP = visible(_spoil(scores(finite_dO, truth.v), dO, problem, truth), truth)
+    dP = visible(_restore_nan(scores(finite_dO, truth.v), dO, problem, truth), truth)
     delta = (P * dP).sum(-1, keepdim=True)
     dS = visible(P * (dP - delta + dLSE), truth)
     slope = _slope(problem, truth)
     if slope is not None:
         dS = visible(dS * slope, truth)
     dQ = weighted(dS, k).mul_(problem.scale)
-    heads = {"dK": gathered(dS, q).mul_(problem.scale), "dV": gathered(P, finite_dO)}
+    heads = {"dK": transposed_weighted(dS, q).mul_(problem.scale), "dV": transposed_weighted(P, finite_dO)}
     if finite_dO is not dO:
         seen = visible(torch.ones_like(P), truth)
-        heads["dV"].masked_fill_(gathered(seen, (~dO.isfinite()).double()) > 0, math.nan)
+        heads["dV"].masked_fill_(transposed_weighted(seen, (~dO.isfinite()).double()) > 0, math.nan)
     by_name = {"dQ": dQ} | {name: over_group(of_heads, k.shape[1]) for name, of_heads in heads.items()}
     given = {"q": q, "k": k, "dO": finite_dO, "dLSE": dLSE, "P": P, "dP": dP, "delta": delta, "dS": dS}
     return Gradients(by_name=by_name, heads=heads, slope=slope, **given)
 
 
 def _slope(problem: Problem, truth: Truth) -> Tensor | None:
-    """The product of the slopes of all features that map scores, None where none does."""
+    """Return the product of the slopes of all features that map scores, None if there are none."""
     if not truth.stages:
         return None
     at = pairs_of(problem)
@@ -80,8 +80,8 @@ def _slope(problem: Problem, truth: Truth) -> Tensor | None:
     return reduce(torch.mul, slopes)
 
 
-def _given(problem: Problem) -> tuple[Tensor, Tensor]:
-    """dO (B, Hq, Nq, d) and dLSE (B, Hq, Nq, 1) in float64; a dLSE of 0 where none comes."""
+def _output_gradients(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return dO (B, Hq, Nq, d) and dLSE (B, Hq, Nq, 1) in float64; 0 for a dLSE that is None."""
     if problem.dO is None:
         raise ValueError("A problem without dO has no gradients; take a case of operation 'forward_backward'.")
     dO = problem.dO.to(torch.float64, memory_format=torch.contiguous_format)
@@ -91,12 +91,12 @@ def _given(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def _finite(tensor: Tensor) -> Tensor:
-    """The tensor with 0 for NaN and inf; itself where there are none (fp32 numbers never sum to inf in float64)."""
+    """Return the tensor with 0 for NaN and inf; itself if it has none (fp32 numbers never sum to inf in float64)."""
     return tensor if math.isfinite(tensor.sum().item()) else tensor.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _spoil(dP: Tensor, dO: Tensor, problem: Problem, truth: Truth) -> Tensor:
-    """dP with NaN for each pair of a row of q or dO and a key or value that are not all finite."""
+def _restore_nan(dP: Tensor, dO: Tensor, problem: Problem, truth: Truth) -> Tensor:
+    """Return dP with NaN for each pair in which the row of q or dO, the key or the value is not all finite."""
     if all(tensor.isfinite().all() for tensor in (truth.q, dO, problem.k, problem.v)):
         return dP
     rows = truth.q.isfinite().all(-1, keepdim=True) & dO.isfinite().all(-1, keepdim=True)

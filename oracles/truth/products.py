@@ -1,4 +1,4 @@
-"""Matrix products in which the query heads of a group share one head of K or V, without repeating it."""
+"""Matrix products in which the query heads of a group share one head of K or V without copying it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def scores(q: Tensor, k: Tensor) -> Tensor:
-    """q @ k^T as (B, Hq, Nq, Nk), of contiguous q (B, Hq, Nq, d) and k (B, Hk, Nk, d)."""
+    """Return q @ k^T as (B, Hq, Nq, Nk), of contiguous q (B, Hq, Nq, d) and k (B, Hk, Nk, d)."""
     B, Hq, Nq, d = q.shape
     _, Hk, Nk, _ = k.shape
     rows = q.view(B * Hk, Hq // Hk * Nq, d)
@@ -15,15 +15,15 @@ def scores(q: Tensor, k: Tensor) -> Tensor:
 
 
 def weighted(weights: Tensor, v: Tensor) -> Tensor:
-    """weights @ v as (B, Hq, Nq, c), of contiguous weights (B, Hq, Nq, Nk) and v (B, Hk, Nk, c)."""
+    """Return weights @ v as (B, Hq, Nq, c), of contiguous weights (B, Hq, Nq, Nk) and v (B, Hk, Nk, c)."""
     B, Hq, Nq, Nk = weights.shape
     _, Hk, _, c = v.shape
     rows = weights.view(B * Hk, Hq // Hk * Nq, Nk)
     return torch.bmm(rows, v.view(B * Hk, Nk, c)).view(B, Hq, Nq, c)
 
 
-def gathered(weights: Tensor, rows: Tensor) -> Tensor:
-    """weights^T @ rows as (B, Hq, Nk, c), of contiguous weights (B, Hq, Nq, Nk) and rows (B, Hq, Nq, c)."""
+def transposed_weighted(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return weights^T @ rows as (B, Hq, Nk, c), of contiguous weights (B, Hq, Nq, Nk) and rows (B, Hq, Nq, c)."""
     B, Hq, Nq, Nk = weights.shape
     c = rows.shape[-1]
     return torch.bmm(weights.view(B * Hq, Nq, Nk).mT, rows.view(B * Hq, Nq, c)).view(B, Hq, Nk, c)

@@ -1,4 +1,4 @@
-"""The keywords of the call, one file each: how a value is drawn, checked, varied, handed over and counted.
+"""Features, the keywords of the call, one file each: how a value is drawn, checked, varied, passed and counted.
 
 Every module in this folder is imported, so a new feature is one decorated class in a file of its own.
 """
@@ -20,7 +20,7 @@ from strategies.features.registry import (
 )
 
 _COMMON = ("causal", "scale", "seqlens_k", "return_lse", "config")
-"""First, since features print in the order in which they are registered."""
+"""Imported first: features print in the order in which they are registered."""
 
 for _name in (*_COMMON, *(module.name for module in iter_modules(__path__))):
     import_module(f"{__name__}.{_name}")

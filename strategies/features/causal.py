@@ -51,7 +51,7 @@ class Causal(Feature):
         require(is_kind, f"causal must be False, True or 'lower_right', not {value!r}.")
 
     def hides(self, subject: Declared) -> Iterable[str]:
-        """Keys at the end; all keys of a row where the mask is aligned lower right."""
+        """Keys at the end; all keys of a row if the mask is aligned lower right."""
         kinds = self.taken_by(subject)
         return (*(["end hidden"] if len(kinds) > 1 else []), *(["no key"] if "lower_right" in kinds else []))
 

@@ -1,7 +1,7 @@
-"""What a feature is: one keyword of the call, and all that cases need to know of it.
+"""The `Feature` interface: one keyword of the call, and all that cases need to know about it.
 
 A feature is one subclass of `Feature` in a file of its own in this folder, and its meaning one file of the same name
-in `oracles/features`. Whatever handles cases loops over `FEATURES`; nothing else names a feature.
+in `oracles/features`. Code that handles cases loops over `FEATURES` and names no feature itself.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from strategies.spec import require
 from strategies.tensor_spec import TensorSpec
 
 Value = Any
-"""A feature's value: plain, hashable and what `repr` and JSON can carry (a number, a string, a tuple, a Spec)."""
+"""A feature's value: plain, hashable, and fit for `repr` and JSON (a number, a string, a tuple, a Spec)."""
 
 Variations = Mapping[str, Callable[[Value, Geometry], Value]]
-"""Changes of a value, by the name of the variation that they make."""
+"""Changes of a value, by the name of the variation."""
 
 
 class Declared(Protocol):
-    """What a feature may ask of a subject: `harness.subject` says what each means."""
+    """What a feature may read of a subject's declaration: `harness.subject` documents each field."""
 
     @property
     def keywords(self) -> frozenset[str]:
@@ -43,7 +43,7 @@ class Declared(Protocol):
 
 @dataclass(frozen=True)
 class Axis:
-    """One way to class cases: the classes that a subject can be asked for, and those that a case falls into.
+    """One way to classify cases: the classes possible for a subject, and those that a case falls into.
 
     has_histogram: error/budget is counted by its classes too.
     """
@@ -55,15 +55,15 @@ class Axis:
 
 
 ROWS = ("every key", "end hidden", "start hidden", "both ends hidden", "keys between hidden", "no key")
-"""What a row of a case may see."""
+"""The kinds of rows, by the keys that they see."""
 
 
 @dataclass(frozen=True)
 class Role:
     """A float tensor that a feature brings, by the axes it has.
 
-    axes: "B", "Hq", "Hk", "Nq" and "Nk" in the tensor's order, "1" where it is broadcast. wants_grad: its gradient may
-    be asked for, as `d` and its name ("bias" has "dBias").
+    axes: "B", "Hq", "Hk", "Nq" and "Nk" in the tensor's order, "1" where it is broadcast. wants_grad: a case may need
+    its gradient, which is named `d` and its name ("bias" has "dBias").
     """
 
     axes: tuple[str, ...]
@@ -81,14 +81,14 @@ class Role:
 
 
 class Feature:
-    """One keyword of the call. A subclass overrides what is not as here; see `causal.py` for one of 40 lines.
+    """One keyword of the call. A subclass overrides what differs from here; see `causal.py` for an example.
 
-    default: the value that asks for nothing; the keyword is then left out of the call.
-    kind: the type of a value that is a Spec, which JSON must be read into.
-    needs_geometry: its value is drawn after the sizes, which it is handed.
-    is_common: drawn in most cases, by weights of its own; other features are drawn a few at a time.
-    variations: calls that may come before a case, by name, each a change of the value.
-    anything: what is asked, as `draw` takes it, where nothing narrows it.
+    default: the value that leaves the keyword out of the call.
+    kind: the type of a value that is a Spec, which JSON is read into.
+    needs_geometry: the value is drawn after the sizes, which `draw` then gets.
+    is_common: drawn in most cases, by its own weights; of the other features, a few are drawn at a time.
+    variations: possible earlier calls, by name, each a change of the value.
+    anything: the unrestricted choice, in the form that `draw` takes.
     """
 
     name: ClassVar[str]
@@ -100,11 +100,11 @@ class Feature:
     anything: ClassVar[Any] = True
 
     def taken_by(self, subject: Declared) -> Any:
-        """What may be asked of a subject, as `draw` takes it; anything false leaves the feature out."""
+        """Return what the subject supports, in the form that `draw` takes; a false value leaves the feature out."""
         return self.name in subject.keywords
 
     def narrow(self, asked: Any) -> Any:
-        """What `attention_cases(NAME=asked)` means, as `draw` takes it. Raises ValueError for what it cannot be."""
+        """Turn `attention_cases(NAME=asked)` into the form that `draw` takes. Raises ValueError if it is invalid."""
         require(isinstance(asked, bool), f"{self.name} must be True or False, not {asked!r}.")
         return asked
 
@@ -113,7 +113,7 @@ class Feature:
         raise NotImplementedError(f"The feature {self.name!r} does not say how its value is drawn.")
 
     def box(self, asked: Any, geometry: Geometry) -> Iterable[Value]:
-        """The values that an exhaustive test of small problems, of one batch entry, goes through."""
+        """Return the values for an exhaustive test of small problems with one batch entry."""
         return (self.default,)
 
     def check(self, value: Value, geometry: Geometry) -> None:
@@ -123,11 +123,11 @@ class Feature:
         """Raise ValueError unless the value could be legal in some problem."""
 
     def fit(self, value: Value, geometry: Geometry) -> Value:
-        """The value that stands for this one in a problem of other sizes, where it would not be legal as it is."""
+        """Return the value adapted to a problem of other sizes, in which it may not be legal as it is."""
         return value
 
     def part(self, value: Value, places: Mapping[str, slice]) -> Value:
-        """The value for the part of a problem at these places along B, Hq, Hk, Nq and Nk."""
+        """Return the value for the part of a problem at these places along B, Hq, Hk, Nq and Nk."""
         return value
 
     def roles(self, value: Value) -> Mapping[str, Role]:
@@ -143,19 +143,19 @@ class Feature:
         return {self.name: tensors.get(self.name, value)}
 
     def of_arguments(self, arguments: Mapping[str, Any]) -> Value:
-        """The value that a call with these arguments asks for."""
+        """Return the value in a call with these arguments."""
         return arguments.get(self.name, self.default)
 
     def hides(self, subject: Declared) -> Iterable[str]:
-        """Which classes of `ROWS` the feature adds to those that a subject's cases may have."""
+        """Return the kinds of `ROWS` that the feature makes possible for a subject."""
         return ()
 
     def axes(self) -> tuple[Axis, ...]:
-        """How coverage classes cases by this feature."""
+        """Return how coverage classifies cases by this feature."""
         return (Axis(self.name, self._possible, lambda case: ["on" if self.is_on(case.features) else "off"]),)
 
     def is_on(self, features: Any) -> bool:
-        """Whether these features ask for it."""
+        """Whether it is set in these features."""
         return bool(getattr(features, self.name) != self.default)
 
     def _possible(self, subject: Declared) -> Iterable[str]:
@@ -166,13 +166,13 @@ FEATURES: dict[str, Feature] = {}
 """The features by name, in the order in which they print."""
 
 VARIATIONS: dict[str, Callable[[Any], Any]] = {}
-"""Calls that may come before a case, by name: each makes another case of it. `strategies.history` has the rest."""
+"""Possible earlier calls of a case, by name: each turns it into another case. `strategies.history` has the rest."""
 
 F = TypeVar("F", bound=type[Feature])
 
 
 def feature(kind: F) -> F:
-    """Register a feature under its name. Raises ValueError where the name is taken or no keyword."""
+    """Register a feature under its name. Raises ValueError if the name is taken or is not a keyword."""
     name = kind.name
     require(bool(re.fullmatch(r"[a-z][a-z0-9_]*", name)), f"A feature's name is a keyword, not {name!r}.")
     require(name not in FEATURES, f"A feature is already named {name!r}; give this one another name.")
@@ -183,13 +183,13 @@ def feature(kind: F) -> F:
 
 
 def _of_case(name: str, change: Callable[[Value, Geometry], Value]) -> Callable[[Any], Any]:
-    def varied(case: Any) -> Any:
+    def vary(case: Any) -> Any:
         value = change(getattr(case.features, name), case.geometry)
         return case.replace(features=case.features.replace(**{name: value}))
 
-    return varied
+    return vary
 
 
 def gradient_of(tensor: str) -> str:
-    """What the gradient of an input is called: "dQ" of q, "dBias" of bias."""
+    """Return the name of an input's gradient: "dQ" for q, "dBias" for bias."""
     return f"d{tensor.capitalize()}"

@@ -12,7 +12,7 @@ from strategies.spec import require
 
 @feature
 class ReturnLSE(Feature):
-    """Whether the call returns LSE too: natural logarithm, fp32, (B, Hq, Nq)."""
+    """Whether the call also returns LSE: natural logarithm, fp32, (B, Hq, Nq)."""
 
     name = "return_lse"
     default = False
@@ -23,7 +23,7 @@ class ReturnLSE(Feature):
         return bool(draw(any_of((False, True), "return_lse")))
 
     def box(self, asked: Any, geometry: Geometry) -> tuple[bool]:
-        """Always, since LSE shows what O may hide."""
+        """Return True only, since LSE shows errors that O may hide."""
         return (True,)
 
     def check_form(self, value: object) -> None:
@@ -31,5 +31,5 @@ class ReturnLSE(Feature):
         require(isinstance(value, bool), f"return_lse must be a bool, not {value!r}.")
 
     def axes(self) -> tuple[Axis, ...]:
-        """None: whether LSE has a gradient is an axis of the case."""
+        """Return none: whether LSE has a gradient is an axis of the case."""
         return ()

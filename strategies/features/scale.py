@@ -19,7 +19,7 @@ class Scale(Feature):
 
     name = "scale"
     is_common = True
-    # Twice the scale, or 1 where it is the default or 0.
+    # Twice the scale, or 1 if it is the default or 0.
     variations: ClassVar[Variations] = {"other_scale": lambda scale, geometry: 2 * scale if scale else 1.0}
 
     def draw(self, draw: Draw, asked: Any, geometry: Geometry | None) -> float | None:

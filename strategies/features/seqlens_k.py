@@ -14,20 +14,20 @@ from strategies.geometry import Geometry
 from strategies.spec import require, require_int
 
 PAST_END = ("values", "nan", "inf", "huge")
-"""What a case may hold past the lengths: the family's own values, or a number in their place."""
+"""What a case may hold past the lengths: the family's own values, or one number instead."""
 
 Lengths = tuple[int, ...]
 
 
 @feature
 class SeqlensK(Feature):
-    """The number of keys of each batch entry, 0 to Nk; None means all. The call is handed an int32 tensor (B,)."""
+    """The number of keys of each batch entry, 0 to Nk; None means all. The call gets an int32 tensor (B,)."""
 
     name = "seqlens_k"
     needs_geometry = True
     is_common = True
     variations: ClassVar[Variations] = {
-        # One visible key less in each batch entry, where the call has lengths at all.
+        # One key less in each batch entry, if the call has lengths.
         "other_lengths": lambda lengths, geometry: lengths and tuple(max(0, length - 1) for length in lengths),
     }
 
@@ -54,12 +54,12 @@ class SeqlensK(Feature):
             require_int("seqlens_k", length, 0, geometry.Nk)
 
     def fit(self, value: Lengths, geometry: Geometry) -> Lengths:
-        """No more than all keys; a batch entry more is as long as the last one."""
+        """Limit lengths to Nk; an added batch entry is as long as the last one."""
         entries = (*value, *value[-1:] * (geometry.B - len(value)))[: geometry.B]
         return tuple(min(length, geometry.Nk) for length in entries)
 
     def part(self, value: Lengths, places: Mapping[str, slice]) -> Lengths:
-        """The lengths of some batch entries, counted from the first key of the part."""
+        """Return the lengths of some batch entries, counted from the first key of the part."""
         keys = places.get("Nk", slice(None))
         first, last = keys.start or 0, keys.stop
         return tuple(max(0, (n if last is None else min(n, last)) - first) for n in value[places.get("B", slice(None))])
@@ -69,7 +69,7 @@ class SeqlensK(Feature):
         return {"seqlens_k": torch.tensor(value, dtype=torch.int32)}
 
     def of_arguments(self, arguments: Mapping[str, Any]) -> Lengths | None:
-        """The lengths of the tensor that was handed over."""
+        """Return the lengths in the tensor that was passed."""
         given = arguments.get("seqlens_k")
         return None if given is None else tuple(given.tolist())
 
@@ -78,7 +78,7 @@ class SeqlensK(Feature):
         return ("end hidden", "no key") if self.taken_by(subject) else ()
 
     def axes(self) -> tuple[Axis, ...]:
-        """By length, by rows that see no key, and by what lies past the end."""
+        """By length, and by what lies past the end."""
 
         def where_taken(*classes: str) -> Any:
             return lambda subject: classes if self.taken_by(subject) else ()

@@ -1,14 +1,12 @@
-"""Results that look like an H100's and were never measured: for the pictures alone, made anew in each test."""
+"""Results that look like an H100's and were never measured, for the pictures; and where the words of a picture are."""
 
 import random
-from dataclasses import replace
+from itertools import combinations
 
 from speed.ceilings import Ceilings
-from speed.io_report import IoReport, Measured, in_theory
 from speed.presets import OURS, PRESETS
 from speed.providers import PROVIDERS
 from speed.results import Outcome, Results, Timed
-from speed.traffic import Tile
 from speed.turns import Spread
 
 MACHINE = {"device": "Imagined GPU", "torch": "2.11.0", "triton": "3.6.0", "commit": "0123456789ab", "command": "none"}
@@ -59,21 +57,17 @@ def results(*presets, dtypes=()):
     return Results(MACHINE, {"rounds": 3}, ceilings, labels, OURS, timed=timed)
 
 
-def io_report(measured=True):
-    """An analysis of the preset io, with counts a little past theory."""
-    report = IoReport(MACHINE, {name: PROVIDERS[name].label for name in PRESETS["io"].providers}, OURS)
-    report.ceilings = Ceilings({"bf16": CEILING}, 3000.0) if measured else None
-    for row in PRESETS["io"].rows():
-        for name in PRESETS["io"].providers:
-            problem = in_theory(name, row, Tile(128, 64) if name in OURS else None)
-            report.problems.append(replace(problem, measured=counts(problem)) if measured else problem)
-    return report
+def words(figure):
+    """Every text that is seen, with its box in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    seen = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in seen]
 
 
-def counts(problem):
-    bytes_of_dram, asked = problem.expected, problem.asked or problem.expected
-    seconds = problem.row.flops / (CEILING * 1e12 * share(problem.provider, problem.row))
-    kernel = {"name": "_forward", "seconds": seconds, "registers": 168.0, "shared_bytes": 131072.0}
-    kernel |= {"occupancy_percent": 12.0, "tensor_percent": 70.0, "stalls": {"gmma": 2.0}, "metrics": {}}
-    read, written = 1.04 * bytes_of_dram.read, 1.01 * bytes_of_dram.written
-    return Measured(read, written, 1.02 * asked.read, asked.written, seconds, [kernel])
+def words_over_one_another(figure):
+    boxes = [(said, box.padded(-1.5)) for said, box in words(figure)]
+    return [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]

@@ -10,14 +10,15 @@ import torch
 
 from speed.ceilings import Ceilings
 from speed.clock import CpuClock
+from speed.judge import judge_of
 from speed.measure import Bench, measure_row
 from speed.providers import Provider, Refused, named
 from speed.results import Outcome, Results, Timed, from_json, to_csv, to_json
 from speed.rows import Row
-from speed.turns import Bound, Budget, Spread, take_turns
+from speed.turns import BoundCall, Schedule, Spread, take_turns
 
 ROW = Row(N=16, d=8, Hq=2, Hk=2, dtype="fp32")
-BENCH = Bench("cpu", CpuClock(), Budget(2, 0.5), Ceilings({"fp32": 1.0}, 1.0))
+BENCH = Bench("cpu", CpuClock(), Schedule(2, 0.5), Ceilings({"fp32": 1.0}, 1.0))
 
 
 class FakeClock:
@@ -67,6 +68,19 @@ def test_one_that_is_wrong_is_not_timed():
     assert wrong.error > 1
 
 
+@pytest.mark.parametrize(("ours", "status"), [(False, "ok"), (True, "wrong")])
+def test_a_peer_may_round_more_than_ours_may(ours, status):
+    def bind(row, inputs):
+        O = named("naive").bind(row, inputs)()
+        for piece in judge_of(row, inputs).pieces:
+            O[piece.index] = piece.right + 3 * piece.budget
+        return lambda: O
+
+    found = outcome(Provider("other", "other", bind, ours=ours))
+    assert found.status == status
+    assert found.error == pytest.approx(3, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("problem", "status"),
     [
@@ -90,7 +104,7 @@ def test_one_that_is_given_no_such_size_is_not_called():
 
 def test_each_round_begins_with_another():
     clock = FakeClock(a=1.0, b=2.0)
-    take_turns({name: Bound(lambda name=name: name) for name in "ab"}, clock, Budget(3, 12.0))
+    take_turns({name: BoundCall(lambda name=name: name) for name in "ab"}, clock, Schedule(3, 12.0))
     assert clock.asked == [("a", 4), ("b", 2), ("b", 2), ("a", 4), ("a", 4), ("b", 2)]
 
 
@@ -101,7 +115,7 @@ def test_a_spread_is_the_median_of_all_and_of_each_round():
 
 @pytest.mark.parametrize(("estimate", "repeats"), [(1e-9, 100), (1.0, 20), (1e6, 2)])
 def test_repeats_stay_within_limits(estimate, repeats):
-    assert Budget(5, 100.0).repeats(estimate) == repeats
+    assert Schedule(5, 100.0).repeats(estimate) == repeats
 
 
 def results():
@@ -147,6 +161,6 @@ def test_each_line_of_the_csv_says_where_it_is_from():
 def test_the_host_is_timed_where_it_is_asked_for():
     clock = FakeClock()
     clock.estimate, clock.times = lambda call: 1.0, lambda call, repeats: [1.0] * repeats
-    bench = Bench("cpu", clock, Budget(1, 1.0), Ceilings({}, 1.0), host=True)
+    bench = Bench("cpu", clock, Schedule(1, 1.0), Ceilings({}, 1.0), host=True)
     (timed,) = measure_row("launch", ROW, [named("naive")], bench).outcomes
     assert (timed.host_ms.median, timed.peak_bytes, timed.share) == (0.25, 64, None)

@@ -2,46 +2,40 @@
 
 import sys
 from functools import cache
-from itertools import combinations, pairwise
 
 import pytest
 
 import plot_results
-from speed.io_report import to_json as io_to_json
-from speed.pictures import io_pictures, pictures, save_all
+from speed.pictures import pictures, save_all
 from speed.pictures.launch import costs
 from speed.pictures.rates import lines
 from speed.pictures.savings import causal_cost, padding_cost
 from speed.pictures.speedup import _once, _ratios
-from speed.pictures.style import in_bytes, look, machine_line, spread, tokens
+from speed.pictures.style import in_bytes, look, machine_line, tokens
 from speed.presets import PRESETS
 from speed.providers import PROVIDERS
 from speed.results import Outcome, Timed, to_json
 from speed.rows import Row
 from speed.turns import Spread
 
-from .synthetic import io_report, results
+from .synthetic import results, words, words_over_one_another
 
 NAMES = {"rates_bf16", "rates_fp16", "speedup_bf16", "speedup_fp16", "gqa", "memory", "savings", "launch"}
 NAMES |= {"rates_backward_bf16", "speedup_backward_bf16", "memory_backward", "launch_backward"}
-IO_NAMES = {"io", "io_growth", "roofline"}
 
 
 @cache
 def made(*presets):
     pytest.importorskip("matplotlib")
-    figures = {**dict(pictures(results(*presets))), **dict(io_pictures(io_report()))}
-    return {name: figure for name, figure in figures.items() if figure is not None}
+    return {name: figure for name, figure in pictures(results(*presets)) if figure is not None}
 
 
 def test_every_preset_has_its_picture():
-    assert set(made()) == NAMES | IO_NAMES
+    assert set(made()) == NAMES
 
 
 def test_what_was_not_measured_is_not_drawn():
-    assert set(made("gqa")) - IO_NAMES == {"gqa"}
-    figures = dict(io_pictures(io_report(measured=False)))
-    assert {name for name, figure in figures.items() if figure is not None} == {"io", "io_growth"}
+    assert set(made("gqa")) == {"gqa"}
 
 
 def test_the_passes_are_not_drawn_together():
@@ -54,38 +48,22 @@ def test_the_passes_are_not_drawn_together():
     assert len(figures["launch"].axes) == len(figures["launch_backward"].axes) == 4
 
 
-def words(figure):
-    """Every text that is seen, with its box in pixels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
-
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    figure.draw(renderer)
-    seen = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    return [(text.get_text(), text.get_window_extent(renderer)) for text in seen]
-
-
-def over_one_another(figure):
-    boxes = [(said, box.padded(-1.5)) for said, box in words(figure)]
-    return [(a, b) for (a, one), (b, other) in combinations(boxes, 2) if one.overlaps(other)]
-
-
-@pytest.mark.parametrize("name", sorted(NAMES | IO_NAMES))
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_no_words_lie_over_one_another(name):
-    assert over_one_another(made()[name]) == []
+    assert words_over_one_another(made()[name]) == []
 
 
 def test_words_that_do_are_seen():
     figure = made.__wrapped__("gqa")["gqa"]
     figure.text(0.5, 0.5, "one")
     figure.text(0.5, 0.5, "other")
-    assert ("one", "other") in over_one_another(figure)
+    assert ("one", "other") in words_over_one_another(figure)
 
 
 def test_the_device_and_the_versions_are_in_every_picture():
-    for name, figure in made().items():
+    for figure in made().values():
         said = " ".join(text for text, _ in words(figure))
-        assert name == "io_growth" or "Imagined GPU · torch 2.11.0 · triton 3.6.0" in said
+        assert "Imagined GPU · torch 2.11.0 · triton 3.6.0" in said
 
 
 def test_files_are_written(tmp_path, capsys):
@@ -100,14 +78,13 @@ def test_without_matplotlib_it_is_said_how_to_get_it(monkeypatch, tmp_path, caps
     assert "flashattest[plot]" in capsys.readouterr().err
 
 
-def test_files_of_both_kinds_are_drawn(tmp_path):
+def test_several_files_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     (tmp_path / "one.json").write_text(to_json(results("gqa")))
     (tmp_path / "more.json").write_text(to_json(results("memory")))
-    (tmp_path / "io.json").write_text(io_to_json(io_report()))
-    files = [str(tmp_path / name) for name in ("one.json", "more.json", "io.json")]
+    files = [str(tmp_path / name) for name in ("one.json", "more.json")]
     assert plot_results.main([*files, "--out", str(tmp_path / "plots")]) == 0
-    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"gqa", "memory", *IO_NAMES}
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"gqa", "memory"}
 
 
 def test_two_devices_are_not_drawn_together(tmp_path, capsys):
@@ -136,15 +113,6 @@ def test_another_file_is_refused_by_name(content, tmp_path, capsys):
     (tmp_path / "other.json").write_text(content)
     assert plot_results.main([str(tmp_path / "other.json")]) == 2
     assert "other.json cannot be read" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("heights", [[0.9, 0.5, 0.1], [0.5, 0.5, 0.5, 0.1], [0.3, 0.29, 0.28, 0.2, 0.19], [1.0]])
-def test_labels_are_moved_apart_and_no_further(heights):
-    placed = spread(heights, 0.1)
-    assert all(above - below >= 0.1 - 1e-9 for above, below in pairwise(placed))
-    assert sum(placed) == pytest.approx(sum(heights))
-    if len(set(heights)) == 3:
-        assert placed == heights
 
 
 def timed(milliseconds, **row):
@@ -176,13 +144,13 @@ def test_padding_cost_is_its_time_over_the_unpadded_one():
     assert padding_cost(run_of(*rows, preset="padding"), False) == {"ours": [(0.25, 0.25), (1.0, 1.0)]}
 
 
-def test_ours_stands_beside_the_fastest_and_beside_fa2():
+def test_ours_is_compared_with_the_fastest_and_with_fa2():
     one = timed({"ours": 2.0, "sdpa_flash": 5.0, "sdpa_cudnn": 1.0})
     assert _ratios(one, ("ours",)) == pytest.approx({"best": 0.5, "fa2": 2.5})
     assert _ratios(timed({"ours": 2.0}), ("ours",)) == {}
 
 
-def test_of_twins_the_one_beside_most_others_is_taken():
+def test_of_twins_the_one_with_most_others_is_taken():
     few, many = timed({"ours": 2.0, "sdpa_flash": 5.0}), timed({"ours": 2.0, "sdpa_flash": 5.0, "sdpa_cudnn": 1.0})
     assert _once([many, few]) == _once([few, many]) == [many]
 

@@ -1,34 +1,30 @@
 """Every tile that autotuning tries has a subject that is pinned to it, forward and backward."""
 
 import pytest
+import torch
 
 import pinned
 from harness.subject.loading import load
-from kernel import backward_tiles, tiles
-from kernel.backward_paths import backward_half, parse_backward
-from kernel.paths import parse_config
+from kernel.choose import BACKWARD, FORWARD, halves
+from kernel.tiles import space
 
 PATHS = {"half": "portable", "fma": "portable", "hopper": "hopper", "decode": "decode"}
 
 
 @pytest.mark.parametrize(("name", "of"), pinned.ALL.items())
 def test_a_config_names_its_path_and_is_a_subject(name, of):
-    assert parse_config(of.config)[0].name == PATHS[name.rstrip("0123456789")]
-    assert (parse_backward(backward_half(of.config))[0] is None) == (name == "decode")
+    forward, backward = halves(of.config)
+    assert FORWARD.parse(forward)[0].name == PATHS[name.rstrip("0123456789")]
+    assert (BACKWARD.parse(backward)[0] is None) == (name == "decode")
     assert load(f"benchmark/pinned.py:{name}").differentiable
 
 
-@pytest.mark.parametrize(
-    ("kind", "spaces"),
-    [
-        ("half", (tiles.TENSOR_CORE_SPACE, backward_tiles.KV_SPACE, backward_tiles.Q_SPACE)),
-        ("fma", (tiles.FMA_SPACE, backward_tiles.FMA_SPACE, backward_tiles.FMA_SPACE)),
-    ],
-)
-def test_no_tile_is_left_out(kind, spaces):
+@pytest.mark.parametrize(("kind", "dtype"), [("half", torch.float16), ("fma", torch.float32)])
+def test_no_tile_is_left_out(kind, dtype):
+    spaces = [each.of(dtype) for each in (space.FORWARD, space.BACKWARD_KV, space.BACKWARD_Q)]
     configs = [of.config.replace("+", "/").split("/") for name, of in pinned.ALL.items() if name.startswith(kind)]
-    for space, of_pinned in zip(spaces, zip(*configs, strict=True), strict=True):
-        assert set(map(str, space)) <= set(of_pinned)
+    for tiles, of_pinned in zip(spaces, zip(*configs, strict=True), strict=True):
+        assert set(map(str, tiles)) <= set(of_pinned)
 
 
 def test_what_is_not_pinned_is_no_subject():

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from speed.judge import judge_of
+from speed.measure import PEERS_MAY
 from speed.providers import PROVIDERS, named, ours, provider
 from speed.rows import Row, make_inputs
-from speed.truth import truth
 
 ON_CPU = ("naive", "sdpa_math", "sdpa_flash", "ours", "ours_portable", "ours:config=32x32x4x1")
 ROWS = [
@@ -28,7 +29,7 @@ def registry():
 def test_a_provider_is_right(name, row, registry):
     inputs = make_inputs(row, "cpu")
     with named(name).around():
-        assert truth(row, inputs).error(named(name).bind(row, inputs)()) <= 1
+        assert judge_of(row, inputs).error(named(name).bind(row, inputs)()) <= (PEERS_MAY if name == "naive" else 1)
 
 
 def test_the_peers_of_the_table_are_there():

@@ -1,18 +1,14 @@
 """The tables that are printed: ours over the others in one line each, and a kept file shown again."""
 
-from pathlib import Path
-
 import pytest
 
 import show_results
 from speed.markdown import table
-from speed.results import Outcome, Timed, from_json, write
+from speed.results import Outcome, Timed, write
 from speed.rows import Row
 from speed.show import summary
 
 from .synthetic import results
-
-ROOT = Path(__file__).parents[2]
 
 
 def timed(**rates):
@@ -45,12 +41,6 @@ def test_another_file_is_refused(content, tmp_path, capsys):
     (tmp_path / "r.json").write_text(content)
     assert show_results.main([str(tmp_path / "r.json")]) == 2
     assert "show_results: " in capsys.readouterr().err
-
-
-def test_the_readmes_table_is_the_files():
-    columns = ["sdpa_flash", "sdpa_cudnn", "flex_compiled", "ours_portable", "ours"]
-    kept = from_json((ROOT / "benchmark/results/peers_bf16.json").read_text())
-    assert "\n".join(table(kept, "peers", columns)) in (ROOT / "README.md").read_text()
 
 
 def test_a_table_has_the_fastest_in_bold_and_a_gap_for_who_was_not_timed():

@@ -9,7 +9,7 @@ from harness.recall.faults import registry
 from harness.recall.faults.planting import AnchorLost, Edit, edited, pinned, plant, with_slack
 from harness.recall.faults.witness import case
 
-FILE = "flash_attn_triton.py"
+FILE = "portable/device/forward.py"
 
 
 def test_an_edit_replaces_its_text():
@@ -18,7 +18,7 @@ def test_an_edit_replaces_its_text():
 
 @pytest.mark.parametrize("source", ["a = d", "b = b"])
 def test_a_lost_anchor_names_the_fault_and_the_text(source):
-    with pytest.raises(AnchorLost, match=r"some-fault: .* must stand 1 times in flash_attn_triton.py.*'b'"):
+    with pytest.raises(AnchorLost, match=r"some-fault: .* must stand 1 times in portable/device/forward.py.*'b'"):
         edited("some-fault", source, Edit(FILE, "b", "c"))
 
 

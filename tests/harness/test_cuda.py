@@ -67,7 +67,7 @@ def test_silent_on_right(case):
 
 
 # Of other layouts torch's memory-efficient kernel ends in a misaligned address, after which no CUDA call works
-# (docs/findings.md), and this test calls it in its own process.
+# (docs/results/findings.md), and this test calls it in its own process.
 ALIGNED = {"layouts": ("contiguous",), "head_dims": range(8, 257, 8), "history": False}
 
 

@@ -19,7 +19,7 @@ def device() -> torch.device:
 def _h100(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on an H100 with a Triton that the Hopper paths know; no GPU is asked."""
     # Imported here: only now is it settled whether the interpreter runs the kernel.
-    from kernel import hopper
+    from kernel.hopper import forward as hopper
 
     monkeypatch.setattr(hopper, "INTERPRETED", False)
     monkeypatch.setattr(hopper, "device_arch", lambda device: 90)

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.arguments import check_arguments
-from kernel.tiles import TileConfig
+from kernel.call.arguments import Asked, check_arguments
+from kernel.tiles.config import TileConfig
 
-from .reference import draw
+from .tensors import draw
 
 Q, K, V = draw(2, 4, 2, 3, 5, 8)
 HALF = torch.float16
@@ -85,7 +85,7 @@ def test_refuses_in_one_sentence(error, tensors, options, message):
 
 
 def test_a_checked_problem_says_its_geometry():
-    problem = check_arguments(Q, K, V, True)
+    problem = check_arguments(Asked(Q, K, V, True))
     assert (problem.B, problem.Hq, problem.Hk, problem.Nq, problem.Nk, problem.d) == (2, 4, 2, 3, 5, 8)
     assert problem.alignment == "upper_left"
     assert problem.scale == 8**-0.5

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from kernel.assembly import blocks_of, reads, unwritten, writes
+from kernel.tools.assembly import blocks_of, reads, unwritten, writes
 
 READ = "IMAD.U32 R1, RZ, RZ, UR{}"
 WRITE = "UMOV UR{}, 0x1"

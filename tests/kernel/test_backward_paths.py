@@ -5,20 +5,17 @@ import logging
 import pytest
 import torch
 
-from kernel import backward, backward_paths, flash_attention, paths
-from kernel.arguments import DTYPES, as_call, check
-from kernel.backward_arguments import as_backward_values, check_backward
-from kernel.backward_paths import backward_plan_of
-from kernel.backward_tiles import BackwardTiles, default_tiles, fits, fitting_tiles, shared_memory
-from kernel.defaults import BACKWARD_TABLE, default_backward
-from kernel.plan import Plan
-from kernel.portable_backward import kv_section
-from kernel.tiles import SHARED_MEMORY, TileConfig
-from kernel.tuning import TUNED, bucket_of, tuned_plan
+from kernel import choose, flash_attention
+from kernel.call.arguments import DTYPES, Asked, Saved, as_backward_values, check_backward
+from kernel.call.plan import Plan
+from kernel.choose import BACKWARD, backward_plan_of
+from kernel.eager import flash_attn_backward
+from kernel.tiles.config import SHARED_MEMORY, BackwardTiles, TileConfig, Where
+from kernel.tiles.defaults import BACKWARD_TABLE, default_pair, row_of
+from kernel.tiles.space import BACKWARD_KV, BACKWARD_Q, fitting_pairs, pair_fits
+from kernel.tiles.tuning import TUNED, bucket_of, tuned_plan
 
-from .reference import draw
-from .test_backward import cotangents, differentiate, same
-from .test_forward import transposed
+from .tensors import cotangents, differentiate, draw, same, transposed
 
 HEAD_TILES = (16, 32, 64, 128, 256)
 SMALL = "16x16x4x1"
@@ -46,14 +43,14 @@ class Picky:
 @pytest.fixture(autouse=True)
 def _no_plan_is_kept():
     backward_plan_of.cache_clear()
-    paths._log_refusal.cache_clear()
+    choose._log_refusal.cache_clear()
     yield
     backward_plan_of.cache_clear()
 
 
 @pytest.fixture
 def _picky(monkeypatch):
-    monkeypatch.setattr(backward_paths, "BACKWARD_PATHS", (Picky(), backward_paths.PORTABLE_BACKWARD))
+    monkeypatch.setattr(BACKWARD, "paths", (Picky(), BACKWARD.paths[-1]))
 
 
 def gradients(config=None, d=16, device="cpu"):
@@ -65,7 +62,7 @@ def values(config=None, dtype=torch.float32, device="cpu", needs=(True, True, Tr
     q, k, v = draw(2, 2, 1, 17, 33, d, dtype, device)
     dO, dLSE = cotangents(q)
     o, lse = flash_attention(q, k, v, return_lse=True)
-    return as_backward_values(change(dO), dLSE, q, k, v, o, lse, False, None, None, config, needs)
+    return as_backward_values(Asked(q, k, v, config=config), Saved(change(dO), dLSE, o, lse, needs))
 
 
 def problem(**options):
@@ -135,14 +132,7 @@ def test_a_second_half_that_cannot_be_read_is_refused_by_the_forward_call(half, 
         flash_attention(q, k, v, config=f"portable/{half}")
 
 
-def test_all_tiles_agree(device):
-    want = gradients(None, 16, device)
-    for tiles in ("16x32x4x1+32x16x4x1", "32x16x4x1+16x32x4x1", "32x32x4x1"):
-        for x, y in zip(want, gradients(f"/{tiles}", 16, device), strict=True):
-            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
-
-
-# Pairs of calls that differ in one thing that a plan hangs on.
+# Pairs of calls that differ in one thing that a plan depends on.
 PAIRS = [
     ({}, {"config": "16x32x4x1"}),
     ({}, {"needs": (True, False, True)}),
@@ -169,7 +159,7 @@ def test_a_kept_plan_gives_what_a_fresh_one_gives(device):
     o, lse = flash_attention(q, k, v, True, return_lse=True)
 
     def run(x, y, needs):
-        return backward.flash_attn_backward(x, y, q, k, v, o, lse, True, config=SMALL, needs=needs)
+        return flash_attn_backward(x, y, Asked(q, k, v, True, config=SMALL), o, lse, needs)
 
     kept = [run(*call) for _ in range(2) for call in some]
     for call, got in zip(some * 2, kept, strict=True):
@@ -193,7 +183,7 @@ class Toy(Picky):
 
 
 def test_autotuning_measures_a_backward_bucket_once(device, monkeypatch):
-    monkeypatch.setattr("kernel.tuning.TUNED", {})
+    monkeypatch.setattr("kernel.tiles.tuning.TUNED", {})
     toy, asked = Toy(), problem(device=device)
     plan = tuned_plan(asked, [toy], lambda call: call() or float(toy.ran[-1]))
     plan.launch()
@@ -219,13 +209,13 @@ def test_the_interpreter_has_nothing_to_tune(device):
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("BLOCK_D", HEAD_TILES)
 def test_what_autotuning_tries_fits(BLOCK_D, dtype, arch):
-    tried = fitting_tiles(BLOCK_D, dtype, arch, True)
+    where = Where(BLOCK_D, dtype, arch)
+    tried = fitting_pairs(where)
     assert 1 <= len(tried) <= 60
-    assert all(fits(tiles, BLOCK_D, dtype, arch) for tiles in tried)
-    assert fits(BackwardTiles.parse(default_backward(BLOCK_D, dtype, arch, True).tile), BLOCK_D, dtype, arch)
+    assert all(pair_fits(tiles, where) for tiles in (*tried, default_pair(where, True)))
 
 
-# What the compiler said, by `python -m kernel.resources`.
+# What the compiler said, by `python -m kernel.tools.resources`.
 @pytest.mark.parametrize(
     ("tiles", "BLOCK_D", "arch", "kv", "q"),
     [
@@ -239,31 +229,19 @@ def test_what_autotuning_tries_fits(BLOCK_D, dtype, arch):
 )
 def test_the_estimate_of_shared_memory_is_what_was_compiled_or_a_little_more(tiles, BLOCK_D, arch, kv, q):
     tiles = BackwardTiles.parse(tiles)
-    of_kv = shared_memory(tiles.kv.BLOCK_N, tiles.kv.BLOCK_M, BLOCK_D, tiles.kv.num_stages, torch.float16, arch, 2)
-    of_q = shared_memory(tiles.q.BLOCK_M, tiles.q.BLOCK_N, BLOCK_D, tiles.q.num_stages, torch.float16, arch, 1)
+    where = Where(BLOCK_D, torch.float16, arch)
+    of_kv, of_q = BACKWARD_KV.shared_memory(tiles.kv, where), BACKWARD_Q.shared_memory(tiles.q, where)
     assert kv <= of_kv <= kv + 8192
     assert q <= of_q <= q + 8192
 
 
 def test_every_row_of_the_defaults_is_used():
-    used = {default_backward(d, dtype, a, c) for d in HEAD_TILES for dtype in DTYPES.values() for a in SHARED_MEMORY
-            for c in (False, True)}  # fmt: skip
+    problems = (Where(d, dtype, arch) for d in HEAD_TILES for dtype in DTYPES.values() for arch in SHARED_MEMORY)
+    used = {row_of(BACKWARD_TABLE, where, causal) for where in problems for causal in (False, True)}
     assert used == set(BACKWARD_TABLE)
 
 
 def test_text_and_tiles_are_the_same():
-    tiles = default_tiles(128, torch.float16, 90, True)
+    tiles = default_pair(Where(128, torch.float16, 90), True)
     assert BackwardTiles.parse(str(tiles)) == tiles
     assert BackwardTiles.parse("64x32x4x1") == BackwardTiles(TileConfig(64, 32, 4, 1), TileConfig(64, 32, 4, 1))
-
-
-def test_heads_side_by_side_fit_the_cache(device):
-    assert kv_section(problem(device=device).forward) == 1
-    q, k, v = (torch.empty(4, 8, n, 64, dtype=torch.half, device="meta") for n in (65536, 16, 16))
-    assert kv_section(check(as_call(_values(q, k, v)))) == 2
-
-
-def _values(q, k, v):
-    """Those of a causal call on tensors without memory."""
-    of = [(x.shape, x.stride(), x.dtype, x.device, x.layout, True) for x in (q, k, v)]
-    return (*of, None, True, bool, None, type(None), None)

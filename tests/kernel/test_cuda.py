@@ -1,65 +1,65 @@
-"""What only a device can show: the compiled kernel against float64, and a grid past 65,535."""
+"""What only a device can show of the portable path: compiled kernels, launches, graphs, and a grid past 65,535."""
+
+import dataclasses
 
 import pytest
 import torch
 
-from kernel import flash_attention, launch
-from kernel.flash_attn_triton import INTERPRETED
-from kernel.paths import plan_of
+from kernel import flash_attention
+from kernel.call import launch
+from kernel.call.launch import INTERPRETED
+from kernel.choose import plan_of
 
-from .reference import assert_close, assert_gradients_close, draw
-from .test_backward import cotangents, differentiate, same
+from .contract import CAUSAL, PATHS
+from .tensors import cotangents, differentiate, draw, same
 
 pytestmark = pytest.mark.cuda
-
-HALF = (torch.float16, torch.bfloat16)
-DTYPES = (*HALF, torch.float32)
+HALF = ("fp16", "bf16")
 
 
-def check(shape, dtype, causal=False, seqlens_k=None, scale=None, config=None):
-    q, k, v = draw(*shape, dtype, "cuda")
-    o, lse = flash_attention(q, k, v, causal, seqlens_k, scale, return_lse=True, config=config)
-    assert_close(o, lse, q, k, v, causal, seqlens_k, scale)
+def attest(config, *sizes, **options):
+    dataclasses.replace(PATHS["portable"], config=config).attest(*sizes, **options)
 
 
 def test_the_kernel_is_compiled_here():
     assert not INTERPRETED
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("causal", [False, True, "lower_right"])
+@pytest.mark.parametrize("dtype", PATHS["portable"].dtypes)
+@pytest.mark.parametrize("causal", CAUSAL)
 @pytest.mark.parametrize("d", [16, 40, 64, 100, 128, 200, 256])
-def test_compiled_agrees_with_float64(d, causal, dtype):
-    seqlens = torch.tensor([0, 129, 321], device="cuda")
-    check((3, 4, 2, 257, 321, d), dtype, causal, seqlens)
-    check((1, 2, 1, 321, 257, d), dtype, causal, scale=-0.2)
+def test_the_shipped_tiles(d, causal, dtype):
+    attest("portable", 257, 321, d, dtype, B=3, Hq=4, Hk=2, causal=causal, seqlens_k=(0, 129, 321))
+    attest("portable", 321, 257, d, dtype, Hq=2, causal=causal, scale=-0.2)
+
+
+@pytest.mark.parametrize(
+    ("config", "dtypes"),
+    [
+        *(("16x16x4x1", ("fp32", *HALF)), ("32x64x4x2", ("fp32", *HALF)), ("64x32x4x2", HALF), ("64x64x4x3", HALF)),
+        ("autotune", ("fp32", *HALF)),
+    ],
+)
+def test_other_tiles(config, dtypes):
+    for dtype in dtypes:
+        attest(config, 300, 500, 64, dtype, B=2, Hq=4, Hk=2, causal=True)
 
 
 def test_more_heads_than_a_grid_axis_has_blocks():
+    """Each batch entry gives what it gives in a batch of fewer."""
     q, k, v = draw(70_000, 1, 1, 2, 3, 16, torch.float16, "cuda")
-    o, lse = flash_attention(q, k, v, True, return_lse=True)
-    assert_close(o, lse, q, k, v, True)
+    dO, dLSE = cotangents(q)
+    tensors = (q, k, v, dO, dLSE)
+    want = [differentiate(*half, True) for half in zip(*(x.chunk(2) for x in tensors), strict=True)]
+    assert same(differentiate(*tensors, True), [torch.cat(x) for x in zip(*want, strict=True)])
+    halves = [flash_attention(*x, True) for x in zip(*(x.chunk(2) for x in (q, k, v)), strict=True)]
+    assert torch.equal(flash_attention(q, k, v, True), torch.cat(halves))
 
 
 def test_a_length_out_of_range_is_clamped():
     q, k, v = draw(2, 1, 1, 5, 40, 16, torch.float16, "cuda")
     wild, clamped = (torch.tensor(x, device="cuda") for x in ([-7, 2**40], [0, 40]))
     assert torch.equal(flash_attention(q, k, v, seqlens_k=wild), flash_attention(q, k, v, seqlens_k=clamped))
-
-
-def test_autotune_agrees():
-    for dtype in DTYPES:
-        check((2, 4, 2, 300, 500, 64), dtype, True, config="autotune")
-
-
-def test_strides_past_two_to_the_31():
-    stride = 2**31 + 64
-    room = torch.empty(stride + 4096, dtype=torch.float16, device="cuda")
-    tensors = draw(1, 1, 1, 2, 2, 64, torch.float16, "cuda")
-    views = [room.as_strided((1, 1, 2, 64), (8, 8, stride, 1), offset) for offset in (0, 1024, 2048)]
-    for view, x in zip(views, tensors, strict=True):
-        view.copy_(x)
-    assert torch.equal(flash_attention(*views), flash_attention(*tensors))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -118,44 +118,12 @@ def test_a_compiled_call_gives_the_bits_of_an_eager_one():
             assert torch.equal(compiled(q), flash_attention(q * 2, k, v, True) + 1)
 
 
-def check_gradients(shape, dtype, causal=False, seqlens_k=None, scale=None, config=None):
-    q, k, v = draw(*shape, dtype, "cuda")
-    dO, dLSE = cotangents(q)
-    got = differentiate(q, k, v, dO, dLSE, causal, seqlens_k, scale, config=config)
-    assert_gradients_close(got, q, k, v, dO, dLSE, causal, seqlens_k, scale)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("causal", [False, True, "lower_right"])
-@pytest.mark.parametrize("d", [16, 40, 64, 100, 128, 200, 256])
-def test_compiled_gradients_agree_with_float64(d, causal, dtype):
-    seqlens = torch.tensor([0, 129, 321], device="cuda")
-    check_gradients((3, 4, 2, 257, 321, d), dtype, causal, seqlens)
-    check_gradients((1, 2, 1, 321, 257, d), dtype, causal, scale=-0.2)
-
-
-@pytest.mark.parametrize(
-    ("config", "dtypes"),
-    [
-        *(("16x16x4x1", DTYPES), ("32x64x4x2", DTYPES), ("64x32x4x2", HALF), ("64x64x4x3", HALF)),
-        ("autotune", DTYPES),
-    ],
-)
-def test_compiled_gradients_at_other_tiles(config, dtypes):
-    for dtype in dtypes:
-        check_gradients((2, 4, 2, 300, 500, 64), dtype, True, config=config)
-
-
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_hundred_backward_runs_are_the_same(causal):
     q, k, v = draw(2, 4, 2, 300, 500, 128, torch.bfloat16, "cuda")
     dO, dLSE = cotangents(q)
     first = differentiate(q, k, v, dO, dLSE, causal)
     assert all(same(first, differentiate(q, k, v, dO, dLSE, causal)) for _ in range(100))
-
-
-def test_gradients_of_more_heads_than_a_grid_axis_has_blocks():
-    check_gradients((70_000, 1, 1, 2, 3, 16), torch.float16, True)
 
 
 def test_gradients_of_strides_past_two_to_the_31():

@@ -6,17 +6,20 @@ import json
 import pytest
 import torch
 
-from kernel import flash_attention, hopper
-from kernel.arguments import Problem, check_arguments
-from kernel.flash_attn_triton import INTERPRETED
-from kernel.hopper import TILES, WORTH_IT, Block, Hopper, is_masked, known_tiles, tiles_of
-from kernel.paths import parse_config, plan_for
-from kernel.tiles import SHARED_MEMORY
+from kernel import flash_attention
+from kernel.call.arguments import Asked, check_arguments
+from kernel.call.launch import INTERPRETED
+from kernel.call.problem import Problem
+from kernel.choose import FORWARD, plan_for
+from kernel.hopper import forward as hopper
+from kernel.hopper.forward import TILES, WORTH_IT, Block, Hopper, is_masked, known_tiles, tiles_of
+from kernel.tiles.config import SHARED_MEMORY
 
 from .compiled import run_compiled
-from .reference import assert_close, draw, error_bounds
-from .test_backward import same
+from .contract import CAUSAL, PATHS
+from .tensors import draw, same, transposed
 
+HOPPER = PATHS["hopper"]
 ALL_TILES = [(d, tile) for d, tiles in TILES.items() for tile in tiles]
 PROBLEM = Problem(
     *(2, 4, 2, 256, 512, 128, None, 0.1, torch.float16, torch.device("cuda", 0)),
@@ -174,8 +177,8 @@ def test_when_some_row_sees_a_tile_in_part(changes, masked):
 
 
 def test_a_config_names_the_path_and_its_tile():
-    assert parse_config("hopper") == (Hopper(), None)
-    assert parse_config("hopper:128x128x2x1") == (Hopper(), "128x128x2x1")
+    assert FORWARD.parse("hopper") == (Hopper(), None)
+    assert FORWARD.parse("hopper:128x128x2x1") == (Hopper(), "128x128x2x1")
 
 
 @pytest.mark.usefixtures("_h100")
@@ -206,7 +209,7 @@ def test_a_tile_of_another_head_dim(config):
 def test_strides_of_dimensions_of_size_1_are_made_legal():
     """They may be anything in the tensor, since nothing uses them; TMA checks them all the same."""
     odd = torch.empty(4096, dtype=torch.float16).as_strided((1, 1, 1, 64), (3, 7, 5, 1))
-    single = dataclasses.replace(check_arguments(odd, odd, odd), device=PROBLEM.device)
+    single = dataclasses.replace(check_arguments(Asked(odd, odd, odd)), device=PROBLEM.device)
     assert Hopper().refusal(dataclasses.replace(single, aligned=PROBLEM.aligned)) is None
     for block in hopper._blocks(single, tiles_of(single)[0]):
         assert block.strides == [64, 64, 64, 1]
@@ -235,9 +238,9 @@ def test_a_tile_fits_an_h100(d, tile):
 
 COMPILE = """
 import json
-from kernel.hopper import TILES
-from kernel.hopper_ahead import VARIANTS, compile_hopper
-from kernel.resources import Point, measure
+from kernel.hopper.forward import TILES
+from kernel.tools.hopper_ahead import VARIANTS, compile_hopper
+from kernel.tools.resources import Point, measure
 point = Point(90, 128, "bf16", TILES[128][0], True, "hopper", VARIANTS[2])
 cost = measure(point)
 ptx = compile_hopper(point.tile, point.d, point.dtype, point.variant).asm["ptx"]
@@ -273,47 +276,28 @@ def run(q, k, v, causal=False, seqlens_k=None, scale=None, config="hopper"):
     return flash_attention(q, k, v, causal, seqlens_k, scale, return_lse=True, config=config)
 
 
-def check(q, k, v, causal=False, seqlens_k=None, scale=None, config="hopper"):
-    """The path's results against float64's and the portable path's, and the same bits in a second launch."""
-    o, lse = run(q, k, v, causal, seqlens_k, scale, config)
-    assert_close(o, lse, q, k, v, causal, seqlens_k, scale)
-    assert all(map(torch.equal, (o, lse), run(q, k, v, causal, seqlens_k, scale, config)))
-    other, other_lse = run(q, k, v, causal, seqlens_k, scale, "portable")
-    of_o, of_lse = error_bounds(q, k, v, scale)
-    torch.testing.assert_close(o.double(), other.double(), rtol=0, atol=2 * of_o)
-    torch.testing.assert_close(lse, other_lse, rtol=2**-21, atol=2 * of_lse)
-
-
-def bshd(x):
-    return x.transpose(1, 2).contiguous().transpose(1, 2)
-
-
-BOXES = [
-    *((1, 1, 1, 1, 1), (1, 2, 1, 64, 128), (2, 4, 2, 257, 321), (3, 6, 2, 333, 77), (1, 2, 2, 130, 1000)),
-    *((1, 3, 1, 513, 129), (4, 24, 8, 400, 400)),
-]
-
-
 @on_device
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("causal", [False, "upper_left", "lower_right"])
-@pytest.mark.parametrize("d", [40, 64, 80, 128, 256])
-def test_it_agrees_with_float64_and_with_the_portable_path(d, causal, dtype):
-    for seed, box in enumerate(BOXES):
-        check(*draw(*box, d, dtype, "cuda", seed), causal)
+@pytest.mark.parametrize("dtype", HOPPER.dtypes)
+@pytest.mark.parametrize("causal", CAUSAL)
+@pytest.mark.parametrize("d", HOPPER.head_dims)
+def test_every_head_dim_at_every_edge(d, causal, dtype):
+    for Nq, Nk in HOPPER.edges:
+        HOPPER.attest(Nq, Nk, d, dtype, Hq=2, causal=causal)
+    HOPPER.attest(200, 321, d, dtype, B=4, Hq=4, Hk=2, causal=causal, seqlens_k=(0, 1, 129, 321))
 
 
 @on_device
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-@pytest.mark.parametrize("causal", [False, "upper_left", "lower_right"])
+@pytest.mark.parametrize("causal", CAUSAL)
 @pytest.mark.parametrize("d", [40, 64, 128, 256])
 def test_what_lies_behind_the_lengths_is_never_read(d, causal, dtype):
     q, k, v = draw(4, 4, 2, 200, 321, d, torch.bfloat16, "cuda")
     lengths = torch.tensor([0, 1, 129, 321], device="cuda", dtype=dtype)
+    want = run(q, k, v, causal, lengths)
     for b, n in enumerate(lengths.tolist()):
         k[b, :, n:] = v[b, :, n:] = torch.nan
-    check(q, k, v, causal, lengths)
-    check(q, bshd(k), bshd(v), causal, lengths)
+    assert same(want, run(q, k, v, causal, lengths))
+    assert same(want, run(q, transposed(k), transposed(v), causal, lengths))
 
 
 @on_device
@@ -324,19 +308,12 @@ def test_a_length_out_of_range_is_clamped():
 
 
 @on_device
-@pytest.mark.parametrize("causal", [False, "lower_right"])
-@pytest.mark.parametrize("scale", [-0.2, 1e-3, 2.0])
-@pytest.mark.parametrize("d", [64, 128, 256])
-def test_a_scale_of_ones_own(d, scale, causal):
-    check(*draw(1, 2, 1, 321, 257, d, torch.float16, "cuda"), causal, scale=scale)
-
-
-@on_device
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("d", "tile"), ALL_TILES)
 def test_each_tile(d, tile, causal):
-    check(*draw(2, 4, 2, 600, 500, d, torch.bfloat16, "cuda"), causal, config=f"hopper:{tile}")
-    check(*draw(1, 2, 1, 256, 512, d, torch.bfloat16, "cuda"), causal, config=f"hopper:{tile}")
+    of_tile = dataclasses.replace(HOPPER, config=f"hopper:{tile}", differentiable=False)
+    of_tile.attest(600, 500, d, "bf16", B=2, Hq=4, Hk=2, causal=causal, scale=-0.2)
+    of_tile.attest(256, 512, d, "bf16", Hq=2, causal=causal)
 
 
 @on_device
@@ -347,7 +324,7 @@ def test_a_layout_gives_the_bits_of_another(d, causal):
     q, k, v = draw(2, 4, 2, 200, 321, d, torch.float16, "cuda")
     want = run(q, k, v, causal)
     wide = [torch.cat([x, x], -1)[..., :d] for x in (q, k, v)]
-    for tensors in ((bshd(q), bshd(k), bshd(v)), (q, bshd(k), v), wide):
+    for tensors in ((transposed(q), transposed(k), transposed(v)), (q, transposed(k), v), wide):
         assert all(map(torch.equal, run(*tensors, causal), want))
     one = [x[:1, :1] for x in (q, k, v)]
     odd = [x.as_strided(x.shape, (3, 7, *x.stride()[2:])) for x in one]
@@ -357,11 +334,11 @@ def test_a_layout_gives_the_bits_of_another(d, causal):
 @on_device
 def test_it_is_picked_where_it_is_worth_it():
     def path(Nq, d=64, dtype=torch.float16, config=None):
-        return plan_for(*draw(1, 2, 1, Nq, 200, d, dtype, "cuda"), config=config).path
+        return plan_for(Asked(*draw(1, 2, 1, Nq, 200, d, dtype, "cuda"), config=config)).path
 
     assert path(WORTH_IT) == path(WORTH_IT, 256, torch.bfloat16) == path(1, config="hopper") == "hopper"
     assert path(WORTH_IT - 1) == path(WORTH_IT, 36) == path(WORTH_IT, dtype=torch.float32) == "portable"
-    assert plan_for(*draw(1, 2, 1, 200, 200, 64, torch.float16, "cuda"), scale=0.0).path == "portable"
+    assert plan_for(Asked(*draw(1, 2, 1, 200, 200, 64, torch.float16, "cuda"), scale=0.0)).path == "portable"
     with pytest.raises(NotImplementedError, match="config 'hopper' does not take this call: the dtype is not"):
         path(200, dtype=torch.float32, config="hopper")
 

@@ -9,8 +9,8 @@ import triton
 from triton import knobs
 from triton.compiler import CompiledKernel
 
-from kernel import launch
-from kernel.launch import Launch
+from kernel.call import launch
+from kernel.call.launch import Launch
 
 CUDA = torch.device("cuda", 0)
 OTHER = torch.device("cuda", 1)

@@ -8,9 +8,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from harness.recall.faults.planting import plant
 from kernel import flash_attention, functional
 from kernel.ops import flash_attention_backward, flash_attention_forward
-from kernel.tiles import TileConfig
+from kernel.tiles.config import TileConfig
 
-from .reference import draw
+from .tensors import draw
 
 SMALL = "16x16x4x1"
 

@@ -9,15 +9,19 @@ import weakref
 import pytest
 import torch
 
-from kernel import flash_attention, paths
-from kernel.arguments import as_values
-from kernel.paths import MOST_PLANS, plan_for, plan_of
-from kernel.plan import Plan
-from kernel.tiles import TileConfig
+from kernel import choose, flash_attention
+from kernel.call.arguments import Asked, as_values
+from kernel.call.plan import Plan
+from kernel.choose import BACKWARD, FORWARD, MOST_PLANS, plan_of
+from kernel.tiles.config import TileConfig
 
-from .reference import draw
+from .tensors import draw
 
 SMALL = "16x16x4x1"
+
+
+def plan_for(*arguments, **options):
+    return choose.plan_for(Asked(*arguments, **options))
 
 
 class Picky:
@@ -45,9 +49,9 @@ class Picky:
 @pytest.fixture
 def _picky(monkeypatch):
     """Picky stands before the portable path, and no plan or message is kept from before."""
-    monkeypatch.setattr(paths, "PATHS", (Picky(), paths.PORTABLE))
+    monkeypatch.setattr(FORWARD, "paths", (Picky(), FORWARD.paths[-1]))
     plan_of.cache_clear()
-    paths._log_refusal.cache_clear()
+    choose._log_refusal.cache_clear()
     yield
     plan_of.cache_clear()
 
@@ -154,14 +158,14 @@ def test_a_key_without_one_of_its_values_is_stale(place, pair, device, monkeypat
         tensors = [change.get(name, lambda x: x)(x) for name, x in (("q", q), ("k", k), ("v", v))]
         some.append((tensors, options))
     assert all(equal(got, want) for _, got, want in cached_and_fresh(some))
-    monkeypatch.setattr(paths, "plan_of", forgetful)
+    monkeypatch.setattr(choose, "plan_of", forgetful)
     forgetful.cache_clear, forgetful.__wrapped__ = kept.clear, full
     monkeypatch.setitem(globals(), "plan_of", forgetful)
     assert not all(equal(got, want) for _, got, want in cached_and_fresh(some))
 
 
 def test_every_value_of_the_key_has_a_pair():
-    assert len(PAIRS) == len(as_values(*draw(1, 1, 1, 1, 1, 1)))
+    assert len(PAIRS) == len(as_values(Asked(*draw(1, 1, 1, 1, 1, 1))))
 
 
 def test_the_same_call_twice_makes_one_plan(device):
@@ -228,12 +232,13 @@ def test_a_path_that_does_not_exist_is_no_config(device):
         flash_attention(*draw(1, 1, 1, 3, 5, 8, device=device), config="nowhere")
 
 
-def test_the_last_path_refuses_nothing():
-    assert paths.PATHS[-1] is paths.PORTABLE
+@pytest.mark.parametrize("choice", [FORWARD, BACKWARD])
+def test_the_last_path_refuses_nothing(choice):
+    assert choice.paths[-1].name == "portable"
 
 
 def test_a_cpu_needs_the_interpreter(monkeypatch):
-    monkeypatch.setattr(paths, "INTERPRETED", False)
+    monkeypatch.setattr(choose, "INTERPRETED", False)
     plan_of.cache_clear()
     with pytest.raises(ValueError, match="q must be on a CUDA device, got cpu"):
         flash_attention(*draw(1, 1, 1, 3, 5, 8))

@@ -8,19 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from kernel import hopper_ahead, hopper_backward, resources
-from kernel.hopper import TILES
-from kernel.hopper_ahead import SPILLED, VARIANTS
-from kernel.resources import BACKWARD_KV, BACKWARD_Q, Point, Resources
-from kernel.tiles import TileConfig
+from kernel.hopper import backward as hopper_backward
+from kernel.hopper.forward import TILES
+from kernel.tiles.config import TileConfig
+from kernel.tools import hopper_ahead, resources
+from kernel.tools.hopper_ahead import SPILLED, VARIANTS
+from kernel.tools.resources import BACKWARD_KV, BACKWARD_Q, Point, Resources
 
 from .compiled import ROOT, run_compiled
 
 TILE = TileConfig(64, 32, 4, 2)
 
 COUNT_COPIES = """
-from kernel.resources import Point, compile_kernel
-from kernel.tiles import TileConfig
+from kernel.tools.resources import Point, compile_kernel
+from kernel.tiles.config import TileConfig
 for fast in (True, False):
     ptx = compile_kernel(Point(90, 64, "fp16", TileConfig(64, 32, 4, 2), False), FAST=fast).asm["ptx"]
     print("wgmma.mma_async" in ptx, "ld.global.v4" in ptx, "cp.async.cg.shared.global" in ptx)
@@ -35,7 +36,7 @@ def test_the_fast_path_copies_16_bytes_at_a_time_and_both_use_wgmma():
 def test_the_report_of_a_default(tmp_path):
     table = tmp_path / "table.json"
     arguments = ("--arch", "90", "--d", "64", "--dtype", "fp16", "--defaults-only", "--json", str(table))
-    done = run_compiled("-m", "kernel.resources", *arguments)
+    done = run_compiled("-m", "kernel.tools.resources", *arguments)
     assert done.returncode == 0, done.stderr
     rows = json.loads(table.read_text())
     hopper = {"hopper", "hopper dK dV", "hopper dQ"}
@@ -49,7 +50,7 @@ def test_the_report_of_a_default(tmp_path):
 
 
 def test_it_restarts_without_the_interpreter():
-    arguments = ("-m", "kernel.resources", "--arch", "90", "--d", "16", "--dtype", "fp16", "--defaults-only")
+    arguments = ("-m", "kernel.tools.resources", "--arch", "90", "--d", "16", "--dtype", "fp16", "--defaults-only")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,20 +1,50 @@
-"""Early exit: the tiles that the kernel leaves out, as it counts them, against the closed form."""
+"""Early exit: the tiles that the kernels visit in the interpreter, against a closed form and a count by brute force."""
 
 import pytest
 import torch
+import triton
 
 from kernel import flash_attention
-from kernel.debug import flash_attn_backward_debug, flash_attn_forward_debug, skipped_query_tiles, skipped_tiles
-from kernel.portable import grid
-from kernel.tiles import TileConfig
+from kernel.call.launch import INTERPRETED
+from kernel.tiles.config import TileConfig
 
-from .reference import assert_close, assert_gradients_close, draw, visible_keys
+from .tensors import draw
+from .visits import counted
 
 ALIGNMENTS = (None, "upper_left", "lower_right")
 
 
+def skipped_tiles(Nq: int, Nk: int, kv_len: int, alignment: str | None, tile: TileConfig) -> list[int]:
+    """Closed form of one head: the key tiles that each query tile leaves out."""
+    shift = kv_len - Nq if alignment == "lower_right" else 0
+    counts = []
+    for m0 in range(0, Nq, tile.BLOCK_M):
+        visible = kv_len
+        if alignment is not None:
+            visible = max(0, min(kv_len, min(m0 + tile.BLOCK_M, Nq) + shift))
+        counts.append(triton.cdiv(Nk, tile.BLOCK_N) - triton.cdiv(visible, tile.BLOCK_N))
+    return counts
+
+
+def skipped_query_tiles(Nq: int, Nk: int, kv_len: int, alignment: str | None, tile: TileConfig) -> list[int]:
+    """Closed form of one query head: the query tiles that each key tile leaves out.
+
+    Those before the first row that sees a key of the tile, or all of them where no row does.
+    """
+    first_limit = 1 + (kv_len - Nq if alignment == "lower_right" else 0)
+    seen = kv_len if alignment is None else max(0, min(kv_len, Nq - 1 + first_limit))
+    counts = []
+    for n0 in range(0, Nk, tile.BLOCK_N):
+        first_row = 0 if alignment is None else max(0, n0 + 1 - first_limit)
+        counts.append(triton.cdiv(Nq, tile.BLOCK_M) if n0 >= seen else first_row // tile.BLOCK_M)
+    return counts
+
+
 def visible_pairs(Nq, Nk, kv_len, alignment):
-    return visible_keys(1, Nq, Nk, alignment or False, torch.tensor([kv_len]))[0, 0]
+    """Boolean (Nq, Nk), by the definition of the mask."""
+    i, j = torch.arange(Nq)[:, None], torch.arange(Nk)
+    limits = {None: Nk, "upper_left": i + 1, "lower_right": i + 1 + kv_len - Nq}
+    return (j < kv_len) & (j < limits[alignment]).expand(Nq, Nk) if alignment else (j < kv_len).expand(Nq, Nk)
 
 
 def tiles_of(keep, size, dim):
@@ -51,84 +81,61 @@ def test_closed_form_is_the_brute_force_count(closed_form, counted, alignment, t
                 assert closed_form(Nq, Nk, kv_len, alignment, tile) == want
 
 
+interpreted = pytest.mark.skipif(not INTERPRETED, reason="the interpreter counts what it runs")
+SIZES = [(1, 33), (17, 48), (48, 17), (40, 40)]
+
+
+def skipped(kernel, shape, alignment, lengths, config, visited, out_of):
+    """Tiles that each program leaves out of `out_of`, in the order of the grid, in a pass over (B, Hq, Hk, Nq, Nk)."""
+    q, k, v = draw(*shape, 4)
+    leaves = [x.requires_grad_(name in kernel) for name, x in zip("QKV", (q, k, v), strict=True)]
+    seqlens = torch.tensor(lengths)
+    if kernel == "forward":
+        with counted(kernel) as visits:
+            flash_attention(q, k, v, alignment or False, seqlens, config=config)
+    else:
+        o = flash_attention(*leaves, alignment or False, seqlens, config=f"16x16x4x1/{config}")
+        with counted(kernel) as visits:
+            o.backward(torch.ones_like(o))
+    return [out_of - visits[program] for program in range(visited)]
+
+
+@interpreted
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+@pytest.mark.parametrize("kernel", ["forward", "dQ"])
+@pytest.mark.parametrize("config", ["16x16x4x1", "16x32x4x1", "32x16x4x1"])
+@pytest.mark.parametrize(("Nq", "Nk"), SIZES)
+def test_query_tiles_skip_the_closed_form(alignment, config, kernel, Nq, Nk):
+    """Of two heads, where there is no diagonal one after the other, else the longest tiles of both first."""
+    tile = TileConfig.parse(config)
+    q_tiles, k_tiles = triton.cdiv(Nq, tile.BLOCK_M), triton.cdiv(Nk, tile.BLOCK_N)
+    for kv_len in {0, 1, 16, Nk}:
+        got = skipped(kernel, (1, 2, 1, Nq, Nk), alignment, [kv_len], config, 2 * q_tiles, k_tiles)
+        of_head = skipped_tiles(Nq, Nk, kv_len, alignment, tile)
+        assert got == [count for count in (of_head[::-1] if alignment else of_head) for _ in range(2)]
+
+
+@interpreted
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 @pytest.mark.parametrize("config", ["16x16x4x1", "16x32x4x1", "32x16x4x1"])
-@pytest.mark.parametrize(("Nq", "Nk"), [(1, 33), (17, 48), (48, 17), (40, 40)])
-def test_the_kernel_counts_the_closed_form(alignment, config, Nq, Nk, device):
+@pytest.mark.parametrize(("Nq", "Nk"), SIZES)
+def test_key_tiles_skip_the_closed_form(alignment, config, Nq, Nk):
+    """Of both query heads of a group together."""
     tile = TileConfig.parse(config)
-    seqlens = [0, 1, 16, Nk]
-    q, k, v = draw(len(seqlens), 2, 1, Nq, Nk, 4, device=device)
-    lengths = torch.tensor(seqlens, device=device)
-    _, skipped = flash_attn_forward_debug(q, k, v, alignment or False, lengths, config=config)
-    assert skipped.dtype == torch.int32
-    for b, kv_len in enumerate(seqlens):
-        assert skipped[b].tolist() == [skipped_tiles(Nq, Nk, kv_len, alignment, tile)] * 2
+    q_tiles, k_tiles = triton.cdiv(Nq, tile.BLOCK_M), triton.cdiv(Nk, tile.BLOCK_N)
+    for kv_len in {0, 1, 16, Nk}:
+        got = skipped("dK dV", (1, 2, 1, Nq, Nk), alignment, [kv_len], config, k_tiles, 2 * q_tiles)
+        assert got == [2 * count for count in skipped_query_tiles(Nq, Nk, kv_len, alignment, tile)]
 
 
-def test_counting_does_not_change_the_output(device):
-    q, k, v = draw(1, 2, 1, 40, 40, 8, device=device)
-    o, skipped = flash_attn_forward_debug(q, k, v, causal=True, config="16x16x4x1")
-    assert_close(o, torch.logsumexp(scores(q, k), -1), q, k, v, True)
-    assert skipped[0].tolist() == [[2, 1, 0]] * 2
+@interpreted
+@pytest.mark.parametrize("kernel", ["forward", "dQ", "dK dV"])
+def test_each_entry_of_a_batch_skips_by_its_own_length(kernel):
+    got = skipped(kernel, (2, 1, 1, 32, 32), None, [32, 16], "16x16x4x1", 4, 2)
+    assert got == {"forward": [0, 0, 1, 1], "dQ": [0, 0, 1, 1], "dK dV": [0, 0, 0, 2]}[kernel]
 
 
-def scores(q, k):
-    s = q @ k.transpose(-1, -2).expand(*q.shape[:2], -1, -1) * q.shape[-1] ** -0.5
-    return s.masked_fill(~visible_keys(1, q.shape[2], k.shape[2], True).to(s.device), -torch.inf)
-
-
-def test_nothing_is_skipped_without_a_mask(device):
-    _, skipped = flash_attn_forward_debug(*draw(1, 1, 1, 20, 40, 8, device=device), config="16x16x4x1")
-    assert (skipped == 0).all()
-
-
-def test_debug_mode_wants_a_tile(device):
-    with pytest.raises(ValueError, match="config must name a tile in debug mode"):
-        flash_attn_forward_debug(*draw(1, 1, 1, 1, 1, 8, device=device), config="autotune")
-
-
-# The backward
-
-
-def backward(q, k, v, causal=False, seqlens=None, config="/16x16x4x1"):
-    O, LSE = flash_attention(q, k, v, causal, seqlens, return_lse=True)
-    dO = torch.linspace(-1, 1, O.numel(), device=O.device).reshape(O.shape)
-    return dO, *flash_attn_backward_debug(dO, q, k, v, O, LSE, causal, seqlens, config=config)
-
-
-@pytest.mark.parametrize("alignment", ALIGNMENTS)
-@pytest.mark.parametrize("config", ["16x16x4x1+16x32x4x1", "16x32x4x1+32x16x4x1", "32x16x4x1+16x16x4x1"])
-@pytest.mark.parametrize(("Nq", "Nk"), [(1, 33), (17, 48), (48, 17), (40, 40)])
-def test_the_backward_counts_the_closed_form(alignment, config, Nq, Nk, device):
-    kv, q_tile = map(TileConfig.parse, config.split("+"))
-    seqlens = [0, 1, 16, Nk]
-    q, k, v = draw(len(seqlens), 2, 1, Nq, Nk, 4, device=device)
-    lengths = torch.tensor(seqlens, device=device)
-    _, _, of_keys, of_queries = backward(q, k, v, alignment or False, lengths, f"/{config}")
-    for b, kv_len in enumerate(seqlens):
-        of_a_head = skipped_query_tiles(Nq, Nk, kv_len, alignment, kv)
-        assert of_keys[b].tolist() == [[2 * tiles for tiles in of_a_head]]
-        assert of_queries[b].tolist() == [skipped_tiles(Nq, Nk, kv_len, alignment, q_tile)] * 2
-
-
-def test_counting_does_not_change_the_gradients(device):
-    q, k, v = draw(1, 2, 1, 40, 40, 8, device=device)
-    dO, grads, of_keys, of_queries = backward(q, k, v, True)
-    assert_gradients_close(grads, q, k, v, dO, causal=True)
-    assert (of_keys.tolist(), of_queries.tolist()) == ([[[0, 2, 4]]], [[[2, 1, 0]] * 2])
-
-
-def test_the_backward_skips_nothing_without_a_mask(device):
-    _, _, *skipped = backward(*draw(1, 1, 1, 20, 40, 8, device=device))
-    assert all((counts == 0).all() for counts in skipped)
-
-
-@pytest.mark.parametrize("config", ["autotune", "/autotune"])
-def test_debug_mode_of_the_backward_wants_tiles(config, device):
-    with pytest.raises(ValueError, match="config must name a tile in debug mode"):
-        backward(*draw(1, 1, 1, 1, 1, 8, device=device), config=config)
-
-
-def test_the_grid_has_one_dimension_past_65535():
-    assert grid(70_000, 130, 64) == (210_000,)
-    assert grid(3, 64, 64) == (3,)
+@interpreted
+@pytest.mark.parametrize("kernel", ["forward", "dQ", "dK dV"])
+def test_nothing_is_skipped_without_a_mask(kernel):
+    assert skipped(kernel, (1, 1, 1, 32, 32), None, [32], "16x16x4x1", 2, 2) == [0, 0]

@@ -4,28 +4,21 @@ import pytest
 import torch
 
 from kernel import flash_attention
-from kernel.arguments import DTYPES
-from kernel.defaults import TABLE, default_row, default_tile
-from kernel.tiles import (
-    SHARED_MEMORY,
-    TileConfig,
-    block_d,
-    check_pinned,
-    fitting_space,
-    shared_memory_limit,
-    space,
-)
+from kernel.call.arguments import DTYPES
+from kernel.tiles.config import SHARED_MEMORY, TileConfig, Where, block_d, shared_memory_limit
+from kernel.tiles.defaults import TABLE, default_tile, row_of
+from kernel.tiles.space import FORWARD, check_pinned
 
 HEAD_TILES = (16, 32, 64, 128, 256)
 
 
 def test_the_space_has_the_points_of_the_4070_and_the_a100():
-    assert TileConfig.parse("64x64x4x3") in fitting_space(64, torch.float16, 89)
-    assert TileConfig.parse("128x128x8x4") in fitting_space(64, torch.float16, 80)
+    assert TileConfig.parse("64x64x4x3") in FORWARD.fitting(Where(64, torch.float16, 89))
+    assert TileConfig.parse("128x128x8x4") in FORWARD.fitting(Where(64, torch.float16, 80))
 
 
 def test_text_and_tile_are_the_same():
-    assert all(TileConfig.parse(str(tile)) == tile for tile in space())
+    assert all(TileConfig.parse(str(tile)) == tile for tile in FORWARD.tensor_cores + FORWARD.fma)
 
 
 @pytest.mark.parametrize("arch", SHARED_MEMORY)
@@ -33,7 +26,7 @@ def test_text_and_tile_are_the_same():
 @pytest.mark.parametrize("BLOCK_D", HEAD_TILES)
 @pytest.mark.parametrize("causal", [False, True])
 def test_defaults_are_in_the_space_that_fits(BLOCK_D, dtype, arch, causal):
-    assert default_tile(BLOCK_D, dtype, arch, causal) in fitting_space(BLOCK_D, dtype, arch)
+    assert default_tile(Where(BLOCK_D, dtype, arch), causal) in FORWARD.fitting(Where(BLOCK_D, dtype, arch))
 
 
 def test_no_two_rows_of_the_defaults_hold_for_one_problem():
@@ -44,42 +37,36 @@ def test_no_two_rows_of_the_defaults_hold_for_one_problem():
 
 
 def test_every_row_of_the_defaults_is_used():
-    problems = [
-        (d, dtype, arch, causal)
-        for d in HEAD_TILES
-        for dtype in DTYPES.values()
-        for arch in SHARED_MEMORY
-        for causal in (False, True)
-    ]
-    assert {default_row(*problem) for problem in problems} == set(TABLE)
+    problems = [Where(d, dtype, arch) for d in HEAD_TILES for dtype in DTYPES.values() for arch in SHARED_MEMORY]
+    assert {row_of(TABLE, where, causal) for where in problems for causal in (False, True)} == set(TABLE)
 
 
 @pytest.mark.parametrize(("arch", "like"), [(75, 80), (86, 80), (100, 90), (120, 89)])
 def test_an_architecture_without_rows_takes_those_of_a_relative(arch, like):
-    assert default_row(64, torch.float16, arch, True) == default_row(64, torch.float16, like, True)
+    assert row_of(TABLE, Where(64, torch.float16, arch), True) == row_of(TABLE, Where(64, torch.float16, like), True)
 
 
 def test_pruning_drops_what_does_not_fit():
     large = TileConfig.parse("128x128x8x4")
-    assert large not in fitting_space(64, torch.float16, 89)
-    assert large not in fitting_space(256, torch.float16, 90)
-    assert TileConfig.parse("128x64x4x3") not in fitting_space(128, torch.float16, 90)
-    assert large not in fitting_space(64, torch.float32, 90)
+    assert large not in FORWARD.fitting(Where(64, torch.float16, 89))
+    assert large not in FORWARD.fitting(Where(256, torch.float16, 90))
+    assert TileConfig.parse("128x64x4x3") not in FORWARD.fitting(Where(128, torch.float16, 90))
+    assert large not in FORWARD.fitting(Where(64, torch.float32, 90))
 
 
 def test_a_pinned_tile_that_cannot_run_is_refused():
-    check_pinned(TileConfig(128, 64, 8, 3), 128, torch.float16, 90)
+    check_pinned(TileConfig(128, 64, 8, 3), Where(128, torch.float16, 90))
     with pytest.raises(NotImplementedError, match="config 128x64x8x3 needs 263168 bytes of shared memory of 232448"):
-        check_pinned(TileConfig(128, 64, 8, 3), 256, torch.float16, 90)
+        check_pinned(TileConfig(128, 64, 8, 3), Where(256, torch.float16, 90))
     with pytest.raises(NotImplementedError, match="config 64x64x4x3 has too many products"):
-        check_pinned(TileConfig(64, 64, 4, 3), 128, torch.float32, 90)
+        check_pinned(TileConfig(64, 64, 4, 3), Where(128, torch.float32, 90))
 
 
 def test_the_smallest_declared_tile_runs_everywhere():
     smallest = TileConfig.parse(flash_attention.__flashattest__["configs"][0])
     for arch in SHARED_MEMORY:
         for BLOCK_D in HEAD_TILES:
-            check_pinned(smallest, BLOCK_D, torch.float16, arch)
+            check_pinned(smallest, Where(BLOCK_D, torch.float16, arch))
 
 
 @pytest.mark.parametrize(("d", "width"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (129, 256), (256, 256)])

@@ -118,7 +118,7 @@ def _readable(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def keep_bits(mantissa: int, truncate: bool = False) -> Cast:
-    """Round fp32 to so many bits of mantissa, or cut the others off: 10 is TF32, 7 is bf16."""
+    """Round or truncate fp32 to this many bits of mantissa: 10 is TF32, 7 is bf16."""
 
     def cast(x: Tensor) -> Tensor:
         dropped = 23 - mantissa

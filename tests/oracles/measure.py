@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import torch
 
-from oracles import ORACLES, Comparison, Judgement, compared
+from oracles import ORACLES, Comparison, Judgement, compare_answer
 from oracles.vote import TRUTH
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from strategies.case import DTYPES
@@ -47,7 +47,7 @@ def cases(count: int, seed: int) -> Iterator[AttentionCase]:
 
 
 def with_gradients(count: int, seed: int) -> Iterator[AttentionCase]:
-    """The same cases with gradients; one of three that are not plain with one through LSE too."""
+    """Add gradients to the cases, to one in three of those that are not plain through LSE too."""
     draw = random.Random(seed)
     for case in cases(count, seed):
         plain = is_plain(case)
@@ -78,10 +78,10 @@ def measure(case: AttentionCase, device: str, tile: int) -> Iterator[tuple[str, 
     for name, oracle in ORACLES.items():
         if name != TRUTH and oracle.supports(problem):
             with suppress(NotImplementedError):
-                yield name, compared(oracle(problem), judgement)
+                yield name, compare_answer(oracle(problem), judgement)
     forward = flash(problem, tile)
     answer = Backward(tile)(problem, forward) if case.has_gradients else forward
-    yield "emulation", compared(answer, judgement)
+    yield "emulation", compare_answer(answer, judgement)
     if is_plain(case):
         sharper = Judgement(problem, independent=True, truth_of=judgement)
         yield "emulation, independent", sharper.compare(answer.tensors)
@@ -97,25 +97,27 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     worst: dict[tuple[str, str, str], float] = defaultdict(float)
-    held: dict[tuple[str, str, str], int] = defaultdict(int)
+    counts: dict[tuple[str, str, str], int] = defaultdict(int)
     drawn = with_gradients if arguments.gradients else cases
     for number, case in enumerate(drawn(arguments.cases, arguments.seed)):
         for name, tensors in measure(case, arguments.device, TILES[number % 3]):
             for tensor, found in tensors.items():
                 key = (name, tensor, case.dtype)
-                held[key] += 1
+                counts[key] += 1
                 worst[key] = max(worst[key], found.ratio)
                 if not found.ok:
                     print(f"{name}, {tensor}: {found}\n  {case!r}")
-    print(table(worst, held))
+    print(table(worst, counts))
 
 
-def table(worst: dict[tuple[str, str, str], float], held: dict[tuple[str, str, str], int]) -> str:
-    """Largest error/budget by oracle and tensor, a column for each dtype, with how many cases it is the largest of."""
-    rows = dict.fromkeys((name, tensor) for name, tensor, _ in held)
+def table(worst: dict[tuple[str, str, str], float], counts: dict[tuple[str, str, str], int]) -> str:
+    """Format the largest error/budget by oracle and tensor, with the number of cases, a column per dtype."""
+    rows = dict.fromkeys((name, tensor) for name, tensor, _ in counts)
     lines = []
     for row in sorted(rows, key=lambda row: row[0]):
-        cells = (f"{dtype} {worst[*row, dtype]:.3f} of {held[*row, dtype]}" for dtype in DTYPES if held[*row, dtype])
+        cells = (
+            f"{dtype} {worst[*row, dtype]:.3f} of {counts[*row, dtype]}" for dtype in DTYPES if counts[*row, dtype]
+        )
         lines.append(f"{row[0]:24}{row[1]:5}" + "".join(f"{cell:24}" for cell in cells))
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""What is right, what is not, and where it is worst."""
+"""`compare` says what is right, what is wrong, and where the error is worst."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Every registered oracle answers as the truth does; a new one is tested by being there."""
+"""Every registered oracle agrees with the truth; a new one is tested once it is registered."""
 
 from dataclasses import replace
 from itertools import product
@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from oracles import ORACLES, Answer, Comparison, Judgement, Oracle, compared, float64, gradients64
-from oracles.registry import described
+from oracles import ORACLES, Answer, Comparison, Judgement, Oracle, compare_answer, float64, gradients64
+from oracles.registry import make_oracle
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
 from strategies.case import DTYPES
 from strategies.features.causal import KINDS
@@ -20,8 +20,8 @@ MOST_WORK = 1 << 12
 every_oracle = pytest.mark.parametrize("oracle", ORACLES.values(), ids=ORACLES.keys())
 
 
-def held(oracle: Oracle, case: AttentionCase, device: str) -> Comparison:
-    """The oracle's answer to a case against the truth; form and untouched inputs are asserted."""
+def compare_case(oracle: Oracle, case: AttentionCase, device: str) -> Comparison:
+    """Compare the oracle's answer with the truth; assert its form and that inputs are unchanged."""
     problem, pristine = build(case, device), build(case, device)
     answer = oracle(problem)
     assert answer.O.shape == problem.q.shape
@@ -31,18 +31,18 @@ def held(oracle: Oracle, case: AttentionCase, device: str) -> Comparison:
     assert not answer.gradients or case.has_gradients
     for name, before in pristine.tensors.items():
         assert torch.equal(problem.tensors[name].nan_to_num(), before.nan_to_num())
-    found = compared(answer, Judgement(pristine))
+    found = compare_answer(answer, Judgement(pristine))
     return max(found.values(), key=lambda comparison: comparison.ratio)
 
 
 def conforms(oracle: Oracle, cases: list[AttentionCase], device: str = "cpu") -> int:
-    """Fail where the oracle is too far from the truth; how many of the cases it answered."""
+    """Assert that the oracle is within budget, and return how many of the cases it answered."""
     answered = 0
     for case in cases:
         if not oracle.supports(build(case, device)):
             continue
         try:
-            found = held(oracle, case, device)
+            found = compare_case(oracle, case, device)
         except NotImplementedError:
             continue
         answered += 1
@@ -96,7 +96,7 @@ def test_agrees_with_the_truth_on_drawn_cases(oracle, case):
 
 
 def with_gradients(cases: list[AttentionCase]) -> list[AttentionCase]:
-    """The same cases with gradients, every other one through LSE too; dO like q, expanded in one case of three."""
+    """Add gradients to the cases, to every second one through LSE too; dO like q, expanded in one case of three."""
     asked = []
     for number, case in enumerate(cases):
         dO = case.q.replace(seed=3, layout="expanded_all" if number % 3 == 0 else case.q.layout)
@@ -205,10 +205,10 @@ def says_nan_in_empty_rows(problem):
 )
 def test_a_wrong_oracle_does_not_conform(wrong):
     with pytest.raises(AssertionError, match=wrong.__name__):
-        conforms(described(wrong), small_box("lower_right"))
+        conforms(make_oracle(wrong), small_box("lower_right"))
 
 
 @pytest.mark.parametrize("wrong", [forgets_delta, says_nan_in_the_gradient_of_an_empty_row])
 def test_an_oracle_with_wrong_gradients_does_not_conform(wrong):
     with pytest.raises(AssertionError, match=wrong.__name__):
-        conforms(described(wrong), with_gradients(small_box("lower_right")))
+        conforms(make_oracle(wrong), with_gradients(small_box("lower_right")))

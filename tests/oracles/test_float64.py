@@ -1,4 +1,4 @@
-"""The truth is the definition, and what a query may not see never reaches it."""
+"""The truth follows the definition, and a hidden key never changes it."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The budget of gradients is silent on right backward passes and fires on those that are lazy or wrong."""
+"""The budget of gradients passes right backward passes and fails those that are imprecise or wrong."""
 
 import math
 from dataclasses import replace
@@ -29,18 +29,18 @@ def budget_of(problem: Problem, **kind) -> GradientBudget:
 
 def ratios(problem: Problem, backward: Backward, **kind) -> dict[str, float]:
     """Largest error/budget of dQ, dK and dV that a backward pass makes of the forward pass of a tiled kernel."""
-    found = held(problem, backward(problem, flash(problem, backward.tile, kind.get("p_dtype"))), **kind)
+    found = compare_gradients(problem, backward(problem, flash(problem, backward.tile, kind.get("p_dtype"))), **kind)
     return {name: comparison.ratio for name, comparison in found.items()}
 
 
-def held(problem: Problem, answer: Answer, **kind) -> dict[str, Comparison]:
+def compare_gradients(problem: Problem, answer: Answer, **kind) -> dict[str, Comparison]:
     """The gradients of an answer against the truth."""
     truth, budget = gradients64(problem, float64(problem)), budget_of(problem, **kind)
     return {name: compare(got, truth[name], budget[name]) for name, got in answer.gradients.items()}
 
 
 def fires(problem: Problem, backward: Backward, *names: str, by: float = 2.0) -> bool:
-    """Whether these gradients, and none but these, are off by so many budgets, and none where nothing is wrong."""
+    """Whether exactly these gradients are off by this many budgets, and none if nothing is wrong."""
     right, wrong = ratios(problem, Backward(backward.tile)), ratios(problem, backward)
     assert max(right.values()) <= 1
     return all((ratio > by) if name in names else (ratio <= 1) for name, ratio in wrong.items())
@@ -127,7 +127,7 @@ def test_fires_on_a_scale_that_is_another_or_left_out(dtype, names):
 def test_fires_on_another_alignment_than_that_of_the_forward_pass(dtype):
     problem = build(SQUARE.replace(geometry=Geometry(Nq=33, Nk=34, d=16), dtype=dtype))
     answer = Backward()(replace(problem, causal="lower_right"), flash(problem))
-    assert min(found.ratio for found in held(problem, answer).values()) > 2
+    assert min(found.ratio for found in compare_gradients(problem, answer).values()) > 2
 
 
 @EVERY
@@ -169,11 +169,11 @@ def test_fires_on_zeros_and_on_a_number_where_nothing_is_seen(dtype, name, place
     )
     problem = build(case)
     right = Backward()(problem, flash(problem))
-    assert held(problem, right)[name].ok
-    assert held(problem, replace(right, **{name: 0 * right.gradients[name]}))[name].ratio > 2
+    assert compare_gradients(problem, right)[name].ok
+    assert compare_gradients(problem, replace(right, **{name: 0 * right.gradients[name]}))[name].ratio > 2
     assert not right.gradients[name][:, :, place].any()
     right.gradients[name][:, :, place] = 1e-7
-    assert held(problem, right)[name].ratio == math.inf
+    assert compare_gradients(problem, right)[name].ratio == math.inf
 
 
 # What the bounds promise.
@@ -264,12 +264,12 @@ def test_a_budget_says_which_kernel_it_is_for():
 
 @LOW
 def test_fires_on_the_flash_backend_of_torch_on_a_cpu(dtype):
-    """A kernel that many use: it sums dV over blocks of queries in the inputs' dtype, and that alone is told."""
+    """A widely used kernel: it sums dV over blocks of queries in the inputs' dtype, and only that fails."""
     case = SQUARE.replace(geometry=Geometry(2, 4, 4, 263, 8, 64), dtype=dtype, features=Features(scale=0.05))
     problem = build(case.replace(dO=TensorSpec("positive")))
     leaves = {name: getattr(problem, name).detach().requires_grad_() for name in "qkv"}
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         O = scaled_dot_product_attention(leaves["q"], leaves["k"], leaves["v"], scale=problem.scale)
     dQ, dK, dV = torch.autograd.grad(O, tuple(leaves.values()), problem.dO)
-    found = held(problem, Answer(O.detach(), None, dQ, dK, dV))
+    found = compare_gradients(problem, Answer(O.detach(), None, dQ, dK, dV))
     assert [name for name, comparison in found.items() if not comparison.ok] == ["dV"]

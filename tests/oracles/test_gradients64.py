@@ -1,4 +1,4 @@
-"""The gradients of the truth are those of the definition, and what a query may not see never reaches them."""
+"""The gradients of the truth follow the definition, and a hidden key never changes them."""
 
 import math
 from dataclasses import replace

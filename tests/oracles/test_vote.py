@@ -1,9 +1,9 @@
-"""Every oracle votes, so that one that disagrees alone shows."""
+"""The vote of the oracles shows one that disagrees alone."""
 
 import pytest
 import torch
 
-from oracles import ORACLES, Answer, Judgement, Oracle, compared, float64, gradients64, vote
+from oracles import ORACLES, Answer, Judgement, Oracle, compare_answer, float64, gradients64, vote
 from oracles.registry import answers_all
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 
@@ -91,9 +91,9 @@ def test_wrong_gradients_count(votes, monkeypatch):
     assert who_disagrees(votes(asked)) == ["lacks_the_scale"]
 
 
-def test_each_tensor_of_an_answer_is_compared_by_name():
+def test_each_tensor_of_an_answer_is_compare_answer_by_name():
     problem = build(CASE.replace(operation="forward_backward"))
-    found = compared(ORACLES["naive_fp32"](problem), Judgement(problem))
+    found = compare_answer(ORACLES["naive_fp32"](problem), Judgement(problem))
     assert list(found) == ["O", "LSE", "dQ", "dK", "dV"]
     assert all(comparison.ok for comparison in found.values())
 

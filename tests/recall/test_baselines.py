@@ -13,7 +13,6 @@ from harness.recall.baselines.registry import Inputs
 from harness.recall.faults import CONTROLS, FAULTS
 from harness.subject.declaration import describe
 from tests.harness import toys
-from tests.kernel.reference import gradients
 
 # Taken before the fixture that leaves one control.
 RIGHT_BACKWARD = CONTROLS["autograd"]
@@ -88,7 +87,9 @@ def test_the_reference_is_right(causal):
 def test_the_references_gradients_are_right(causal):
     inputs = Inputs.randn(0, "cpu", torch.float32, B=2, H=(4, 2), N=(5, 3), d=8, causal=causal, scale=0.3)
     got = inputs.reference(("O", "dQ"))
-    wanted = gradients(inputs.q, inputs.k, inputs.v, inputs.dO, causal=causal, scale=0.3)
+    leaves = [x.detach().double().requires_grad_() for x in (inputs.q, inputs.k, inputs.v)]
+    O = CONTROLS["naive-fp32"].subject().function(*leaves, causal=causal, scale=0.3)
+    wanted = torch.autograd.grad(O, leaves, inputs.dO.double())
     for name, want in zip(("dQ", "dK", "dV"), wanted, strict=True):
         torch.testing.assert_close(got[name], want.float())
 
@@ -123,8 +124,8 @@ def test_recall_tells_what_they_found(tmp_path, capsys):
     table = tmp_path / "recall.md"
     chosen = ["--faults", "gqa-interleaved", "--time", "20", "--device", "cpu"]
     assert main(["recall", *chosen, "--baselines", "--markdown", str(table)]) == 0
-    assert "flash-attn grid: 1 of 1, no false alarm" in capsys.readouterr().out
+    assert "flash-attn grid: 1 of 1 faults (1 of 1 plants), no false alarm" in capsys.readouterr().out
     header, _, ours, *_ = table.read_text().splitlines()
-    assert header == "| checker | found | torch | false alarms |"
-    assert ours == "| **flashattest** | 1 of 1 | 1 of 1 | 0 of 1 |"
-    assert "| assert_close | 0 of 1 | 0 of 1 | 0 of 1 |" in table.read_text()
+    assert header == "| checker | faults | plants | torch | false alarms |"
+    assert ours == "| **flashattest** | 1 of 1 | 1 of 1 | 1 of 1 | 0 of 1 |"
+    assert "| assert_close | 0 of 1 | 0 of 1 | 0 of 1 | 0 of 1 |" in table.read_text()

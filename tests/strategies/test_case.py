@@ -1,4 +1,4 @@
-"""A case prints as a line that evaluates back, is kept as JSON that stays, and holds nothing that is not legal."""
+"""A case prints as a line that evaluates back, has stable JSON, and rejects what is not legal."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The calls before a case: each differs from it in one thing, and is legal itself."""
+"""The calls before a case: each differs from it in one thing, and is a legal case."""
 
 import pytest
 from hypothesis import assume, given

@@ -1,4 +1,4 @@
-"""Every layout: where the elements lie, and that the values do not hang on it."""
+"""Every layout: where the elements lie, and that it does not change the values."""
 
 from itertools import product
 

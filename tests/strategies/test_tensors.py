@@ -1,4 +1,4 @@
-"""A case as tensors: what stands past the end, and which keys a query sees."""
+"""A case as tensors: what K and V hold past the end, and which keys a query sees."""
 
 import hashlib
 

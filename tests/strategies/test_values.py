@@ -1,4 +1,4 @@
-"""Every value family: the same bits everywhere, and what its name says."""
+"""Every value family has the same bits everywhere, and is what its name says."""
 
 import numpy as np
 import pytest

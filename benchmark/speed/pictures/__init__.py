@@ -8,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speed.io_report import IoReport
 from speed.results import Results
 from speed.rows import PASSES
 
@@ -31,15 +30,6 @@ def pictures(results: Results) -> Pictures:
         yield f"launch{of}", launch.launch(results, direction)
     yield "gqa", rates.shared_heads(results)
     yield "savings", savings.savings(results)
-
-
-def io_pictures(report: IoReport) -> Pictures:
-    """The pictures of an analysis of bytes."""
-    from speed.pictures import io, roofline
-
-    yield "io", io.moved(report)
-    yield "io_growth", io.growth(report)
-    yield "roofline", roofline.roofline(report)
 
 
 def save_all(made: Pictures, folder: Path) -> int:

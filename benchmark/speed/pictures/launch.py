@@ -1,4 +1,4 @@
-"""What a call of a small problem costs the host, beside what it costs the device."""
+"""The time of the host and of the device for a call of a small problem."""
 
 from __future__ import annotations
 

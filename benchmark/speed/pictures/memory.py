@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from speed.pictures import style
-from speed.pictures.style import End
 from speed.results import Results, Timed
 
 if TYPE_CHECKING:
@@ -25,14 +24,15 @@ def memory(results: Results, direction: str = "forward") -> Figure | None:
     figure, ((axes,),) = style.panels(1, 1, (5.4, 3.8), margins)
     axes.set_yscale("log", base=2)
     _guides(axes, drawn)
-    ends = [_line(axes, results, timed, name, points) for name, points in drawn.items()]
+    for name, points in drawn.items():
+        _line(axes, results, timed, name, points)
     style.token_axis(axes, [t.row.N for t in timed])
     style.byte_axis(axes.yaxis)
-    style.label_ends(axes, ends)
+    style.legend(axes)
     row = timed[0].row
     below = f"{row.dtype}, B {row.B}, {row.Hq} heads, d {row.d}, full · {style.machine_line(results.machine)}"
     what = "a call takes" if direction == "forward" else "a forward and its backward take"
-    style.title(figure, f"Memory that {what} beside the inputs", below)
+    style.title(figure, f"Memory that {what} above the inputs", below)
     return figure
 
 
@@ -41,18 +41,17 @@ def _points(timed: list[Timed], name: str) -> list[tuple[int, int]]:
     return [(N, peak) for N, peak in found if peak]
 
 
-def _line(axes: Axes, results: Results, timed: list[Timed], name: str, points: list[tuple[int, int]]) -> End:
-    """A provider's line, with a cross where it found no more memory."""
+def _line(axes: Axes, results: Results, timed: list[Timed], name: str, points: list[tuple[int, int]]) -> None:
+    """A provider's line, which says where it found no more memory."""
     look = style.look(name, results.ours)
     xs, peaks = zip(*points, strict=True)
-    axes.plot(xs, peaks, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=look.front)
     more = next((t.row.N for t in timed if xs[-1] < t.row.N and _ran_out(t, name)), None)
     said = f"{results.labels[name]}  {style.in_bytes(peaks[-1])}"
     if more is not None:
         said += f", none left at {style.tokens(more)}"
     elif xs[-1] < timed[-1].row.N:
         said += f" at {style.tokens(xs[-1])}"
-    return End(xs[-1], peaks[-1], said, look.colour, look.ours)
+    look.draw(axes, xs, peaks, said)
 
 
 def _ran_out(timed: Timed, name: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from speed.pictures import style
-from speed.pictures.style import End
 from speed.results import Results, Timed
 from speed.rows import Row
 
@@ -81,21 +80,18 @@ def lines(timed: Iterable[Timed], x: Callable[[Row], float]) -> Lines:
 def _panel(axes: Axes, results: Results, timed: list[Timed], x: Callable[[Row], float], ceiling: float | None) -> None:
     drawn = lines(timed, x)
     top = max([rate for points in drawn.values() for *_, rate in points] + ([ceiling] if ceiling else []))
-    ends = []
     for name, points in drawn.items():
         look = style.look(name, results.ours)
         xs, medians, slow, fast = zip(*points, strict=True)
         axes.fill_between(xs, slow, fast, color=look.colour, alpha=0.15, linewidth=0)
-        axes.plot(xs, medians, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=look.front)
         said = f"{results.labels[name]}  {medians[-1]:.3g}"
-        ends.append(End(xs[-1], medians[-1], said, look.colour, look.ours))
+        look.draw(axes, xs, medians, said)
     if ceiling:
-        axes.axhline(ceiling, color=style.GREY, lw=1, ls=(0, (4, 3)))
-        ends.append(End(xs[-1], ceiling, f"matrix product  {ceiling:.3g}", style.GREY))
+        axes.axhline(ceiling, color=style.GREY, lw=1, ls=(0, (4, 3)), label=f"matrix product  {ceiling:.3g}")
     axes.set_ylim(0, 1.06 * top)
     axes.set_ylabel("TFLOP/s")
     axes.set_xscale("log", base=2)
-    style.label_ends(axes, ends)
+    style.legend(axes)
 
 
 def _method(results: Results, direction: str) -> str:

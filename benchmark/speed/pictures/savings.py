@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from speed.pictures import style
-from speed.pictures.style import End
 from speed.results import Results, Timed
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def causal_cost(results: Results, d: int) -> Points:
 
 
 def _causal_pairs(results: Results, preset: str, d: int) -> list[tuple[int, Timed, Timed]]:
-    """N, the full row and its causal twin, both of one preset: other providers may stand in another."""
+    """N, the full row and its causal twin, both of one preset: another preset may have other providers."""
     timed = {t.row: t for t in results.of(preset) if t.row.d == d}
     dtype = next((row.dtype for row in timed), None)
     pairs = []
@@ -83,34 +82,31 @@ def _dims(results: Results) -> list[int]:
 
 
 def _causal_panel(axes: Axes, results: Results, points: Points) -> None:
-    ends = _draw(axes, results, points)
+    _draw(axes, results, points)
     lengths = sorted({int(x) for of in points.values() for x, _ in of})
-    axes.axhline(0.5, color=style.GREY, lw=1, ls=(0, (4, 3)))
+    axes.axhline(0.5, color=style.GREY, lw=1, ls=(0, (4, 3)), label="half the work")
     axes.set_ylim(0.4, max(1.05, *(y for of in points.values() for _, y in of)))
     axes.set_ylabel("causal time / full time")
     style.token_axis(axes, lengths)
-    style.label_ends(axes, [*ends, End(lengths[-1], 0.5, "half the work", style.GREY)])
+    style.legend(axes)
 
 
 def _padding_panel(axes: Axes, results: Results, points: Points, masked: bool) -> None:
-    ends = _draw(axes, results, points)
+    _draw(axes, results, points)
     seen = [step / 20 for step in range(21)]
     work = [share * (2 - share) if masked else share for share in seen]  # as `speed.rows.visible_pairs` counts it
-    axes.plot(seen, work, color=style.GREY, lw=1, ls=(0, (4, 3)))
+    axes.plot(seen, work, color=style.GREY, lw=1, ls=(0, (4, 3)), label="as the work")
     axes.set_xlim(1.03, 0)
     axes.set_ylim(-0.12, 1.06 * max(1.0, *(y for of in points.values() for _, y in of)))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     axes.set_xlabel("share of the keys that is seen")
     axes.set_ylabel("time / time without padding")
-    style.label_ends(axes, [*ends, End(0.0, 0.0, "as the work", style.GREY)])
+    style.legend(axes)
 
 
-def _draw(axes: Axes, results: Results, points: Points) -> list[End]:
-    ends = []
+def _draw(axes: Axes, results: Results, points: Points) -> None:
     for name, of in points.items():
         look = style.look(name, results.ours)
         xs, ys = zip(*of, strict=True)
-        axes.plot(xs, ys, color=look.colour, lw=look.width, marker=look.marker, ms=4, zorder=look.front)
-        x, y = min(of) if xs[0] < 1 else of[-1]
-        ends.append(End(x, y, f"{results.labels[name]}  {y:.2f}", look.colour, look.ours))
-    return ends
+        said = f"{results.labels[name]}  {ys[0] if xs[0] < 1 else ys[-1]:.2f}"
+        look.draw(axes, xs, ys, said)

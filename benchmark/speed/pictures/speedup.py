@@ -1,4 +1,4 @@
-"""Ours beside the best of the others, and beside FlashAttention-2, a line for each row."""
+"""Ours against the best of the others and against FlashAttention-2, a line for each row."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEY = (
 
 
 def speedup(results: Results, dtype: str, direction: str = "forward") -> Figure | None:
-    """How many times as fast ours is in a pass; None where it was timed beside no other."""
+    """How many times as fast ours is in a pass; None where no other was timed."""
     of_presets = results.of("peers", "fa2", "backward", "grid", "quick")
     plain = [t for t in of_presets if is_plain(t.row) and (t.row.dtype, t.row.direction) == (dtype, direction)]
     timed = [t for t in _once(plain) if _ratios(t, results.ours)]
@@ -80,7 +80,7 @@ def _ratios(timed: Timed, ours: tuple[str, ...]) -> dict[str, float]:
 
 
 def _once(timed: list[Timed]) -> list[Timed]:
-    """Each row once, as it was timed beside the most others, by d, mask and N."""
+    """Each row once, where it was timed with the most others, by d, mask and N."""
     kept: dict[Row, Timed] = {}
     for each in timed:
         kept[each.row] = max(kept.get(each.row, each), each, key=lambda t: len(t.ok()))

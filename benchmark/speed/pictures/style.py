@@ -1,4 +1,4 @@
-"""How the pictures look: colours that the colour-blind can tell apart, panels laid out in inches, labels at the lines.
+"""How the pictures look: colours that the colour-blind can distinguish, panels laid out in inches.
 
 Colours are of Okabe and Ito's palette (https://jfly.uni-koeln.de/color/), one a provider in every picture.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +31,8 @@ _MARKERS = {"sdpa_flash": "s", "sdpa_cudnn": "D", "sdpa_efficient": "v", "flex_c
 _MARKERS |= {"naive": "X", "sdpa_math": "x"}
 _UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB"))
 SMALL, MEDIUM, LARGE = 8.0, 9.5, 13.0
-_LETTER = 0.066
-"""Inches that a letter of a SMALL text is wide, about."""
+THICK = 1.7
+"""Lines of ours are wider, in points; those of others are not."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,20 @@ class Look:
     ours: bool
     front: float
 
+    def draw(self, axes: Axes, xs: Sequence[float], ys: Sequence[float], label: str) -> None:
+        """Draw the provider's line."""
+        style: dict[str, Any] = {
+            "color": self.colour,
+            "lw": self.width,
+            "marker": self.marker,
+            "ms": 4,
+            "zorder": self.front,
+        }
+        axes.plot(xs, ys, label=label, **style)
+
 
 def look(name: str, ours: Sequence[str]) -> Look:
-    """How a provider looks; ours stand out."""
+    """How a provider looks; ours are bold and blue."""
     if name in ours:
         place = list(ours).index(name)
         return Look(_OURS[place % len(_OURS)], "o", 2.6 if place == 0 else 1.8, True, 4 - 0.1 * place)
@@ -56,10 +67,10 @@ def look(name: str, ours: Sequence[str]) -> Look:
 
 @dataclass(frozen=True)
 class Margins:
-    """Inches around and between panels; `right` is the room for labels, beside each panel."""
+    """Inches around and between panels; `right` is the room for labels to the right of each panel."""
 
     left: float = 0.75
-    right: float = 2.0
+    right: float = 2.2
     top: float = 1.2
     bottom: float = 0.65
     gap: float = 0.75
@@ -129,7 +140,7 @@ def token_axis(axes: Axes, lengths: Sequence[int]) -> None:
 
 
 def byte_axis(axis: Axis) -> None:
-    """A logarithmic axis of bytes with a tick at each second or fourth power of two. Call it once the limits stand."""
+    """A logarithmic axis of bytes with a tick at each second or fourth power of two. Call it last."""
     from matplotlib.ticker import NullLocator
 
     low, high = sorted(axis.get_view_interval())
@@ -149,62 +160,20 @@ def in_bytes(count: float) -> str:
 
 def key(axes: Axes, marks: Sequence[tuple[str, str, bool, str]]) -> None:
     """What marks mean, in a line above the panel: of each its marker, colour, whether it is filled, and the words."""
-    from matplotlib.transforms import ScaledTranslation
+    from matplotlib.lines import Line2D
 
-    above = axes.transAxes + ScaledTranslation(0, 0.17, axes.figure.dpi_scale_trans)
-    width, x = axes.get_window_extent().width / axes.figure.dpi, 0.0
-    for marker, colour, filled, said in marks:
-        face = colour if filled else "white"
-        axes.plot(x, 1.0, marker, mfc=face, mec=colour, ms=6, transform=above, clip_on=False)
-        axes.text(x + 0.12 / width, 1.0, said, {"fontsize": SMALL, "color": colour, "va": "center"}, transform=above)
-        x += (0.45 + len(said) * _LETTER) / width
-
-
-@dataclass(frozen=True)
-class End:
-    """Where a line ends, in data, and what its label says."""
-
-    x: float
-    y: float
-    text: str
-    colour: str
-    bold: bool = False
+    handles = [
+        Line2D([], [], ls="none", marker=marker, color=colour, mfc=colour if filled else "white", label=said)
+        for marker, colour, filled, said in marks
+    ]
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": len(marks), "columnspacing": 1.2}
+    axes.legend(handles=handles, fontsize=SMALL, labelcolor="linecolor", frameon=False, handletextpad=0, **place)
 
 
-def label_ends(axes: Axes, ends: Sequence[End], lines: float = 1.25) -> None:
-    """Write each label to the right of the panel at the height where its line ends, moved apart where they would touch.
-
-    Call it once the limits and scales are settled. A thin line leads from the end to a label that was moved.
-    """
-    if not ends:
-        return
-    height = axes.get_window_extent().height
-    gap = lines * SMALL / 72 * axes.figure.dpi / height
-    wanted = [axes.transAxes.inverted().transform(axes.transData.transform((end.x, end.y))) for end in ends]
-    order = sorted(range(len(ends)), key=lambda index: -wanted[index][1])
-    heights = spread([float(wanted[index][1]) for index in order], gap)
-    for index, y in zip(order, heights, strict=True):
-        end, (x, at) = ends[index], wanted[index]
-        axes.plot([x, 1.015, 1.045], [at, y, y], transform=axes.transAxes, color=end.colour, lw=0.6, clip_on=False)
-        weight = "bold" if end.bold else "normal"
-        style = {"color": end.colour, "fontsize": SMALL, "va": "center", "weight": weight}
-        axes.text(1.055, y, end.text, style, transform=axes.transAxes)
-
-
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """The heights, highest first, moved as little as a `gap` between neighbours needs, clusters about their middle."""
-    groups: list[list[float]] = []
-    for height in heights:
-        groups.append([height, 1])
-        while len(groups) > 1 and _bottom(groups[-2], gap) - gap < _top(groups[-1], gap):
-            (above, n), (below, m) = groups[-2:]
-            groups[-2:] = [[(above * n + below * m) / (n + m), n + m]]
-    return [_top(group, gap) - gap * place for group in groups for place in range(int(group[1]))]
-
-
-def _top(group: list[float], gap: float) -> float:
-    return group[0] + gap * (group[1] - 1) / 2
-
-
-def _bottom(group: list[float], gap: float) -> float:
-    return group[0] - gap * (group[1] - 1) / 2
+def legend(axes: Axes) -> None:
+    """Name the lines to the right of the panel, in their colours, from the highest end down; thick ones in bold."""
+    lines: list[Any] = sorted(axes.get_legend_handles_labels()[0], key=lambda line: -line.get_ydata()[-1])
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "borderaxespad": 0.4}
+    made = axes.legend(handles=lines, fontsize=SMALL, labelcolor="linecolor", frameon=False, handlelength=1, **place)
+    for text, line in zip(made.get_texts(), lines, strict=True):
+        text.set_fontweight("bold" if line.get_linewidth() > THICK else "normal")

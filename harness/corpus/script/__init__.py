@@ -1,4 +1,4 @@
-"""A saved failure as a Python script of its own, for an issue tracker: torch and the subject, nothing of ours."""
+"""A saved failure as a stand-alone Python script for an issue tracker: it imports torch and the subject only."""
 
 from harness.corpus.script.compose import write
 

@@ -1,4 +1,4 @@
-"""A script is put together: the fault in words, the functions it needs, the subject, the tensors, calls and checks."""
+"""Composes a script: a description of the fault, the functions it needs, the subject, tensors, calls and checks."""
 
 from __future__ import annotations
 
@@ -43,15 +43,14 @@ _IMPORTS = {
     "import torch": "",
     "from torch import Tensor": r"\bTensor\b",
 }
-"""The imports that a script may need, each with what it is needed for."""
+"""The imports that a script may need, each with the pattern of code that needs it."""
 
 
 def write(entry: Entry, path: Path | None = None) -> str:
-    """Return a Python script that raises where the subject has the fault, and says nothing where it has not.
+    """Return a Python script that raises if the subject has the fault, and prints nothing otherwise.
 
-    It imports torch and the subject (and NumPy, where tensors are too large to stand in it). path: of the entry, from
-    which the subject's file may be looked for. Raises CannotRun where the subject is not there, or the fault does not
-    show in a script.
+    It imports torch and the subject (and NumPy, if tensors are too large to be written in it). path: of the entry, to
+    find the subject's file from. Raises CannotRun if the subject is not found, or a script cannot show the fault.
     """
     name = locate(entry.subject, path)
     loaded = _load(entry, name)
@@ -72,9 +71,9 @@ def write(entry: Entry, path: Path | None = None) -> str:
 
 def _load(entry: Entry, name: str) -> Subject:
     if entry.check == "surroundings_unchanged" and "its input" not in entry.verdict.sentence:
-        raise CannotRun("What lies beside a tensor that the call makes itself is out of a script's sight: replay it.")
+        raise CannotRun("A script cannot see writes outside a tensor that the call makes itself: replay the failure.")
     if entry.check in RELATIONS:
-        choose(entry.device)  # its calls are found by making them
+        choose(entry.device)  # finding its calls takes running them
     prepare(entry.device if torch.cuda.is_available() else "cpu")
     return load(name)
 
@@ -99,10 +98,10 @@ def _docstring(entry: Entry) -> str:
         f"Case: {entry.case!r}",
         f"Found on {entry.device} with {found_with}",
         "",
-        "It raises where the fault is there, and says nothing where it is not.",
+        "It raises if the fault is present, and prints nothing otherwise.",
     ]
-    told = "\n".join(printable(line).replace("\\", "\\\\").replace('"""', "'''") for line in lines)
-    return f'"""{told}\n"""'
+    text = "\n".join(printable(line).replace("\\", "\\\\").replace('"""', "'''") for line in lines)
+    return f'"""{text}\n"""'
 
 
 def _imports(code: str) -> str:

@@ -1,4 +1,4 @@
-"""The functions that a script is made of. Their source is copied into it, so they use torch and one another alone."""
+"""The functions of a script. Their source is copied into it, so they use only torch and one another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oracles.features import MEANINGS, Mask, Pairs, Score
 
 MASKS = {name: each.visible for name, each in MEANINGS.items() if isinstance(each, Mask)}
 SCORES = {name: each.score for name, each in MEANINGS.items() if isinstance(each, Score)}
-"""What features mean. A script has its own tables, of the features that its calls ask for."""
+"""The meanings of features. A script has its own tables, of the features in its calls."""
 
 
 def from_bytes(text: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
@@ -25,7 +25,7 @@ def from_bytes(text: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
 def laid_out(
     values: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], offset: int, size: int, device: str
 ) -> Tensor:
-    """Return a tensor with these values in a memory of `size` elements, which holds NaN wherever they are not."""
+    """Return a tensor with these values in a memory of `size` elements, which is NaN elsewhere."""
     own = values[tuple(slice(None) if stride else slice(1) for stride in strides)]
     memory = torch.full((size,), torch.nan, dtype=values.dtype)
     if own.numel():
@@ -34,7 +34,7 @@ def laid_out(
 
 
 def scores(q: Tensor, k: Tensor, v: Tensor, features: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return S, -inf where hidden, and v with a head for each of q and 0 past the lengths, in float64."""
+    """Return S, -inf where hidden, and v with a head for each query head and 0 past the lengths, in float64."""
     q, k, v = q.double(), k.double(), v.double()
     (Hq, Nq, d), (B, Hk, Nk) = q.shape[1:], k.shape[:3]
     n = torch.full((B,), Nk, device=q.device) if "seqlens_k" not in features else features["seqlens_k"]
@@ -73,7 +73,7 @@ def reference_gradients(
 
 
 def gradients_of(outputs: Any, given: Any, inputs: Any) -> tuple[Any, ...]:
-    """Return the gradients in the inputs, given those of the outputs, as far as these have a grad_fn."""
+    """Return the gradients of the inputs, given those of the outputs; outputs without a grad_fn are skipped."""
     pairs = [(output, gradient) for output, gradient in zip(outputs, given, strict=False) if output.requires_grad]
     assert pairs, "What came back has no grad_fn."
     found, gradients = zip(*pairs, strict=True)
@@ -81,14 +81,14 @@ def gradients_of(outputs: Any, given: Any, inputs: Any) -> tuple[Any, ...]:
 
 
 def outputs(returned: Any, wants_lse: bool) -> tuple[Any, ...]:
-    """Return what came back as (O,) or (O, LSE)."""
+    """Return the result as (O,) or (O, LSE)."""
     found = returned if isinstance(returned, tuple) else (returned,)
     assert len(found) == 2 or (len(found) == 1 and not wants_lse), f"{len(found)} values came back."
     return found
 
 
 def require_near(name: str, got: Any, wanted: Tensor, allowed: Any, dtype: torch.dtype) -> None:
-    """Raise AssertionError, with the worst element, unless each is as near as is allowed to what is wanted."""
+    """Raise AssertionError, naming the worst element, unless every element is within its allowed error."""
     assert isinstance(got, Tensor), f"{name} is {type(got).__name__}, not a tensor."
     assert got.shape == wanted.shape, f"{name} has the shape {tuple(got.shape)}, not {tuple(wanted.shape)}."
     assert got.dtype is dtype, f"{name} has the dtype {got.dtype}, not {dtype}."
@@ -98,17 +98,17 @@ def require_near(name: str, got: Any, wanted: Tensor, allowed: Any, dtype: torch
     if wrong.any():
         ratio = torch.where(wrong, (error / allowed).nan_to_num(torch.inf), 0.0)
         at = tuple(int(i) for i in torch.unravel_index(ratio.argmax(), ratio.shape))
-        told = f"{name}{list(at)}: got {got[at].item():.9g}, wanted {wanted[at].item():.9g}"
-        raise AssertionError(f"{told}, off by {error[at].item():.3g} where {allowed[at].item():.3g} is allowed.")
+        found = f"{name}{list(at)}: got {got[at].item():.9g}, wanted {wanted[at].item():.9g}"
+        raise AssertionError(f"{found}, off by {error[at].item():.3g} where {allowed[at].item():.3g} is allowed.")
 
 
 def memory_of(tensor: Tensor) -> Tensor:
-    """Return a copy of all bytes of the memory that a tensor lies in."""
+    """Return a copy of all bytes of a tensor's storage."""
     return torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage()).clone()
 
 
 def share_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors lie in the same memory."""
+    """Whether two tensors share their storage."""
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 

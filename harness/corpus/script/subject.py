@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -13,15 +14,17 @@ from harness.subject.signature import parse, split_signature
 
 _OURS = ("harness", "strategies", "oracles")
 _ADAPTERS = "harness.subject.adapters."
+_IMPORT_OURS = re.compile(r"^(\w+) = import_ours\(\"(\w+)\"\)\.\1$", re.MULTILINE)
+"""How an adapter imports our kernel, whatever else has that name; a script imports it by its name."""
 
 
 def lines(name: str) -> str:
-    """Return code that imports a subject by its module or file, or an adapter that ships as source of its own.
+    """Return code that imports a subject by its module or file, or the inlined source of an adapter that ships.
 
-    Raises CannotRun where an adapter cannot stand without the harness.
+    Raises CannotRun if an adapter needs the harness.
     """
     if name in shipped():
-        return f"{_inlined(_ADAPTERS + name, set()).strip()}\n\n\nsubject = attention"
+        return f"{_inline(_ADAPTERS + name, set()).strip()}\n\n\nsubject = attention"
     bare, signature = split_signature(name)
     place, _, attribute = bare.rpartition(":")
     imported = f"{_path('.')}\n{_import(place, attribute)}"
@@ -35,7 +38,7 @@ def lines(name: str) -> str:
 
 def _path(*folders: str) -> str:
     listed = ", ".join(repr(folder) for folder in folders)
-    return f"sys.path[:0] = [{listed}]  # as seen from the folder in which this is run"
+    return f"sys.path[:0] = [{listed}]  # relative to the folder in which this is run"
 
 
 def _import(module: str, attribute: str) -> str:
@@ -44,15 +47,15 @@ def _import(module: str, attribute: str) -> str:
     return f"subject = importlib.import_module({module!r}).{attribute}"
 
 
-def _inlined(module: str, seen: set[str]) -> str:
-    """The statements of an adapter's module, those of the modules beside it that it imports first, each once."""
+def _inline(module: str, seen: set[str]) -> str:
+    """Return the statements of an adapter's module, after those of the adapter modules it imports, each once."""
     if module in seen:
         return ""
     seen.add(module)
-    spec = find_spec(module)  # its source alone: the package that it adapts need not be here
+    spec = find_spec(module)  # its source only: the package that it adapts may not be installed
     assert spec is not None
     assert spec.origin is not None
-    source = Path(spec.origin).read_text()
+    source = _IMPORT_OURS.sub(r"from \2 import \1", Path(spec.origin).read_text())
     tree = ast.parse(source)
     used = _names_that_run(tree)
     kept: list[str] = []
@@ -62,7 +65,7 @@ def _inlined(module: str, seen: set[str]) -> str:
         if not isinstance(statement, ast.ImportFrom) or statement.module is None:
             kept.append(_text(source, statement))
         elif statement.module.startswith(_ADAPTERS):
-            kept.append(_inlined(statement.module, seen))
+            kept.append(_inline(statement.module, seen))
         elif statement.module.partition(".")[0] in _OURS:
             kept += _constants(statement, used, module)
         elif statement.module != "__future__":
@@ -71,21 +74,21 @@ def _inlined(module: str, seen: set[str]) -> str:
 
 
 def _text(source: str, statement: ast.stmt) -> str:
-    """A statement as it is written, with its decorators, and with room around what is long."""
+    """Return a statement's source with its decorators, and blank lines around a long one."""
     first = min([statement.lineno, *(each.lineno for each in getattr(statement, "decorator_list", []))])
     lines = source.splitlines()[first - 1 : statement.end_lineno]
     return "\n".join(["", "", *lines, "", ""] if len(lines) > 1 else lines)
 
 
 def _names_that_run(tree: ast.Module) -> set[str]:
-    """Every name that a module uses outside annotations, which a script never evaluates."""
+    """Return every name that a module uses outside annotations, which a script never evaluates."""
     notes = [n for node in ast.walk(tree) for n in (getattr(node, "annotation", None), getattr(node, "returns", None))]
     noted = {id(inner) for note in notes if isinstance(note, ast.expr) for inner in ast.walk(note)}
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in noted}
 
 
 def _constants(statement: ast.ImportFrom, used: set[str], module: str) -> list[str]:
-    """The constants of ours that an adapter imports, as assignments. Raises CannotRun for anything else that runs."""
+    """Return constants that an adapter imports from us as assignments. Raises CannotRun for anything else it uses."""
     assert statement.module is not None
     found = []
     for alias in statement.names:

@@ -1,4 +1,4 @@
-"""How a script gets the values of a tensor: as literals, as packed bytes, or from the code of their value family."""
+"""A tensor's values as code: as literals, as packed bytes, or by the code of their value family."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from strategies import TensorSpec, values
 
 LITERAL_ELEMENTS = 64
 PACKED_BYTES = 4096
-"""More is generated where there is a value family to generate it from."""
+"""A larger tensor is generated if it has a value family."""
 MOST_BYTES = 1 << 18
-"""More is packed for nobody: a script is to be read."""
+"""A larger tensor is never packed, to keep a script readable."""
 _LINE = 100
 
 
-def shown(tensor: Tensor) -> str | None:
-    """Return an expression that makes these values, which are few or all the same, or None where they are many."""
+def literal(tensor: Tensor) -> str | None:
+    """Return an expression with these values as literals if they are few or all equal, else None."""
     shape, dtype = tuple(tensor.shape), str(tensor.dtype)
     if tensor.numel() == 0:
         return f"torch.zeros({shape}, dtype={dtype})"
@@ -35,11 +35,11 @@ def shown(tensor: Tensor) -> str | None:
         return f"torch.full({shape}, {flat[0].item()!r}, dtype={dtype})"
     if tensor.numel() > LITERAL_ELEMENTS:
         return None
-    listed = _broken(", ".join(repr(number) for number in flat.tolist()), ", ")
+    listed = _wrap(", ".join(repr(number) for number in flat.tolist()), ", ")
     return f"torch.tensor([{listed}], dtype={dtype}).reshape({shape})"
 
 
-def packed(tensor: Tensor) -> str:
+def pack(tensor: Tensor) -> str:
     """Return an expression that unpacks these values. Raises CannotRun for more than a script can hold."""
     dense = tensor.contiguous()
     raw = bytes(dense.flatten().view(torch.uint8).numpy()) if dense.numel() else b""
@@ -56,8 +56,8 @@ def is_small(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= PACKED_BYTES
 
 
-def generated(spec: TensorSpec, role: str, shape: tuple[int, ...], dtype: torch.dtype) -> str:
-    """Return an expression that draws a value family's numbers, of (B, H, N, d), with the code of `generator`."""
+def generate(spec: TensorSpec, role: str, shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    """Return an expression that generates a value family's numbers, (B, H, N, d), by the code of `generator`."""
     drawn = f"{spec.values}(Stream.of({spec.seed}, {role!r}), {shape}, {role!r})"
     return f"torch.from_numpy(np.ascontiguousarray({drawn}, dtype=np.float32)).to({dtype})"
 
@@ -71,7 +71,7 @@ def generator(families: set[str]) -> str:
 
 
 def _collect(function: Callable[..., Any], needed: dict[str, str]) -> None:
-    """Note the source of a function of `strategies.values`, after that of those it calls by name."""
+    """Add the source of a function of `strategies.values`, after that of the functions it calls."""
     source = re.sub(r"\A@family\n", "", inspect.getsource(function))
     called = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
     for name in sorted(called - needed.keys()):
@@ -81,8 +81,8 @@ def _collect(function: Callable[..., Any], needed: dict[str, str]) -> None:
     needed[function.__name__] = source
 
 
-def _broken(text: str, between: str) -> str:
-    """The text on one line where it fits, else on several, broken where it may be."""
+def _wrap(text: str, between: str) -> str:
+    """Return the text on one line if it fits, else wrapped at `between`."""
     if len(text) <= _LINE:
         return text
     lines: list[str] = []

@@ -1,4 +1,4 @@
-"""What came back has the right type, shape, dtype and device."""
+"""Checks the type, shape, dtype and device of O and LSE."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.running.attempt import Attempt
 
 @check(Stage.FORM)
 def form(attempt: Attempt) -> Iterator[Verdict]:
-    """O has q's shape and dtype; (O, LSE) comes where LSE was asked for, LSE in fp32 of shape (B, Hq, Nq)."""
+    """O has q's shape and dtype; the call returns (O, LSE) if LSE is asked for, LSE in fp32 of shape (B, Hq, Nq)."""
     returned, q = attempt.result.returned, attempt.problem.q
     if attempt.result.raised is not None:
         return

@@ -1,4 +1,4 @@
-"""Every input that needs a gradient gets one, which is within the budget of the truth, element by element."""
+"""Checks that every input that needs a gradient gets one, and that it is within budget, element by element."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from harness.judging.checks.numbers import told
+from harness.judging.checks.numbers import number_verdict
 from harness.judging.checks.registry import Stage, check
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
@@ -17,7 +17,7 @@ _BACKWARD = ("forward_backward",)
 
 @check(Stage.FORM, _BACKWARD)
 def gradient_form(attempt: Attempt) -> Iterator[Verdict]:
-    """Each gradient that is asked for comes, and has the shape, dtype and device of its input."""
+    """Each gradient that is asked for is present, and has the shape, dtype and device of its input."""
     if attempt.result.cut_off:
         roles = " and ".join(attempt.problem.needs_grad)
         yield _wrong(f"O came back without a grad_fn: no gradient reaches {roles}.")
@@ -31,27 +31,27 @@ def gradient_form(attempt: Attempt) -> Iterator[Verdict]:
 
 @check(Stage.GRADIENTS, _BACKWARD)
 def gradient_of_q(attempt: Attempt) -> Iterator[Verdict]:
-    """dQ, where it was asked for, is within its budget; it is 0 in a row that sees no key."""
-    yield from _held("dQ", "gradient_of_q", attempt)
+    """dQ, if asked for, is within its budget; it is 0 in a row that sees no key."""
+    yield from _check_budget("dQ", "gradient_of_q", attempt)
 
 
 @check(Stage.GRADIENTS, _BACKWARD)
 def gradient_of_k(attempt: Attempt) -> Iterator[Verdict]:
-    """dK, where it was asked for, is within its budget; it is 0 at a key that no query sees."""
-    yield from _held("dK", "gradient_of_k", attempt)
+    """dK, if asked for, is within its budget; it is 0 at a key that no query sees."""
+    yield from _check_budget("dK", "gradient_of_k", attempt)
 
 
 @check(Stage.GRADIENTS, _BACKWARD)
 def gradient_of_v(attempt: Attempt) -> Iterator[Verdict]:
-    """dV, where it was asked for, is within its budget; it is 0 at a key that no query sees."""
-    yield from _held("dV", "gradient_of_v", attempt)
+    """dV, if asked for, is within its budget; it is 0 at a key that no query sees."""
+    yield from _check_budget("dV", "gradient_of_v", attempt)
 
 
-def _held(name: str, check: str, attempt: Attempt) -> Iterator[Verdict]:
+def _check_budget(name: str, check: str, attempt: Attempt) -> Iterator[Verdict]:
     found = attempt.compared.get(name)
     if found is not None and not found.ok:
         parts = attempt.judgement.parts(name, found.index)
-        yield told("wrong_gradient", check, name, found, parts, attempt)
+        yield number_verdict("wrong_gradient", check, name, found, parts, attempt)
 
 
 def _fault(name: str, gradient: Tensor | None, role: str, of: Tensor) -> str | None:

@@ -1,4 +1,4 @@
-"""The call leaves its inputs alone, and what lies around them and around the tensors that it makes."""
+"""Checks that the call does not write to its inputs, nor outside them or the tensors that it makes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def inputs_unchanged(attempt: Attempt) -> Iterator[Verdict]:
 
 @check(Stage.CALL)
 def surroundings_unchanged(attempt: Attempt) -> Iterator[Verdict]:
-    """Guard bands around every input and fresh tensor, and the gaps between an input's rows, hold what they held."""
+    """Guard bands around every input and new tensor, and gaps between an input's rows, are unchanged."""
     names = [f"its input {name}" for name in attempt.result.overrun] + list(attempt.result.overrun_own)
     if names:
         sentence = f"The call wrote outside {' and '.join(names)}."

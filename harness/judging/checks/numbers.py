@@ -1,4 +1,4 @@
-"""O and LSE are within the budget of the truth, element by element."""
+"""Checks that O and LSE are within budget, element by element."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from oracles import Comparison
 
 @check(Stage.NUMBERS)
 def values(attempt: Attempt) -> Iterator[Verdict]:
-    """O is within its budget; NaN and inf stand only where float64 has them too."""
+    """O is within its budget; NaN and inf appear only where float64 has them too."""
     found = attempt.compared["O"]
     if not found.ok:
         kind = "wrong_values" if found.is_finite else "not_finite"
-        yield told(kind, "values", "O", found, attempt.judgement.parts("O", found.index), attempt)
+        yield number_verdict(kind, "values", "O", found, attempt.judgement.parts("O", found.index), attempt)
 
 
 @check(Stage.NUMBERS)
 def lse(attempt: Attempt) -> Iterator[Verdict]:
-    """LSE, where it came back, is within its budget; a row that sees no key has LSE = -inf."""
+    """LSE, if returned, is within its budget; a row that sees no key has LSE = -inf."""
     found = attempt.compared.get("LSE")
     if found is not None and not found.ok:
         verdict = _verdict("wrong_lse", "lse", "LSE", found, attempt.judgement.parts("LSE", found.index))
         yield _with_lanes(verdict, attempt)
 
 
-def told(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float], attempt: Attempt) -> Verdict:
-    """The verdict on a tensor's worst element.
+def number_verdict(
+    kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float], attempt: Attempt
+) -> Verdict:
+    """Make the verdict on a tensor's worst element.
 
-    A NaN that is gone once the memory beside the tensors holds 0 was read there.
+    A NaN that is gone once the memory outside the tensors holds 0 was read there.
     """
     verdict = _verdict(kind, check, tensor, found, parts)
-    if found.is_finite or not attempt.is_right_among_zeros:
+    if found.is_finite or not attempt.is_right_with_zero_guards:
         return _with_lanes(verdict, attempt)
-    sentence = f"{verdict.sentence} It is right where the memory beside the tensors holds 0: that memory was read."
+    sentence = f"{verdict.sentence} It is right if the memory outside the tensors holds 0: that memory was read."
     return replace(verdict, kind="out_of_bounds", sentence=sentence)
 
 

@@ -1,4 +1,4 @@
-"""What comes back lies in memory of its own."""
+"""Checks that outputs and gradients share no memory with an input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.running.attempt import Attempt
 
 @check(Stage.FORM)
 def own_memory(attempt: Attempt) -> Iterator[Verdict]:
-    """No output or gradient shares its storage with an input: who writes to the one must not change the other."""
+    """No output or gradient shares its storage with an input: writing to the one must not change the other."""
     returned, problem = attempt.result.returned, attempt.problem
     outputs = returned if isinstance(returned, tuple) else (returned,)
     named = [*zip(("O", "LSE"), outputs, strict=False), *attempt.result.found_gradients.items()]

@@ -1,4 +1,4 @@
-"""The checks, by name. A check is one decorated function in a file of its own in this package."""
+"""The registry of checks: a check is one decorated function in a file of its own in this package."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Look = Callable[[Attempt], Iterator[Verdict]]
 
 
 class Stage(IntEnum):
-    """When a check looks: later stages take for granted what the earlier ones found right."""
+    """The order of the checks: later stages rely on what the earlier ones found right."""
 
-    CALL = 0  # the call itself: it returned, and left its surroundings alone
-    FORM = 1  # what came back has the right shape, dtype and device
-    NUMBERS = 2  # what stands in it is right
-    GRADIENTS = 3  # and so is what its backward makes of it
+    CALL = 0  # the call returned, and wrote only to its own tensors
+    FORM = 1  # the results have the right shape, dtype and device
+    NUMBERS = 2  # O and LSE are right
+    GRADIENTS = 3  # the gradients are right
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check: its name, when it looks, and the operations it speaks about."""
+    """A check: its name, its stage, and the operations that it applies to."""
 
     name: str
     stage: Stage
@@ -36,7 +36,7 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(stage: Stage, operations: tuple[str, ...] = OPERATIONS) -> Callable[[Look], Look]:
-    """Register a check under its function's name; the function yields a Verdict for each fault that it sees."""
+    """Register a check under its function's name; the function yields a Verdict for each fault that it finds."""
 
     def register(look: Look) -> Look:
         name = look.__name__
@@ -46,8 +46,8 @@ def check(stage: Stage, operations: tuple[str, ...] = OPERATIONS) -> Callable[[L
     return register
 
 
-def look(attempt: Attempt, stages: Iterable[Stage]) -> Iterator[Verdict]:
-    """What the checks of these stages see."""
+def run_checks(attempt: Attempt, stages: Iterable[Stage]) -> Iterator[Verdict]:
+    """Yield what the checks of these stages find."""
     for stage in stages:
         for each in CHECKS.values():
             if each.stage is stage and attempt.case.operation in each.operations:

@@ -1,4 +1,4 @@
-"""The call returns."""
+"""Checks that the call returns without an exception."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.running.attempt import Attempt
 
 @check(Stage.CALL)
 def returns(attempt: Attempt) -> Iterator[Verdict]:
-    """An exception on a legal case is a failure, unless it is a refusal (which never comes this far)."""
+    """An exception on a legal case is a failure, unless it is a refusal (which is handled earlier)."""
     error = attempt.result.raised
     if error is not None:
         what = "The backward of the call" if attempt.result.in_backward else "The call"

@@ -1,4 +1,4 @@
-"""What a relation works with: a right result, ways to call the subject again, and the claims it makes of them."""
+"""The base of relations: a right result, ways to call the subject again, and claims about the results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from harness.judging.checks.registry import Stage, look
+from harness.judging.checks.registry import Stage, run_checks
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
 from harness.running.call import call
@@ -21,16 +21,16 @@ from strategies import AttentionCase, Features, Geometry, Problem, TensorSpec
 from strategies.case import INPUTS
 from strategies.features import FEATURES, gradient_of
 from strategies.layouts import LAYOUTS
-from strategies.tensors import GUARD, memory_of, moved
+from strategies.tensors import GUARD, memory_of, move
 
 T = TypeVar("T")
 Place = tuple[slice, ...]
 EVERYWHERE: Place = (slice(None), slice(None), slice(None))
-ALL = tuple(map(gradient_of, INPUTS))
+QKV_GRADIENTS = tuple(map(gradient_of, INPUTS))
 
 
-class Broken(Exception):
-    """A further call did not come as far as numbers: it raised, or wrote where it must not."""
+class FailedCall(Exception):
+    """A further call gave no numbers to compare: it raised, wrote where it must not, or its result has a wrong form."""
 
     def __init__(self, verdict: Verdict) -> None:
         super().__init__(verdict.sentence)
@@ -39,12 +39,12 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """That one output must equal another: bit for bit where `exact` says so and the subject declares it.
+    """A claim that one output equals another: bit for bit where `exact` is True and the subject declares it.
 
     tensor: "O", "LSE", "dQ", "dK" or "dV". budget: float64, the difference allowed where bits are not compared. what:
-    the difference between the two calls, as the start of a sentence. kind: of the verdict, where the numbers alone do
-    not tell.
-    exact: False where the two calls differ in more than the declared property covers, or where it holds, as bools.
+    the difference between the two calls, as the start of a sentence. kind: of the verdict, None to derive it from the
+    numbers. exact: False if the two calls differ in more than the declared property covers; a tensor says it for each
+    element.
     """
 
     tensor: str
@@ -57,21 +57,21 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Laid:
-    """A tensor that lies in memory as it is meant to: it is handed on as it is."""
+class LaidOut:
+    """A tensor that already has its memory layout: it is passed on unchanged."""
 
     tensor: Tensor
 
 
 @dataclass(frozen=True)
-class Again(Attempt):
+class FurtherCall(Attempt):
     """A further call on a changed problem. relaid: a changed tensor could not keep the layout of the case."""
 
     relaid: bool = False
 
     @cached_property
     def judgement(self) -> Judgement:
-        """The judgement of the changed problem, whose values no longer count as drawn independently."""
+        """The judgement of the changed problem, whose values do not count as drawn independently."""
         return Judgement(self.pristine, p_dtype=self.subject.torch_p_dtype(), independent=False)
 
     @property
@@ -81,12 +81,12 @@ class Again(Attempt):
 
     @property
     def LSE(self) -> Tensor | None:
-        """LSE of this call, where it came back."""
+        """LSE of this call, None if it was not returned."""
         return self.result.lse
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
-        """The gradients of this call, by name; none where it had no backward."""
+        """The gradients of this call, by name; empty if it had no backward."""
         return self.result.found_gradients
 
 
@@ -94,8 +94,8 @@ class Again(Attempt):
 class Base:
     """A right result from which a relation starts.
 
-    O, LSE, gradients (by name, none where the case has no backward): copies of it, where it is judged, made before
-    any further call. thorough: take every choice that the relation has, not one that follows from the case's seed.
+    O, LSE, gradients (by name, empty if the case has no backward): copies on the device that judges, made before any
+    further call. thorough: test every variant of the relation, not one selected by the case's seed.
     """
 
     attempt: Attempt
@@ -107,11 +107,11 @@ class Base:
     @classmethod
     def of(cls, attempt: Attempt) -> Base:
         """Start from an attempt that the checks have found right."""
-        return cls(attempt, *attempt.copied(), gradients=attempt.copied_gradients())
+        return cls(attempt, *attempt.copy_outputs(), gradients=attempt.copy_gradients())
 
     @property
     def problem(self) -> Problem:
-        """The tensors of the base result, where it is judged: all but the calls themselves is done there."""
+        """The tensors of the base result on the device that judges: everything but the calls is done there."""
         return self.attempt.pristine
 
     @property
@@ -120,11 +120,11 @@ class Base:
         return self.attempt.budget
 
     def choices(self, options: Sequence[T]) -> Sequence[T]:
-        """One of the options, by the seed of the case, or all where thorough."""
+        """Return one of the options, selected by the seed of the case, or all if thorough."""
         return options if self.thorough else [options[self.pick(len(options))]]
 
     def pick(self, n: int) -> int:
-        """A number from 0 to n - 1 that follows from the seed of the case."""
+        """Return a number from 0 to n - 1, determined by the seed of the case."""
         return zlib.crc32(str(self.attempt.case.q.seed).encode()) % n
 
     def again(
@@ -134,42 +134,42 @@ class Base:
         needs_grad: tuple[str, ...] | None = None,
         backward: bool = True,
         places: Mapping[str, slice] | None = None,
-        q: Tensor | Laid | None = None,
-        k: Tensor | Laid | None = None,
-        v: Tensor | Laid | None = None,
-        dO: Tensor | Laid | None = None,
-        dLSE: Tensor | Laid | None = None,
+        q: Tensor | LaidOut | None = None,
+        k: Tensor | LaidOut | None = None,
+        v: Tensor | LaidOut | None = None,
+        dO: Tensor | LaidOut | None = None,
+        dLSE: Tensor | LaidOut | None = None,
         **features: Any,
-    ) -> Again:
-        """Call the subject with some tensors or features changed; what is not named stays as it is.
+    ) -> FurtherCall:
+        """Call the subject with some tensors or features changed; the others stay as they are.
 
-        places: the part of the problem that the changed tensors are, along B, Hq, Hk, Nq and Nk: the features, and the
-        tensors that they bring, are cut to it. A new tensor is laid out as the case's own was, contiguous where that
-        was expanded, or as `layouts` (of q, k and v) says. There is a backward where dO is given, or where the base
-        has one and its dO still has the shape of O; False leaves it out. dLSE goes where LSE is not asked for.
-        Raises Refused where the subject refuses, Broken where the call fails before its numbers can be looked at.
+        places: the part of the problem that the changed tensors cover, along B, Hq, Hk, Nq and Nk: the features, and
+        the tensors that they bring, are cut to it. A new tensor gets the layout of the case's own, contiguous if that
+        is expanded, or the one in `layouts` (of q, k and v). There is a backward if dO is given, or if the base has one
+        and its dO still has the shape of O; backward=False leaves it out. Without LSE there is no dLSE.
+        Raises Refused if the subject refuses, FailedCall if the call fails before its numbers can be compared.
         """
         case = self.attempt.case
         q, k, v = (
-            self._laid(role, new, layout)
+            self._lay_out(role, new, layout)
             for role, new, layout in zip(INPUTS, (q, k, v), layouts or (None, None, None), strict=True)
         )
         asked = case.features.part(places or {}).replace(**features)
-        given = self._given_gradients(q, asked.return_lse, dO, dLSE) if backward else (None, None)
+        given = self._output_gradients(q, asked.return_lse, dO, dLSE) if backward else (None, None)
         changed = case.replace(
             geometry=_geometry(q, k), features=asked, history=(), **_operation(case, *given, needs_grad)
         )
         needs = () if given[0] is None else changed.needs_grad
-        return self._called(changed, Problem(q, k, v, asked, self._brought(asked, places or {}), *given, needs))
+        return self._call(changed, Problem(q, k, v, asked, self._feature_tensors(asked, places or {}), *given, needs))
 
-    def part(self, places: Mapping[str, slice], **changed: Any) -> Again:
-        """Call the subject on a part of the problem, as `cut` makes it; `changed` as in `again`."""
+    def part(self, places: Mapping[str, slice], **changed: Any) -> FurtherCall:
+        """Call the subject on a part of the problem, made by `cut`; `changed` as in `again`."""
         tensors = self.cut(places).tensors
         own = {name: tensors[name] for name in (*INPUTS, "dO", "dLSE") if name in tensors}
         return self.again(places=places, **(own | changed))
 
     def cut(self, places: Mapping[str, slice]) -> Problem:
-        """The part of the problem at these places along B, Hq, Hk, Nq and Nk."""
+        """Return the part of the problem at these places along B, Hq, Hk, Nq and Nk."""
         whole = self.problem
 
         def part(tensor: Tensor, *axes: str) -> Tensor:
@@ -178,37 +178,37 @@ class Base:
         k, v = (part(tensor, "B", "Hk", "Nk") for tensor in (whole.k, whole.v))
         dO, dLSE = (None if x is None else part(x, "B", "Hq", "Nq") for x in (whole.dO, whole.dLSE))
         asked = whole.features.part(places)
-        q, brought = part(whole.q, "B", "Hq", "Nq"), self._brought(asked, places)
+        q, brought = part(whole.q, "B", "Hq", "Nq"), self._feature_tensors(asked, places)
         return Problem(q, k, v, asked, brought, dO, dLSE, whole.needs_grad)
 
     def unmasked(self) -> dict[str, Any]:
-        """The features that hide keys, each with the value that hides none: for `again`."""
+        """Return the features that hide keys, each with the value that hides none, as arguments of `again`."""
         return {name: FEATURES[name].default for name, each in MEANINGS.items() if isinstance(each, Mask)}
 
-    def _brought(self, asked: Features, places: Mapping[str, slice]) -> dict[str, Tensor]:
-        """The tensors that the features of a further call bring: of floats, parts of the base's own."""
+    def _feature_tensors(self, asked: Features, places: Mapping[str, slice]) -> dict[str, Tensor]:
+        """Return the tensors that the features of a further call bring; float tensors are parts of the base's own."""
         roles = asked.roles()
         parts = {name: role.part(self.problem.brought[name], places) for name, role in roles.items()}
         whole = (FEATURES[name].tensors(value) for name, value in asked.asked().items())
         made = {name: tensor.to(self.problem.q.device) for tensors in whole for name, tensor in tensors.items()}
         return parts | made
 
-    def _given_gradients(
-        self, q: Tensor, with_lse: bool, dO: Tensor | Laid | None, dLSE: Tensor | Laid | None
+    def _output_gradients(
+        self, q: Tensor, with_lse: bool, dO: Tensor | LaidOut | None, dLSE: Tensor | LaidOut | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """dO and dLSE of a further call; None where there is none."""
+        """Return dO and dLSE of a further call, each None if there is none."""
         old = self.problem
         if dO is None and (old.dO is None or old.dO.shape != q.shape):
             return None, None
-        laid = self._laid("dO", dO, None)
+        laid = self._lay_out("dO", dO, None)
         if not with_lse or (dLSE is None and (old.dLSE is None or old.dLSE.shape != q.shape[:3])):
             return laid, None
-        return laid, self._laid("dLSE", dLSE, None)
+        return laid, self._lay_out("dLSE", dLSE, None)
 
-    def _called(self, changed: AttentionCase, made: Problem) -> Again:
-        """A further call, on tensors that lie where it is judged."""
+    def _call(self, changed: AttentionCase, made: Problem) -> FurtherCall:
+        """Make a further call, on tensors that lie on the device that judges."""
         old = self.problem
-        problem = self._where_it_runs(made)
+        problem = self._to_device(made)
         relaid = any(
             made.tensors[role].stride() != was.stride() and 0 in was.stride()
             for role, was in old.tensors.items()
@@ -216,50 +216,49 @@ class Base:
         )
         elsewhere = None if self.attempt.elsewhere is None else made
         result = call(self.attempt.subject, changed, problem)
-        again = Again(self.attempt.subject, changed, problem, result, elsewhere, relaid)
-        for verdict in look(again, (Stage.CALL, Stage.FORM)):
-            raise Broken(verdict)
-        # The next call may write to what this one returned: that is for first_output_kept alone to say.
-        return replace(again, result=replace(result, returned=again.copied(), gradients=again.copied_gradients()))
+        again = FurtherCall(self.attempt.subject, changed, problem, result, elsewhere, relaid)
+        for verdict in run_checks(again, (Stage.CALL, Stage.FORM)):
+            raise FailedCall(verdict)
+        # A later call may write to what this one returned: only first_output_kept reports that.
+        return replace(again, result=replace(result, returned=again.copy_outputs(), gradients=again.copy_gradients()))
 
-    def _where_it_runs(self, made: Problem) -> Problem:
-        """A problem on the subject's device; what is left as it was is the very tensor of the first call."""
+    def _to_device(self, made: Problem) -> Problem:
+        """Return a problem on the subject's device; unchanged tensors are the same objects as in the first call."""
         device, first, old = self.attempt.device, self.attempt.problem, self.problem
         if self.attempt.elsewhere is None:
             return made
 
         old_tensors, first_tensors = old.tensors, first.tensors
         tensors = {
-            name: first_tensors[name] if tensor is old_tensors.get(name) else moved(tensor, device)
+            name: first_tensors[name] if tensor is old_tensors.get(name) else move(tensor, device)
             for name, tensor in made.tensors.items()
         }
         whole = {name: tensor.to(device) for name, tensor in made.brought.items()}
         return replace(made, brought=whole).with_tensors(tensors)
 
-    def mapped(self, role: str, change: Callable[[Tensor], Tensor]) -> Laid:
-        """A tensor of the problem with a function applied to every element of its memory, NaN bands included."""
+    def map_memory(self, role: str, change: Callable[[Tensor], Tensor]) -> LaidOut:
+        """Apply a function to every element of a tensor's memory, including the NaN bands."""
         tensor: Tensor = getattr(self.problem, role)
-        return Laid(change(memory_of(tensor)).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
+        return LaidOut(change(memory_of(tensor)).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
 
     def same(
         self,
-        other: Again,
+        other: FurtherCall,
         what: str,
         *,
         here: Place = EVERYWHERE,
         there: Place = EVERYWHERE,
         keys_here: Place | None = None,
         keys_there: Place | None = None,
-        gradients: Collection[str] = ALL,
+        gradients: Collection[str] = QKV_GRADIENTS,
         kind: str | None = None,
     ) -> Iterator[Claim]:
-        """Claim that `there` in the other call's O and LSE stands what stands `here` in the base's.
+        """Claim that O and LSE at `there` in the other call equal those at `here` in the base.
 
-        So it does in dQ, and at keys_there and keys_here in dK and dV, where both calls have the gradient and
-        `gradients` names it. Where it is not said which keys stand for which, dK and dV are claimed everywhere, or
-        not at all where O is not.
-        Allowed are twice the base's budget: for relations that leave the truth, and so its budget, as it is. What a
-        subject promises bit for bit it promises of O and LSE; of gradients, that they are the same each time.
+        The same is claimed of dQ, and of dK and dV at keys_there and keys_here, if both calls have the gradient and
+        `gradients` names it. Without keys_here, dK and dV are claimed everywhere if O is, else not at all.
+        The allowed difference is twice the base's budget: for relations that keep the truth, and so its budget.
+        Exactness applies to O and LSE; to gradients only in claims that they are the same each time.
         """
         exact = not other.relaid or "layout_invariant" in self.attempt.subject.exact
         yield Claim("O", other.O[there], self.O[here], 2 * self.budget.O[here], what, kind, exact)
@@ -272,14 +271,16 @@ class Base:
             if places is not None and name in gradients and name in self.gradients and name in other.gradients:
                 yield self._same_gradient(name, other, *places, what, kind)
 
-    def _same_gradient(self, name: str, other: Again, here: Place, there: Place, what: str, kind: str | None) -> Claim:
+    def _same_gradient(
+        self, name: str, other: FurtherCall, here: Place, there: Place, what: str, kind: str | None
+    ) -> Claim:
         budget = self.attempt.judgement.budget(name)
         got, wanted = other.gradients[name][there], self.gradients[name][here]
         return Claim(name, got, wanted, 2 * budget[here], what, kind, kind in ("not_repeatable", "history_dependent"))
 
-    def _laid(self, role: str, new: Tensor | Laid | None, layout: str | None) -> Tensor:
-        """A tensor of the next call in memory: the old one, a new one as the old one was laid out, or as asked."""
-        if isinstance(new, Laid):
+    def _lay_out(self, role: str, new: Tensor | LaidOut | None, layout: str | None) -> Tensor:
+        """Lay out a tensor of the next call: the old one, or a new one in the old or the given layout."""
+        if isinstance(new, LaidOut):
             return new.tensor
         if new is None and layout is None:
             return getattr(self.problem, role)  # type: ignore[no-any-return]
@@ -297,7 +298,7 @@ def _geometry(q: Tensor, k: Tensor) -> Geometry:
 def _operation(
     case: AttentionCase, dO: Tensor | None, dLSE: Tensor | None, needs_grad: tuple[str, ...] | None
 ) -> dict[str, Any]:
-    """The fields of a case that say whether it has a backward, and of what."""
+    """Return the fields of a case that describe its backward."""
     if dO is None:
         return {"operation": "forward", "dO": TensorSpec(), "dLSE": None, "needs_grad": INPUTS}
     spec = None if dLSE is None else case.dLSE or TensorSpec()
@@ -305,7 +306,7 @@ def _operation(
 
 
 def place(tensor: Tensor, layout: str) -> Tensor:
-    """A copy of a (B, H, N, d) tensor in the layout of that name, which expands nothing, between bands of NaN."""
+    """Copy a (B, H, N, d) tensor into the layout of that name, which expands nothing, between bands of NaN."""
     B, H, N, d = tensor.shape
     placement = LAYOUTS[layout]((B, H, N, d))
     reach = placement.offset + sum((n - 1) * s for n, s in zip(tensor.shape, placement.strides, strict=True)) + 1

@@ -1,4 +1,4 @@
-"""A call does not remember the calls before it."""
+"""Relation: earlier calls do not change a call."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from strategies.features import VARIATIONS
 def called_before(base: Base) -> Iterator[Claim]:
     """The same call gives the same after a call that differs in one thing: causal, scale, dtype, lengths, layout, ...
 
-    Bit for bit for a deterministic subject. A subject that first fails after such calls drawn as the case's history
-    is told by the case itself; this relation sees what stays within the budget. A subject that differs without any
-    call between is left to `same_call_twice`.
+    Bit for bit for a deterministic subject. A case with a history finds differences beyond the budget; this relation
+    finds those within it. A subject that differs without any call between is left to `same_call_twice`.
     """
     case, subject = base.attempt.case, base.attempt.subject
     if not torch.equal(base.again().O.nan_to_num(), base.O.nan_to_num()):

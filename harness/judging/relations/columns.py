@@ -1,4 +1,4 @@
-"""Columns of zeros add nothing to a dot product."""
+"""Relation: columns of zeros add nothing to a dot product."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.running.attempt import Attempt
 
 
 def _wider(attempt: Attempt) -> list[int]:
-    """Head dimensions that the subject takes: the next, the next multiple of 16, and 16 more than that."""
+    """Return head dimensions that the subject takes: the next, the next multiple of 16, and 16 more than that."""
     d = attempt.case.geometry.d
     even = d // 16 * 16 + 16
     return [wider for wider in (d + 1, even, even + 16) if wider in attempt.subject.head_dims]
@@ -23,10 +23,10 @@ def _wider(attempt: Attempt) -> list[int]:
 
 @relation(exact=None, when=lambda a: "scale" in a.subject.keywords and bool(_wider(a)))
 def zero_columns(base: Base) -> Iterator[Claim]:
-    """Zeros appended to q, k, v and dO along d, with the same scale, append zeros to O and gradients, no more.
+    """Zeros appended to q, k, v and dO along d, with the same scale, append zeros to O and gradients, and no more.
 
-    Adding zeros rounds nothing, so the budget is that of the base; but a wider tile may add in another order, so it is
-    never bit for bit. The columns appended to O and to gradients are exactly 0 for every subject, but in rows where
+    Adding zeros rounds nothing, so the budget is that of the base. It is never bit for bit, as a wider tile may add in
+    another order. The columns appended to O and to gradients are exactly 0 for every subject, except in rows where
     its own numbers may overflow: infinity times 0 is NaN.
     """
     d, problem = base.attempt.case.geometry.d, base.problem
@@ -40,13 +40,13 @@ def zero_columns(base: Base) -> Iterator[Claim]:
                 yield claim
             else:
                 wanted = pad(claim.wanted, (0, wider - d))
-                yield replace(claim, wanted=wanted, budget=_padded(claim.budget, wider - d))
+                yield replace(claim, wanted=wanted, budget=_pad_budget(claim.budget, wider - d))
 
 
-def _padded(budget: Tensor, columns: int) -> Tensor:
-    """A budget with columns in which nothing is allowed, or anything where a pair that overflows reaches the row.
+def _pad_budget(budget: Tensor, columns: int) -> Tensor:
+    """Append columns of budget 0, or of inf in rows that a pair that overflows reaches.
 
-    That reaches every column of it; a column that overflows by itself does not reach the appended ones.
+    Such a pair reaches every column of the row; a column that overflows by itself does not reach the appended ones.
     """
     overflows = ~budget.isfinite().any(-1, keepdim=True)
     rest = budget.new_zeros(*budget.shape[:-1], columns).masked_fill(overflows, torch.inf)

@@ -1,4 +1,4 @@
-"""Tile configurations agree."""
+"""Relation: tile configurations agree."""
 
 from __future__ import annotations
 

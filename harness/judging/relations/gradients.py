@@ -1,4 +1,4 @@
-"""What the relations of gradients share."""
+"""Helpers of the relations about gradients."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import Tensor
 
-from harness.judging.relations.base import ALL, Again, Base, Claim
+from harness.judging.relations.base import QKV_GRADIENTS, Base, Claim, FurtherCall
 from harness.running.attempt import Attempt
 
 
 def has_backward(attempt: Attempt) -> bool:
-    """Whether the case has a backward, over queries at all."""
+    """Whether the case has a backward, and queries."""
     return attempt.case.operation == "forward_backward" and attempt.case.geometry.Nq > 0
 
 
 def is_deterministic(base: Base) -> bool:
-    """Whether the gradients are the same bits each time: what any promise of their bits takes for granted."""
+    """Whether the subject declares the same bits each time: every other exactness of gradients relies on it."""
     return "deterministic" in base.attempt.subject.exact
 
 
 def budget_of(attempt: Attempt, name: str) -> Tensor:
-    """The budget of a gradient by its name."""
+    """Return the budget of a gradient by its name."""
     return attempt.judgement.budget(name)
 
 
 def same_gradients(
-    base: Base, other: Again, what: str, names: Collection[str] = ALL, *, kind: str | None = None
+    base: Base, other: FurtherCall, what: str, names: Collection[str] = QKV_GRADIENTS, *, kind: str | None = None
 ) -> Iterator[Claim]:
-    """Claim that the gradients of another call are the base's, where both came.
+    """Claim that the gradients of another call equal the base's, where both have them.
 
-    Bit for bit where the relation's property and "deterministic" are declared, else within twice the base's budget:
-    for relations that leave the true gradients, and so their budget, as they are.
+    Bit for bit if the relation's property and "deterministic" are declared, else within twice the base's budget:
+    for relations that keep the true gradients, and so their budget.
     """
     keeps_layout = not other.relaid or "layout_invariant" in base.attempt.subject.exact
     for name in names:
@@ -42,9 +42,9 @@ def same_gradients(
             yield Claim(name, other.gradients[name], base.gradients[name], budget, what, kind, exact)
 
 
-def added_up(base: Base, name: str, parts: Tensor, budget: Tensor, what: str) -> Claim:
-    """That a gradient is what its parts add up to, in float64; anything goes where a part is no number.
+def sum_claim(base: Base, name: str, parts: Tensor, budget: Tensor, what: str) -> Claim:
+    """Claim that a gradient equals the float64 sum of its parts; anything is allowed where a part is not finite.
 
-    The gradient may be inf where the sum, which has more room, passes the range of its dtype.
+    The gradient may be inf where the float64 sum passes the range of its dtype.
     """
     return Claim(name, base.gradients[name], parts, budget.masked_fill(~parts.isfinite(), torch.inf), what)

@@ -1,4 +1,4 @@
-"""A graph that is kept gives its gradients at any time, and any number of times."""
+"""Relations: a graph that is kept gives the same gradients at any time, and any number of times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import Refused, first_line
-from harness.judging.relations.base import Base, Broken, Claim
+from harness.judging.relations.base import Base, Claim, FailedCall
 from harness.judging.relations.gradients import budget_of, has_backward, is_deterministic
 from harness.judging.relations.registry import relation
 from harness.judging.verdict import Verdict
@@ -19,7 +19,7 @@ from harness.running.memory import GuardedAllocations
 from strategies import Problem
 
 NO_SECOND = ("donated buffer", "retain_graph=False")
-"""What torch.compile says where it has promised itself that there will be no second backward."""
+"""torch.compile's messages if it has assumed that there is no second backward."""
 
 
 @relation(exact="deterministic", when=has_backward, of_gradients=True)
@@ -33,7 +33,7 @@ def backward_twice(base: Base) -> Iterator[Claim]:
 
 @relation(exact="deterministic", when=has_backward, of_gradients=True)
 def forward_between(base: Base) -> Iterator[Claim]:
-    """A forward pass on -q between a forward pass and its backward moves no gradient of the first."""
+    """A forward pass on -q between a forward pass and its backward changes no gradient of the first."""
     problem = base.attempt.problem
     first = _Graph.of(base, problem)
     _Graph.of(base, replace(problem, q=-problem.q))
@@ -49,36 +49,37 @@ def _claims(base: Base, got: Mapping[str, Tensor], wanted: Mapping[str, Tensor],
 
 @dataclass(frozen=True)
 class _Graph:
-    """The outputs of a forward pass, each with its gradient, and the leaves that they hang on."""
+    """The outputs of a forward pass, each with its gradient, and the leaves that they depend on."""
 
     outputs: list[tuple[Tensor, Tensor]]
     leaves: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, base: Base, problem: Problem) -> _Graph:
-        """Raises Refused and Broken as `Base.again` does."""
+        """Run a forward pass. Raises Refused and FailedCall like `Base.again`."""
         attempt, inputs = base.attempt, Inputs.of(problem, problem.needs_grad)
         try:
             with torch.enable_grad(), GuardedAllocations():
                 outputs = inputs.outputs(inputs.call(attempt.subject, attempt.case), problem)
         except Exception as error:
-            raise _of(base, error) from error
+            raise _raised(base, error) from error
         return cls(outputs or [], inputs.leaves)
 
     def gradients(self, base: Base) -> dict[str, Tensor]:
-        """The gradients of a backward pass that keeps the graph, where they are judged."""
+        """Return the gradients of a backward pass that keeps the graph, on the device that judges."""
         try:
             with GuardedAllocations():
                 found = differentiate(base.attempt.subject, self.outputs, self.leaves, True) if self.outputs else {}
         except Exception as error:
-            raise _of(base, error) from error
+            raise _raised(base, error) from error
         place = base.problem.q.device
         return {name: tensor.to(place, copy=True) for name, tensor in found.items() if tensor is not None}
 
 
-def _of(base: Base, error: Exception) -> Exception:
+def _raised(base: Base, error: Exception) -> Exception:
+    """Return the exception to raise for one that a call raised: a refusal or a failed call."""
     if refusal := refusal_in(error, base.attempt.subject, base.attempt.case):
         return refusal
     if any(words in str(error) for words in NO_SECOND):
         return Refused(first_line(error))
-    return Broken(Verdict("raised", "returns", f"The call raised {first_line(error)}"))
+    return FailedCall(Verdict("raised", "returns", f"The call raised {first_line(error)}"))

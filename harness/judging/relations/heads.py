@@ -1,4 +1,4 @@
-"""Batch entries and heads do not know of each other."""
+"""Relations: batch entries and heads do not affect each other."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def _is_shared(attempt: Attempt) -> bool:
 
 @relation(exact="batch_invariant", when=_is_shared)
 def alone_as_in_batch(base: Base) -> Iterator[Claim]:
-    """One batch entry's queries of one head of K and V, called alone, give what they give beside the others.
+    """One batch entry's queries of one head of K and V give the same alone as together with the others.
 
-    Bit for bit where the order of sums does not hang on the size of the batch (no split of the keys to fill a device).
+    Bit for bit if the order of sums does not depend on the size of the batch (no split of the keys to fill a device).
     """
     g = base.attempt.case.geometry
     for n in base.choices(range(g.B * g.Hk)):
@@ -33,9 +33,9 @@ def alone_as_in_batch(base: Base) -> Iterator[Claim]:
 
 @relation(exact="gqa_invariant", when=lambda attempt: attempt.case.geometry.group > 1)
 def repeated_kv(base: Base) -> Iterator[Claim]:
-    """Heads of K and V repeated for each query head give what they give where a group shares them.
+    """Heads of K and V repeated for each query head give the same as shared ones.
 
-    Bit for bit where a query head's sums do not hang on how many heads share its keys.
+    Bit for bit if a query head's sums do not depend on how many heads share its keys.
     """
     group = base.attempt.case.geometry.group
     k, v = (t.repeat_interleave(group, dim=1) for t in (base.problem.k, base.problem.v))

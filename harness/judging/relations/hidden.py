@@ -1,4 +1,4 @@
-"""What a query does not see does not matter to it."""
+"""Relations: keys that a query does not see do not affect it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FILLS = ("nan", "inf", "huge", "negated")
 
 @relation(exact="mask_invariant", when=hides_by_row)
 def causal_prefix(base: Base) -> Iterator[Claim]:
-    """Rows up to i do not change when the keys that none of them sees are negated, in K and in V.
+    """Rows up to i do not change if the keys that none of them sees are negated, in K and in V.
 
-    Bit for bit where a hidden key has weight 0 and no part in the row's maximum.
+    Bit for bit if a hidden key has weight 0 and no part in the row's maximum.
     """
     Nq = base.problem.q.shape[2]
     for i in base.choices(range(Nq)):
         hidden = ~visible(base)[:, : i + 1].any(dim=1)
         if hidden.any():
-            k, v = (_filled(t, hidden, -t) for t in (base.problem.k, base.problem.v))
+            k, v = (_fill_where(t, hidden, -t) for t in (base.problem.k, base.problem.v))
             rows = (slice(None), slice(None), slice(0, i + 1))
             what = f"With other keys where rows to {i} see none"
             yield from base.same(base.again(k=k, v=v), what, here=rows, there=rows)
@@ -32,10 +32,10 @@ def causal_prefix(base: Base) -> Iterator[Claim]:
 
 @relation(exact="mask_invariant", when=hides_keys)
 def noninterference(base: Base) -> Iterator[Claim]:
-    """Keys that no query of their batch entry sees hold NaN, inf, the largest number or other numbers: all the same.
+    """Keys that no query of their batch entry sees may hold NaN, inf, the largest number or other numbers.
 
-    Past the lengths anything may stand, for every subject. A key that only a mask hides is replaced by what
-    is not finite only for a subject that declares mask_invariant: others may multiply it by a weight of 0.
+    Past the lengths any number is allowed, for every subject. A key that only a mask hides is replaced by a non-finite
+    number only for a subject that declares mask_invariant: others may multiply it by a weight of 0.
     """
     seen = visible(base).any(dim=1)
     past_end = torch.arange(seen.shape[-1], device=seen.device) >= _lengths(base)
@@ -43,7 +43,7 @@ def noninterference(base: Base) -> Iterator[Claim]:
     for fill in base.choices(FILLS):
         hidden = ~seen if fill == "negated" else harmless
         if hidden.any():
-            k, v = (_filled(t, hidden, _fill(fill, t)) for t in (base.problem.k, base.problem.v))
+            k, v = (_fill_where(t, hidden, _fill(fill, t)) for t in (base.problem.k, base.problem.v))
             yield from base.same(base.again(k=k, v=v), f"With hidden keys {fill}")
 
 
@@ -58,5 +58,5 @@ def _fill(name: str, tensor: Tensor) -> Tensor:
     return torch.full_like(tensor, number)
 
 
-def _filled(tensor: Tensor, where: Tensor, fill: Tensor) -> Tensor:
+def _fill_where(tensor: Tensor, where: Tensor, fill: Tensor) -> Tensor:
     return torch.where(where[:, None, :, None], fill, tensor)

@@ -1,4 +1,4 @@
-"""What a call returned stays as it is."""
+"""Relation: a later call does not change what a call returned."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import torch
 
 from harness.judging.relations.base import Base, Claim
-from harness.judging.relations.registry import ALWAYS, relation
+from harness.judging.relations.registry import ALWAYS_EXACT, relation
 
 WHAT = "After a second call with other values, the output of the first changed"
 
 
-@relation(exact=ALWAYS)
+@relation(exact=ALWAYS_EXACT)
 def first_output_kept(base: Base) -> Iterator[Claim]:
-    """A call with -q and -v leaves what the first call returned, and its gradients, alone: they are the caller's."""
-    base.again(q=base.mapped("q", torch.neg), v=base.mapped("v", torch.neg))
+    """A call with -q and -v changes neither what the first call returned nor its gradients: the caller owns them."""
+    base.again(q=base.map_memory("q", torch.neg), v=base.map_memory("v", torch.neg))
     first = base.attempt.result
     yield Claim("O", first.output, base.O, base.budget.O, WHAT, kind="output_aliased")
     if first.lse is not None and base.LSE is not None:

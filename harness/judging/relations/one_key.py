@@ -1,4 +1,4 @@
-"""The weight of a row's only key is 1, whatever its score: nothing can be gained by moving q or k."""
+"""Relation: the weight of a row's only key is 1, whatever its score, so q and k have no gradient."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def _sees_keys(attempt: Attempt) -> bool:
 
 @relation(exact=None, price=2, when=_sees_keys, of_gradients=True, needs=("sums_to_one",))
 def single_key_gradients(base: Base) -> Iterator[Claim]:
-    """A key that is the only one has dK = 0, and dV the sum of dO over the rows of its group; dQ is 0.
+    """A single key has dQ = 0, dK = 0, and dV equal to the sum of dO over the rows of its group.
 
-    Never bit for bit: δ and dP are equal, and rounded each in its own way. Allowed is the budget of a single key. The
-    gradient of LSE, which would come through, is left out.
+    Never bit for bit: δ and dP are equal, but rounded differently. Allowed is the budget of a single key.
+    There is no dLSE, which would reach dQ and dK.
     """
     for b, j in base.choices(some_keys(base.attempt)):
         place = {"B": slice(b, b + 1), "Nk": slice(j, j + 1)}

@@ -1,4 +1,4 @@
-"""V reaches dV nowhere, and dQ and dK as a factor."""
+"""Relation: dV does not depend on V, and dQ and dK are linear in it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from harness.judging.relations.registry import relation
 
 @relation(exact="deterministic", when=has_backward, of_gradients=True)
 def dV_of_any_v(base: Base) -> Iterator[Claim]:
-    """-V gives the same dV, which is made of P and dO alone, and -dQ and -dK where LSE has no gradient.
+    """-V gives the same dV, which depends only on P and dO, and -dQ and -dK if LSE has no gradient.
 
     Bit for bit for a deterministic subject: signs round nothing.
     """
-    other = base.again(v=base.mapped("v", torch.neg))
+    other = base.again(v=base.map_memory("v", torch.neg))
     what = "With -V"
     yield from same_gradients(base, other, what, ("dV",))
     if base.problem.dLSE is None:

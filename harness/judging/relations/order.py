@@ -1,4 +1,4 @@
-"""The order of the keys does not matter."""
+"""Relation: the order of the keys does not matter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.judging.relations.registry import relation
 def keys_reversed(base: Base) -> Iterator[Claim]:
     """Without a causal mask, the visible keys in the opposite order give the same, and have the same gradients.
 
-    No kernel that sums in the order of the keys does so bit for bit: within twice the budget, always.
+    Never bit for bit, as kernels sum in the order of the keys: always within twice the budget.
     """
     k, v = base.problem.k, base.problem.v
     lengths = torch.tensor(base.attempt.case.lengths, device=k.device)[:, None]

@@ -1,4 +1,4 @@
-"""The relations by name, which of them a case is put to, and what comes of it."""
+"""The registry of relations: selects those that a case is put to, and checks them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from harness.errors import Refused
-from harness.judging.relations.base import Base, Broken, Claim
+from harness.judging.relations.base import Base, Claim, FailedCall
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
 from harness.subject.declaration import EXACT
 from oracles import Comparison, compare
 from oracles.features import PREMISES
 
-ALWAYS = "always"
-"""In the place of a property: exact for every subject that is right."""
+ALWAYS_EXACT = "always"
+"""Instead of a property: exact for every right subject."""
 
 BITS = "bit for bit"
-"""The part that a budget of 0 is made of where a result is near enough, and not what was promised."""
+"""Names the budget of 0 in a verdict on a result that is within budget but not bit-exact as declared."""
 
 Claims = Callable[[Base], Iterator[Claim]]
 When = Callable[[Attempt], bool]
@@ -29,10 +29,10 @@ When = Callable[[Attempt], bool]
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation: the property that makes it bit-exact (None: none does), its price, when it says anything, its claims.
+    """A relation: the property that makes it bit-exact (None: none does), its price, when it applies, its claims.
 
-    price: 1 for a call on a small problem, 2 for two, or for one and a truth in float64. of_gradients: it says nothing
-    of a case without a backward. needs: the PREMISES that it takes for granted.
+    price: 1 for a call on a small problem, 2 for two, or for one and a truth in float64. of_gradients: it applies only
+    to cases with a backward. needs: the PREMISES that it relies on.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Relation:
     needs: frozenset[str] = frozenset()
 
     def applies(self, attempt: Attempt) -> bool:
-        """Whether it says anything of a case."""
+        """Whether it applies to a case."""
         return not self.needs & attempt.broken_premises and self.when(attempt)
 
 
@@ -65,12 +65,12 @@ def relation(
 ) -> Callable[[Claims], Claims]:
     """Register a relation under its function's name; the function yields the claims that must hold.
 
-    Raises ValueError for a property or a premise that there is not.
+    Raises ValueError for an unknown property or premise.
     """
     if unknown := set(needs) - set(PREMISES):
         raise ValueError(f"needs must name some of {', '.join(PREMISES)}, not {', '.join(sorted(unknown))}.")
-    if exact is not None and exact != ALWAYS and exact not in EXACT:
-        raise ValueError(f"exact must be one of {', '.join(EXACT)}, ALWAYS or None, not {exact!r}.")
+    if exact is not None and exact != ALWAYS_EXACT and exact not in EXACT:
+        raise ValueError(f"exact must be one of {', '.join(EXACT)}, ALWAYS_EXACT or None, not {exact!r}.")
 
     def register(claims: Claims) -> Claims:
         name = claims.__name__
@@ -80,10 +80,10 @@ def relation(
     return register
 
 
-def chosen(attempt: Attempt) -> list[Relation]:
-    """The few relations that a case is put to: they follow from the case alone, and cost less the larger it is.
+def select_relations(attempt: Attempt) -> list[Relation]:
+    """Select the few relations that a case is put to, by a hash of the case; a larger case gets cheaper ones.
 
-    Those of gradients come first every second time that they can: the others are asked in forward cases too.
+    In every second case with a backward, those of gradients come first: forward cases cover the others too.
     """
     digest = zlib.crc32(repr(attempt.case).encode())
     comes_later = (digest >> 8) % 2
@@ -100,7 +100,7 @@ def chosen(attempt: Attempt) -> list[Relation]:
 
 
 def _allowance(attempt: Attempt, digest: int) -> int:
-    """What the relations of a case may cost: a problem of no size has room for two truths, a large one for a call."""
+    """Return the total price of a case's relations: two truths for a tiny problem, a call at most for a large one."""
     g = attempt.case.geometry
     size = attempt.case.work + g.B * g.d * (g.Hq * g.Nq + 2 * g.Hk * g.Nk)
     if size <= 1 << 12:
@@ -110,65 +110,65 @@ def _allowance(attempt: Attempt, digest: int) -> int:
     return 1 if digest % 2 == 0 else 0
 
 
-def hold(
+def check_relations(
     attempt: Attempt, also: Collection[str] = (), others: bool = True, at: Callable[[str], None] = lambda name: None
 ) -> Iterator[Verdict]:
-    """Hold a right result thoroughly against the relations in `also`, and against the others chosen for its case.
+    """Put a right result thoroughly to the relations in `also`, and to the others selected for its case.
 
-    at: told the name of each relation before it calls the subject again.
+    at: called with the name of each relation before it calls the subject again.
     """
     named = [RELATIONS[name] for name in RELATIONS if name in also and RELATIONS[name].applies(attempt)]
-    unnamed = [relation for relation in chosen(attempt) if relation.name not in also] if others else []
+    unnamed = [relation for relation in select_relations(attempt) if relation.name not in also] if others else []
     if not (named or unnamed):
         return
     base = Base.of(attempt)
     for each in [*named, *unnamed]:
         at(each.name)
-        verdict = _held(each, replace(base, thorough=each.name in also))
+        verdict = _check(each, replace(base, thorough=each.name in also))
         if verdict is not None:
             yield verdict
 
 
-def broken_claim(attempt: Attempt, name: str) -> Claim | None:
-    """The claim of a relation that a right result does not hold, with the budget that it fails, or None.
+def failed_claim(attempt: Attempt, name: str) -> Claim | None:
+    """Return the first claim of a relation that fails on a right result, with the budget that it exceeds, or None.
 
-    Raises Refused or Broken where a further call does.
+    Raises Refused or FailedCall if a further call does.
     """
-    first = _first_broken(RELATIONS[name], replace(Base.of(attempt), thorough=True))
+    first = _first_failure(RELATIONS[name], replace(Base.of(attempt), thorough=True))
     return None if first is None else first[0]
 
 
-def _held(relation: Relation, base: Base) -> Verdict | None:
-    """What is wrong with the first claim that does not hold; a subject that refuses a further call is let off."""
+def _check(relation: Relation, base: Base) -> Verdict | None:
+    """Return a verdict on the first claim that fails; a subject that refuses a further call passes."""
     try:
-        if first := _first_broken(relation, base):
+        if first := _first_failure(relation, base):
             claim, found, parts = first
             return replace(_verdict(relation, claim, found), parts=parts)
     except Refused:
         return None
-    except Broken as broken:
-        said = broken.verdict
-        return Verdict(said.kind, relation.name, f"In a further call that {relation.name} makes: {said.sentence}")
+    except FailedCall as failed:
+        verdict = failed.verdict
+        return Verdict(verdict.kind, relation.name, f"In a further call that {relation.name} makes: {verdict.sentence}")
     return None
 
 
-def _first_broken(relation: Relation, base: Base) -> tuple[Claim, Comparison, dict[str, float]] | None:
-    """The first claim that does not hold, where it is worst, and the parts of a budget of 0."""
-    is_exact = relation.exact == ALWAYS or relation.exact in base.attempt.subject.exact
+def _first_failure(relation: Relation, base: Base) -> tuple[Claim, Comparison, dict[str, float]] | None:
+    """Return the first claim that fails, its worst element, and the parts of a budget of 0."""
+    is_exact = relation.exact == ALWAYS_EXACT or relation.exact in base.attempt.subject.exact
     for claim in relation.claims(base):
         found = compare(claim.got, claim.wanted, claim.budget)
         if not found.ok:
             return claim, found, {}
         if is_exact:
-            exactly = replace(claim, budget=_exactly(claim))
-            found = compare(claim.got, claim.wanted, exactly.budget)
+            exact = replace(claim, budget=_exact_budget(claim))
+            found = compare(claim.got, claim.wanted, exact.budget)
             if not found.ok:
-                return exactly, found, {BITS: 0.0}
+                return exact, found, {BITS: 0.0}
     return None
 
 
-def _exactly(claim: Claim) -> Tensor:
-    """The budget of a claim with nothing allowed where its bits must agree."""
+def _exact_budget(claim: Claim) -> Tensor:
+    """Return the budget of a claim, with 0 where its bits must agree."""
     return claim.budget.masked_fill(torch.as_tensor(claim.exact, device=claim.budget.device), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""The softmax does not see what all keys have in common; LSE does."""
+"""Relation: a vector added to all keys does not change the softmax, and shifts LSE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.judging.relations.base import Again, Base, Claim
+from harness.judging.relations.base import Base, Claim, FurtherCall
 from harness.judging.relations.gradients import budget_of
 from harness.judging.relations.registry import relation
 from harness.judging.relations.sight import sees_keys
@@ -18,12 +18,12 @@ from harness.judging.relations.sight import sees_keys
     exact=None, price=4, when=lambda attempt: attempt.case.scale != 0 and sees_keys(attempt), needs=("shift_invariant",)
 )
 def common_vector(base: Base) -> Iterator[Claim]:
-    """A vector c added to every key leaves O and moves LSE by scale·q·c.
+    """A vector c added to every key keeps O and moves LSE by scale·q·c.
 
-    A row of dS sums to 0, or to the gradient of LSE: so dQ moves by scale·dLSE·c, and dK and dV by nothing.
+    A row of dS sums to 0, or to the gradient of LSE: so dQ moves by scale·dLSE·c, and dK and dV do not move.
 
     K is first rounded to a grid on which K + c is a number of its dtype, so that both problems are exact. Never bit
-    for bit, since all scores change: allowed are the budgets of both.
+    for bit, since all scores change: the allowed difference is the sum of both budgets.
     """
     k = base.problem.k
     grid, c = _grid_and_vector(k)
@@ -42,8 +42,8 @@ def common_vector(base: Base) -> Iterator[Claim]:
         yield Claim(name, moved.gradients[name], wanted, budget_of(plain, name) + budget_of(moved, name), what)
 
 
-def _through_lse(plain: Again, c: Tensor) -> Tensor:
-    """How far c in every key moves dQ: by what LSE hands down, in rows that see a key."""
+def _through_lse(plain: FurtherCall, c: Tensor) -> Tensor:
+    """Return how far c in every key moves dQ: scale·dLSE·c, in rows that see a key."""
     dLSE = plain.pristine.dLSE
     if dLSE is None:
         return c.new_zeros(1, dtype=torch.float64)
@@ -56,7 +56,7 @@ def _gives_lse(base: Base) -> bool:
 
 
 def _grid_and_vector(k: Tensor) -> tuple[float, Tensor | None]:
-    """A vector c (d,) of powers of two about twice as large as K, and a grid that holds K's numbers and K + c's."""
+    """Return a grid that holds K and K + c, and the vector c (d,) of powers of two, about twice as large as K."""
     numbers = torch.finfo(k.dtype)
     largest = k.nan_to_num(0.0, 0.0, 0.0).abs().amax().item()
     if not 2.0**-100 < largest < numbers.max / 8:

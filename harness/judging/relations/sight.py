@@ -1,4 +1,4 @@
-"""What the rows of a case see: when a relation says anything."""
+"""Which keys the rows of a case see: conditions for relations to apply."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def has_empty_rows(attempt: Attempt) -> bool:
 
 
 def keys_seen(attempt: Attempt) -> list[list[int]]:
-    """The keys of each batch entry that some query sees."""
+    """Return the keys of each batch entry that some query sees."""
     g, hidden = attempt.case.geometry, attempt.truth.hidden
     if hidden is None:
         return [list(range(g.Nk))] * g.B
@@ -43,13 +43,13 @@ def keys_seen(attempt: Attempt) -> list[list[int]]:
 
 
 def some_keys(attempt: Attempt) -> list[tuple[int, int]]:
-    """(b, j) of the first, the middle and the last key that is seen, of each batch entry."""
+    """Return (b, j) of the first, the middle and the last key that is seen, for each batch entry."""
     seen = [(b, keys) for b, keys in enumerate(keys_seen(attempt)) if keys]
     return [(b, j) for b, keys in seen for j in sorted({keys[0], keys[len(keys) // 2], keys[-1]})]
 
 
 def visible(base: Base) -> Tensor:
-    """Which queries see which keys, (B, Nq, Nk): in some head."""
+    """Return which queries see which keys in some head, (B, Nq, Nk)."""
     (B, _, Nq, _), Nk = base.problem.q.shape, base.problem.k.shape[2]
     hidden = base.attempt.truth.hidden
     if hidden is None:

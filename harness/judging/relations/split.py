@@ -1,4 +1,4 @@
-"""Parts of the keys, merged by their LSE, equal one pass."""
+"""Relation: parts of the keys, merged by their LSE, equal one pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.judging.relations.base import Again, Base, Claim
+from harness.judging.relations.base import Base, Claim, FurtherCall
 from harness.judging.relations.registry import relation
 from harness.running.attempt import Attempt
 
@@ -21,9 +21,9 @@ def _can_be_split(attempt: Attempt) -> bool:
 def split_and_merged(base: Base) -> Iterator[Claim]:
     """The keys before and after a cut, each called alone, merge by LSE = log Σ exp LSE_i, O = Σ exp(LSE_i - LSE) O_i.
 
-    Parts are unequal, and empty where the cut is at 0 or past a length. Under an upper-left mask the rows from the
-    cut on see all of the first part, and the second one upper-left again. The merge is done in float64, so what is
-    allowed is what the errors of the parts' O and LSE make of it, and the base's own budget.
+    Parts are unequal, and empty if the cut is at 0 or past a length. Under an upper-left mask the rows from the cut on
+    see all of the first part, and the second part under an upper-left mask again. The merge is done in float64, so the
+    allowed difference is the propagated error of the parts' O and LSE, and the base's own budget.
     """
     Nk, is_causal = base.attempt.case.geometry.Nk, bool(base.attempt.case.features.causal)
     for cut in base.choices(sorted({0, 1, Nk // 3, Nk // 2, Nk - 1})):
@@ -32,10 +32,10 @@ def split_and_merged(base: Base) -> Iterator[Claim]:
             continue
         before = base.part({"Nq": rows, "Nk": slice(0, cut)}, causal=False, return_lse=True, backward=False)
         after = base.part({"Nq": rows, "Nk": slice(cut, Nk)}, return_lse=True, backward=False)
-        yield from _merged(base, (slice(None), slice(None), rows), (before, after), f"Keys split at {cut} and merged")
+        yield from _merge(base, (slice(None), slice(None), rows), (before, after), f"Keys split at {cut} and merged")
 
 
-def _merged(base: Base, rows: tuple[slice, ...], parts: tuple[Again, Again], what: str) -> Iterator[Claim]:
+def _merge(base: Base, rows: tuple[slice, ...], parts: tuple[FurtherCall, FurtherCall], what: str) -> Iterator[Claim]:
     lses = [_lse(part) for part in parts]
     LSE = torch.logaddexp(*lses)
     shares = [(lse - LSE).exp().masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1) for lse in lses]
@@ -52,6 +52,6 @@ def _merged(base: Base, rows: tuple[slice, ...], parts: tuple[Again, Again], wha
         yield Claim("LSE", LSE, base.LSE[rows], base.budget.LSE[rows] + drift, what)
 
 
-def _lse(part: Again) -> Tensor:
+def _lse(part: FurtherCall) -> Tensor:
     assert part.LSE is not None
     return part.LSE.double()

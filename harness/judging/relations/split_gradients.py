@@ -1,4 +1,4 @@
-"""Gradients pass through the merge of split keys."""
+"""Relation: gradients pass through the merge of split keys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.judging.relations.base import Again, Base, Claim
-from harness.judging.relations.gradients import added_up, budget_of, has_backward
+from harness.judging.relations.base import Base, Claim, FurtherCall
+from harness.judging.relations.gradients import budget_of, has_backward, sum_claim
 from harness.judging.relations.registry import relation
 from harness.running.attempt import Attempt
 from oracles import Truth, float64
@@ -25,20 +25,20 @@ def _can_be_split(attempt: Attempt) -> bool:
 
 @relation(exact=None, price=4, when=_can_be_split, of_gradients=True, needs=("splits", "sums_to_one"))
 def merged_gradients(base: Base) -> Iterator[Claim]:
-    """Two parts of the keys, each given what the merge hands down, make the gradients of the whole.
+    """The gradients of two parts of the keys, each with the dO and dLSE of the merge, combine to those of the whole.
 
-    With w = exp(LSE_part - LSE), dO_part = w·dO and dLSE_part = w·(dO·(O_part - O) + dLSE); dQ is the sum of the
-    parts', dK and dV are theirs side by side. Allowed are the budgets of all, and what the rounding of dO_part and
-    dLSE_part, which is known, makes of it.
+    With w = exp(LSE_part - LSE), dO_part = w·dO and dLSE_part = w·(dO·(O_part - O) + dLSE). dQ is the sum over the
+    parts, dK and dV are concatenated. The allowed difference is the sum of all budgets and the propagated rounding
+    errors of dO_part and dLSE_part, which are known.
     """
     Nk = base.attempt.case.geometry.Nk
     for cut in base.choices(sorted({1, Nk // 3, Nk // 2, Nk - 1} - {0})):
         parts = [_Part.of(base, keys) for keys in (slice(0, cut), slice(cut, Nk))]
         calls = [part.call(base) for part in parts]
-        yield from _added(base, parts, calls, f"Keys split at {cut}, and gradients passed through the merge")
+        yield from _combine(base, parts, calls, f"Keys split at {cut}, and gradients passed through the merge")
 
 
-def _added(base: Base, parts: list[_Part], calls: list[Again], what: str) -> Iterator[Claim]:
+def _combine(base: Base, parts: list[_Part], calls: list[FurtherCall], what: str) -> Iterator[Claim]:
     drifts = [part.drift(base) for part in parts]
     names = [name for name in base.gradients if all(name in call.gradients for call in calls)]
     for name in names:
@@ -46,24 +46,24 @@ def _added(base: Base, parts: list[_Part], calls: list[Again], what: str) -> Ite
         allowed = [budget_of(call, name) + drift[name] for call, drift in zip(calls, drifts, strict=True)]
         if name == "dQ":
             first = base.problem.q.shape[2]
-            whole, budget = (sum(_padded(x, first) for x in each) for each in (got, allowed))
+            whole, budget = (sum(_pad_rows(x, first) for x in each) for each in (got, allowed))
         else:
             whole, budget = torch.cat(got, dim=2), torch.cat(allowed, dim=2)
         assert isinstance(whole, Tensor)
         total = (budget + budget_of(base.attempt, name)).nan_to_num(torch.inf, torch.inf)
-        yield added_up(base, name, whole, total, what)
+        yield sum_claim(base, name, whole, total, what)
 
 
-def _padded(x: Tensor, Nq: int) -> Tensor:
-    """Rows of 0 before, for those that the part does not have."""
+def _pad_rows(x: Tensor, Nq: int) -> Tensor:
+    """Prepend rows of 0 for those that the part does not have."""
     return torch.nn.functional.pad(x, (0, 0, Nq - x.shape[2], 0))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of the keys, the rows from the first on that see them (places), and what the merge hands down.
+    """Some of the keys, the rows that see them (places), and the dO and dLSE that the merge passes to this part.
 
-    off_dO, off_dLSE: by how much dO and dLSE are rounded, in float64.
+    off_dO, off_dLSE: the rounding errors of dO and dLSE, in float64.
     """
 
     places: Mapping[str, slice]
@@ -75,7 +75,7 @@ class _Part:
 
     @classmethod
     def of(cls, base: Base, keys: slice) -> _Part:
-        """Under an upper-left mask a part sees its rows upper-left again, from the row of its first key on."""
+        """Make a part; under an upper-left mask it has the rows from its first key on, and the same mask again."""
         problem, whole = base.problem, base.attempt.truth
         assert problem.dO is not None
         rows = slice(keys.start if problem.features.causal else 0, None)
@@ -92,12 +92,12 @@ class _Part:
         off_dO, off_dLSE = (dO_part.double() - exact_dO).abs(), (dLSE_part.double() - exact_dLSE).abs()
         return cls(places, truth, dO_part, dLSE_part, off_dO, off_dLSE)
 
-    def call(self, base: Base) -> Again:
-        """The subject on this part alone."""
+    def call(self, base: Base) -> FurtherCall:
+        """Call the subject on this part alone."""
         return base.part(self.places, dO=self.dO, dLSE=self.dLSE, return_lse=True)
 
     def drift(self, base: Base) -> dict[str, Tensor]:
-        """How far the roundings of dO and dLSE move the gradients at most."""
+        """Bound how far the rounding errors of dO and dLSE move the gradients."""
         truth, scale, Hk = self.truth, abs(base.problem.scale), base.problem.k.shape[1]
         P = truth.W / truth.divisor
         dP = self.off_dO @ by_query_head(truth, truth.v.abs()).mT

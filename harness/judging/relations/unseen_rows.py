@@ -1,4 +1,4 @@
-"""A query that does not see a key does not matter to that key's gradient."""
+"""Relations: a query that does not see a key does not affect that key's gradient."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.judging.relations.registry import relation
 from harness.judging.relations.sight import has_empty_rows, hides_by_row, visible
 from harness.running.attempt import Attempt
 
-AT_KEYS = ("dK", "dV")
+KEY_GRADIENTS = ("dK", "dV")
 
 
 def _hides_by_row(attempt: Attempt) -> bool:
@@ -23,20 +23,20 @@ def _hides_by_row(attempt: Attempt) -> bool:
 
 @relation(exact="mask_invariant", when=_hides_by_row, of_gradients=True)
 def causal_suffix(base: Base) -> Iterator[Claim]:
-    """dK and dV at a key do not change when q, dO and dLSE are negated in the rows before the first that sees it.
+    """dK and dV at a key do not change if q, dO and dLSE are negated in the rows before the first that sees it.
 
-    Bit for bit for a deterministic subject where a hidden key has weight 0.
+    Bit for bit for a deterministic subject if a hidden key has weight 0.
     """
     Nq = base.problem.q.shape[2]
     for i in base.choices(range(1, Nq)):
         unseen = ~visible(base)[:, :i].any(dim=1)
         if unseen.any():
             rows = torch.arange(Nq, device=unseen.device) < i
-            q, dO, dLSE = (_negated(base, name, rows[None]) for name in ("q", "dO", "dLSE"))
+            q, dO, dLSE = (_negate_rows(base, name, rows[None]) for name in ("q", "dO", "dLSE"))
             other = base.again(q=q, dO=dO, dLSE=dLSE)
             what = f"With other queries, and another dO, before row {i}"
-            for claim in same_gradients(base, other, what, AT_KEYS):
-                yield _at(claim, unseen)
+            for claim in same_gradients(base, other, what, KEY_GRADIENTS):
+                yield _at_keys(claim, unseen)
 
 
 def _leaves_rows_empty(attempt: Attempt) -> bool:
@@ -45,15 +45,15 @@ def _leaves_rows_empty(attempt: Attempt) -> bool:
 
 @relation(exact="mask_invariant", when=_leaves_rows_empty, of_gradients=True)
 def dO_of_empty_rows(base: Base) -> Iterator[Claim]:
-    """No gradient changes when dO and dLSE are negated in rows that see no key."""
+    """No gradient changes if dO and dLSE are negated in rows that see no key."""
     is_empty = ~visible(base).any(dim=2)
     if is_empty.any():
-        dO, dLSE = (_negated(base, name, is_empty) for name in ("dO", "dLSE"))
+        dO, dLSE = (_negate_rows(base, name, is_empty) for name in ("dO", "dLSE"))
         yield from same_gradients(base, base.again(dO=dO, dLSE=dLSE), "With another dO where rows see no key")
 
 
-def _negated(base: Base, name: str, rows: Tensor) -> Tensor | None:
-    """A tensor with some rows, (B or 1, Nq), negated."""
+def _negate_rows(base: Base, name: str, rows: Tensor) -> Tensor | None:
+    """Return a tensor with some rows, (B or 1, Nq), negated."""
     whole: Tensor | None = getattr(base.problem, name)
     if whole is None:
         return None
@@ -61,7 +61,7 @@ def _negated(base: Base, name: str, rows: Tensor) -> Tensor | None:
     return torch.where(where, -whole, whole)
 
 
-def _at(claim: Claim, keys: Tensor) -> Claim:
-    """The claim at some keys, (B, Nk), alone."""
+def _at_keys(claim: Claim, keys: Tensor) -> Claim:
+    """Restrict a claim to some keys, (B, Nk)."""
     here = keys[:, None, :, None].expand(claim.budget.shape)
     return replace(claim, budget=claim.budget.masked_fill(~here, torch.inf), exact=here & bool(claim.exact))

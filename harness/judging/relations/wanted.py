@@ -1,4 +1,4 @@
-"""Which gradients are wanted does not matter, to them and to the forward pass."""
+"""Relations: the choice of gradients changes neither them nor the forward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOME_BEFORE_ALL = (*NEEDS[1:], NEEDS[0])
 
 @relation(exact="deterministic", when=has_backward, of_gradients=True)
 def other_gradients_wanted(base: Base) -> Iterator[Claim]:
-    """A gradient is the same whichever others are wanted beside it: bit for bit for a deterministic subject."""
+    """A gradient is the same whichever others are wanted: bit for bit for a deterministic subject."""
     own = set(base.attempt.case.needs_grad)
     others = [wanted for wanted in SOME_BEFORE_ALL if set(wanted) != own and own & set(wanted)]
     for wanted in base.choices(others):
@@ -24,5 +24,5 @@ def other_gradients_wanted(base: Base) -> Iterator[Claim]:
 
 @relation(exact="deterministic", when=has_backward, of_gradients=True)
 def forward_without_gradient(base: Base) -> Iterator[Claim]:
-    """O and LSE are the same where no gradient is wanted: bit for bit for a deterministic subject."""
+    """O and LSE are the same if no gradient is wanted: bit for bit for a deterministic subject."""
     yield from base.same(base.again(backward=False), "Where no gradient is wanted")

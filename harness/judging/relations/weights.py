@@ -1,4 +1,4 @@
-"""The weights of a row are positive and sum to 1."""
+"""Relations: the weights of a row are positive and sum to 1."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from oracles.budget.scores import by_query_head
 def ones_give_one(base: Base) -> Iterator[Claim]:
     """V = 1 gives O = 1, and 0 in a row that sees no key, however wrong the scores are.
 
-    Never bit for bit: the sum of the cast weights is rounded otherwise than the row sum. Allowed is the budget of
-    V = 1 itself, in which the errors of the scores have no part.
+    Never bit for bit: the sum of the cast weights is rounded differently from the row sum. The allowed difference is
+    the budget for V = 1, to which errors of the scores do not contribute.
     """
     v = base.problem.v
     ones = base.again(v=torch.where(v.isfinite(), torch.ones_like(v), v))
@@ -28,10 +28,10 @@ def ones_give_one(base: Base) -> Iterator[Claim]:
 
 @relation(exact="unit_weight", when=sees_keys, needs=("sums_to_one",))
 def single_key(base: Base) -> Iterator[Claim]:
-    """A key that is the only one gives its own V.
+    """A single key gives its own V.
 
-    Bit for bit where exp(S - max) is exactly 1 and the sum of one weight too: a fused multiply-add of the scale
-    leaves S - max at the rounding error of the max. Allowed otherwise is the budget of a single key.
+    Bit for bit if exp(S - max) is exactly 1, and so is the sum of one weight: a fused multiply-add of the scale
+    leaves S - max at the rounding error of the max. Otherwise the allowed difference is the budget of a single key.
     """
     for b, j in base.choices(some_keys(base.attempt)):
         place = {"B": slice(b, b + 1), "Nk": slice(j, j + 1)}
@@ -40,18 +40,18 @@ def single_key(base: Base) -> Iterator[Claim]:
         yield Claim("O", other.O, wanted, other.budget.O, f"With key {j} of batch entry {b} alone")
 
 
-def _is_hopeless(attempt: Attempt) -> bool:
-    """Whether scores may be so wrong that the budget of O spans a good part of the hull of V."""
+def _has_large_score_errors(attempt: Attempt) -> bool:
+    """Whether score errors may be so large that the budget of O spans a good part of the hull of V."""
     terms = attempt.budget.terms
     return terms is not None and terms.weights.worst_e is not None
 
 
-@relation(exact=None, when=_is_hopeless, needs=("prefix", "sums_to_one"))
+@relation(exact=None, when=_has_large_score_errors, needs=("prefix", "sums_to_one"))
 def within_hull(base: Base) -> Iterator[Claim]:
     """O lies between the least and the largest visible V of its column, whatever the weights are.
 
-    It needs no further call. Allowed is the budget without the part that wrong weights take; so it says more than
-    the budget only where scores are large.
+    It needs no further call. The allowed difference is the budget without the part for wrong weights, so it is sharper
+    than the budget only where scores are large.
     """
     terms = base.budget.terms
     assert terms is not None
@@ -66,7 +66,7 @@ def _running_extremes(v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _at_last(base: Base, extremes: Tensor, n: Tensor) -> Tensor:
-    """The extremes over the first n keys, (B, Hq, Nq, d): the keys that a row sees are always the first ones."""
+    """Return the extremes over the first n keys, (B, Hq, Nq, d): the keys that a row sees are always the first ones."""
     per_head = by_query_head(base.attempt.truth, extremes)
     place = (n - 1).clamp(min=0).expand(base.O.shape)
     return per_head.gather(2, place).masked_fill(n == 0, 0.0)

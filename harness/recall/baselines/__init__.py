@@ -1,8 +1,8 @@
-"""What the usual checks would find: other suites' rules, as their authors would write them for a function of ours.
+"""Baselines: the rules of other test suites, applied to a planted function, to compare recall with.
 
-All draw contiguous `randn` inputs. Of a subject that declares gradients all but one look at those too, by a contiguous
-`randn` dO; of the others they see O alone. Every module below this one is imported, so that a new
-baseline is one decorated function in a file of its own.
+All draw contiguous `randn` inputs. All but one also check gradients, by a contiguous `randn` dO, where the subject
+declares them. Every module below this one is imported, so that a new baseline is one decorated function in a file of
+its own.
 """
 
 from importlib import import_module

@@ -18,7 +18,7 @@ Heads = tuple[int, int]
 
 @dataclass(frozen=True)
 class Baseline:
-    """A suite of somebody's: its name, what it does (`rule`), where it stands (a URL, or None), and it."""
+    """Another project's test suite: its name, what it does (`rule`), its URL if it has one, and its function."""
 
     name: str
     rule: str
@@ -26,7 +26,7 @@ class Baseline:
     suite: Suite
 
     def fires(self, subject: Subject, device: str) -> bool:
-        """Whether the suite fails this subject; an exception that is no refusal fails any test."""
+        """Whether the suite fails this subject; an exception that is not a refusal fails any suite."""
         try:
             return self.suite(subject, device)
         except Unusable:
@@ -47,12 +47,12 @@ def baseline(name: str, source: str | None = None) -> Callable[[Suite], Suite]:
 
 
 class Unusable(Exception):
-    """The subject or its backward raised on legal inputs, or returned no tensor of q's shape: no suite passes it."""
+    """The subject or its backward raised on legal inputs, or returned no tensor of q's shape: every suite fails it."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """q and dO (B, Hq, Nq, d), k and v (B, Hk, Nk, d), contiguous, and what is asked of them."""
+    """q and dO (B, Hq, Nq, d), k and v (B, Hk, Nk, d), contiguous, and the features of the call."""
 
     q: Tensor
     k: Tensor
@@ -104,7 +104,7 @@ class Inputs:
             raise Unusable from error
 
     def reference(self, like: Collection[str] = ("O",), dtype: torch.dtype = torch.float32) -> Answer:
-        """What an answer holds, of a plain softmax that computes in a dtype, in the inputs' own dtype."""
+        """The answer of a plain softmax that computes in `dtype`, rounded to the inputs' own."""
         leaves = self._leaves("dQ" in like)
         return self._answer(self._plain(leaves, dtype), leaves)
 

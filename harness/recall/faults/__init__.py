@@ -1,4 +1,4 @@
-"""Attention functions of known worth, to measure the harness by: faults, correct controls, and equivalents.
+"""Attention functions to measure the harness with: faults, controls, which are right, and equivalents.
 
 Every module below this one is imported, so that a new fault is one decorated function or one `edit` in any of them.
 """

@@ -50,7 +50,7 @@ class Back:
 
 
 class Differentiable(Tiled):
-    """The right forward pass, and a backward pass in fp32 that makes P again from LSE.
+    """The right forward pass, and a backward pass in fp32 that recomputes P from LSE.
 
     dS = P∘(dP - δ) with dP = dO·Vᵀ and δ = rowsum(dO∘O) - dLSE; one pass over tiles of queries makes dQ, one over
     tiles of keys dK and dV of each query head, which are then summed over its group. Neither P nor dS is cast.
@@ -81,7 +81,7 @@ class Differentiable(Tiled):
         return self.store(O, q), LSE
 
     def keep(self, O: Tensor, LSE: Tensor) -> dict[str, Any]:
-        """What is kept with the graph beside the tensors that autograd guards."""
+        """What is kept with the graph in addition to the tensors that autograd guards."""
         return {}
 
     def backward(self, saved: Saved, dO: Tensor, dLSE: Tensor | None) -> Gradients:

@@ -9,7 +9,7 @@ from harness.recall.faults.backward_blocks import Back, Differentiable, Saved
 from harness.recall.faults.blocks import Causal, Task, Tiled
 from harness.recall.faults.registry import equivalent, equivalent_edit
 
-_HIDE = 'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))'
+_HIDE = 'scores = tl.where(_sees(columns[None, :], row_limit), scores, -float("inf"))'
 
 
 class _Shifted(Tiled):
@@ -49,7 +49,13 @@ equivalent_edit(
 equivalent_edit(
     "one-full-tile-less",
     "One tile that every row sees is visited in the loop with a mask.",
-    [("full = full // BLOCK_N * BLOCK_N", "full = tl.maximum(full // BLOCK_N - 1, 0) * BLOCK_N")],
+    [
+        (
+            "return full // BLOCK_N * BLOCK_N,",
+            "return tl.maximum(full // BLOCK_N - 1, 0) * BLOCK_N,",
+        )
+    ],
+    file="portable/device/mask.py",
     proof="The two loops take the same step on a tile but for loads masked where column >= visible and scores masked "
     "where column >= row_limit. In a tile that every row sees neither holds for any column, so both masks are all "
     "true; tiles are still visited once each and in order, since the second loop starts where the first ends.",
@@ -59,6 +65,7 @@ equivalent_edit(
     "short-tiles-first",
     "Causal query tiles are taken from the shortest to the longest, which leaves a long one for the end.",
     [("q_tile = q_tiles - 1 - q_tile", "q_tile = q_tile + 0")],
+    file="portable/device/tile.py",
     proof="i -> q_tiles - 1 - i is a bijection of the query tiles of a head, a program writes the rows of its own tile "
     "alone and reads only inputs: the order of independent programs changes no bit. It costs time.",
 )
@@ -88,8 +95,8 @@ class GradientsInFP32(Differentiable):
 @equivalent(
     "dq-padded-keys-unmasked",
     proof="A row of K that pads the last tile is 0, so its dS, whatever finite number that is, adds dS·0 = 0 to dQ. No "
-    "row of dK or dV is written for it, and P and dS of the other keys do not hang on it. Finite it is: P = exp(-LSE) "
-    "is capped at 1, and dP = dO·0 = 0.",
+    "row of dK or dV is written for it, and P and dS of the other keys do not depend on it. It is finite: P = exp(-LSE)"
+    " is capped at 1, and dP = dO·0 = 0.",
 )
 class PaddedKeysUnmasked(Differentiable):
     """Rows of 0 that pad the last tile of keys are no hidden keys to dQ."""

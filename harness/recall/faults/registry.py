@@ -15,33 +15,33 @@ Where = Literal["kernel", "torch", "process"]
 ALIGNMENTS = ("upper_left", "lower_right")
 
 NUMBERS = frozenset({"wrong_values", "not_finite", "wrong_lse"})
-"""How wrong numbers show: as NaN or inf too, and wrong scores in LSE, which may be looked at first or alone."""
+"""Verdict kinds that wrong numbers can cause: as NaN or inf too, and in LSE, which may be checked first or alone."""
 READS_OUTSIDE = NUMBERS | {"out_of_bounds", "crashed"}
-"""How a fault shows that reads beside its tensors: by what it reads, by that a result hangs on it, or a crash."""
+"""Verdict kinds that an out-of-bounds read can cause: wrong numbers, the read itself, or a crash."""
 LSE = frozenset({"wrong_lse"})
-"""How a fault of LSE alone shows."""
+"""Verdict kinds of a fault of LSE alone."""
 GRADIENT = frozenset({"wrong_gradient"})
-"""How a fault of the backward pass shows: a gradient that is not finite, missing or of a wrong form counts as wrong."""
+"""Verdict kinds of a fault of the backward pass; a gradient that is missing, not finite or of a wrong form is wrong."""
 HISTORY = frozenset({"history_dependent", "not_repeatable"})
-"""How a fault shows that makes a call's result depend on the calls before it, to the relations about that."""
+"""Verdict kinds of the relations that detect a result which depends on earlier calls."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """An attention function of known worth. what: one sentence on it. make: makes the function, without any state."""
+    """An attention function known to be right or wrong. what: one sentence on it. make: makes it, without state."""
 
     id: str
     what: str
     make: Callable[[], Attention]
 
     def subject(self) -> Subject:
-        """The function as a subject, made anew: nothing that an earlier one remembers reaches it."""
+        """The function as a new subject, without the state of an earlier one."""
         return describe(self.make(), self.id)
 
 
 @dataclass(frozen=True)
 class Control(Planted):
-    """A correct function: every verdict on it is a false alarm."""
+    """A right function: every verdict on it is a false alarm."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Fault(Planted):
     source: URL of a report of such a fault, or None. where: an edit of our Triton kernel, a torch function, or one
     that takes its process down. expects: kinds of verdict that are a detection. witness: a small case that shows it.
     relation: the name of the relation that it takes to see it, where no check of a single call can.
+    twin: of an edit, the id of the torch function that has the same fault: the same mistake at the same step, whatever
+    its constants (a dtype, the size of a tile). The two plants count as one fault.
     """
 
     group: str
@@ -71,11 +73,17 @@ class Fault(Planted):
     expects: frozenset[str]
     witness: AttentionCase
     relation: str | None = None
+    twin: str | None = None
 
     def __post_init__(self) -> None:
         unknown = self.expects - set(KINDS)
         if unknown or not self.expects:
             raise ValueError(f"Fault {self.id!r} must expect kinds of {', '.join(KINDS)}, not {sorted(unknown)}.")
+
+    @property
+    def distinct(self) -> str:
+        """The id under which a fault and its twin count as one."""
+        return self.twin or self.id
 
     @property
     def needs(self) -> frozenset[str]:
@@ -105,7 +113,7 @@ def fault(
 ) -> Callable[[F], F]:
     """Register an attention function, or a class whose instances are one, as a fault; its docstring says what is wrong.
 
-    A class is instantiated for each subject, so that state starts afresh. declares: entries of `__flashattest__`.
+    A class is instantiated for each subject, so that each starts without state. declares: entries of `__flashattest__`.
     """
 
     def register(attention: F) -> F:
@@ -124,20 +132,21 @@ def edit(
     replace: Sequence[tuple[str, str]],
     *,
     witness: AttentionCase,
-    file: str = "flash_attn_triton.py",
+    file: str = "portable/device/forward.py",
     expects: frozenset[str] = NUMBERS,
     slack: bool = False,
     relation: str | None = None,
+    twin: str | None = None,
 ) -> None:
     """Register an edit of our kernel's source as a fault.
 
-    replace: pairs (text that stands once in the file, text in its place). slack: the fault reads past its tensors,
-    which are then copied to where that much memory is there to be read, all NaN; that counts as a detection too.
-    A fault whose witness has no backward is asked for none: a forward pass alone costs a third.
+    replace: pairs (text that the file contains once, text in its place). slack: the fault reads past its tensors,
+    which are then copied to where that much memory can be read, all NaN; such a read counts as a detection too.
+    A fault whose witness has no backward is planted without one: a forward pass alone costs a third.
     """
     make = _planted(id, file, replace, slack, differentiable=witness.operation == "forward_backward")
     kinds = expects | READS_OUTSIDE if slack else expects
-    _add(FAULTS, Fault(id, what, make, group, source, "kernel", kinds, witness, relation))
+    _add(FAULTS, Fault(id, what, make, group, source, "kernel", kinds, witness, relation, twin))
 
 
 def control(id: str, **declares: Any) -> Callable[[F], F]:
@@ -167,7 +176,7 @@ def equivalent(id: str, *, proof: str, **declares: Any) -> Callable[[F], F]:
 
 
 def equivalent_edit(
-    id: str, what: str, replace: Sequence[tuple[str, str]], *, proof: str, file: str = "flash_attn_triton.py"
+    id: str, what: str, replace: Sequence[tuple[str, str]], *, proof: str, file: str = "portable/device/forward.py"
 ) -> None:
     """Register an edit of our kernel's source that no legal input shows, with the proof."""
     make = _planted(id, file, replace, slack=False, differentiable=False)

@@ -1,10 +1,9 @@
-"""Matrix products as tensor cores make them: what a CPU does not show of a kernel that is right.
+"""Matrix products as tensor cores compute them, emulated on a CPU.
 
-Products of a step are not rounded one by one: all are cut at so many bits below the exponent of the largest, the sum so
-far among them, and their sum is cut to fp32, both towards 0. So https://peerj.com/articles/cs-330/ found it for the
-V100, T4 and A100; how many products make a step and how many bits are kept differs, and is nowhere documented. That a
-subnormal number counts with the exponent of the least normal one, an H100 shows
-(`harness/judging/relations/subnormals.py`).
+The products of a step, and the sum so far, are not rounded one by one: all are truncated BITS bits below the exponent
+of the largest, and their sum is truncated to fp32 (https://peerj.com/articles/cs-330/, measured on the V100, T4 and
+A100). The size of a step and the number of bits differ by device and are not documented. A subnormal number counts with
+the exponent of the least normal one (`harness/judging/relations/subnormals.py`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.errors import CannotRun
-from harness.interpreter.patches import put_back_all, replace_all
+from harness.interpreter.patches import replace_all, restore_all
 from harness.subject.pretend import operators, runtime, triton_driver
 from harness.subject.pretend.arches import ARCHES, Arch
 from harness.subject.pretend.mode import ACTIVE, CudaTensors
@@ -56,7 +56,7 @@ def pretended_cuda() -> Iterator[None]:
             yield
     finally:
         ACTIVE.remove(mode)
-        put_back_all(originals)
+        restore_all(originals)
 
 
 def _named(arch: str) -> Arch:

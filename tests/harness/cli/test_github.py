@@ -14,9 +14,10 @@ from harness.cli.main import main
 from harness.corpus import entries
 from harness.corpus.mark import Mark
 from harness.judging.verdict import Verdict
+from tests.documents import ROOT, blocks
 from tests.harness.entries import FAULTY_TOY, TOY, entry_for
 
-ACTION = Path(__file__).parents[3] / "action.yml"
+ACTION = ROOT / "action.yml"
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +147,7 @@ def run_step(name, **inputs):
 
 def test_the_action_fuzzes_and_replays(workflow):
     assert list(steps()) == ["Install", "Replay", "Fuzz"]
-    inputs = {"SUBJECT": "bad.py:attention", "CORPUS": "saved here", "DEVICE": "cpu", "MINUTES": "0.02"}
+    inputs = {"SUBJECT": "bad.py:attention", "CORPUS": "saved here", "DEVICE": "cpu", "MINUTES": "0.05"}
     assert run_step("Replay", **inputs).returncode == 0
     fuzzed = run_step("Fuzz", **inputs)
     assert (fuzzed.returncode, "::error file=bad.py" in fuzzed.stdout) == (1, True)
@@ -155,8 +156,9 @@ def test_the_action_fuzzes_and_replays(workflow):
     assert run_step("Replay", **(inputs | {"DEVICE": ""})).returncode == 0
 
 
-def test_the_readmes_step_gives_what_the_action_takes():
-    step = re.search(r"- uses: \S+\n  with:\n((?:    .+\n)+)", (ACTION.parent / "README.md").read_text())[1]
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/ci.md"])
+def test_a_documented_step_gives_what_the_action_takes(page):
+    (step,) = blocks(ROOT / page, "yaml")
     inputs = ACTION.read_text().partition("\ninputs:\n")[2].partition("\nruns:")[0]
     given, taken = re.findall(r"^    (\w+):", step, re.MULTILINE), re.findall(r"^  (\w+):", inputs, re.MULTILINE)
     assert "subject" in given

@@ -162,7 +162,7 @@ def test_what_lies_beside_the_inputs_is_watched():
 
 
 def test_what_a_script_cannot_show_is_one_sentence():
-    with pytest.raises(CannotRun, match="out of a script's sight"):
+    with pytest.raises(CannotRun, match="script cannot see writes outside"):
         script("right", LONG, "out_of_bounds", "surroundings_unchanged", "outside the fp32 tensor that it made.")
     with pytest.raises(CannotRun, match=r"missing\.py does not exist"):
         write(entry_for("missing.py:attention"))
@@ -269,6 +269,10 @@ def test_an_adapter_that_ships_is_written_out():
 @pytest.mark.parametrize("name", shipped())
 def test_every_adapter_that_ships_can_be_written_out(name):
     compile(subject.lines(name), "bug.py", "exec")
+
+
+def test_our_kernel_is_imported_by_its_name():
+    assert "from kernel import flash_attention\n" in subject.lines("kernel_hopper")
 
 
 def test_an_adapter_that_hangs_on_the_harness_is_refused_in_one_sentence(monkeypatch):

@@ -1,4 +1,4 @@
-"""The mended interpreter is right where stock is wrong, gives stock's bits elsewhere, and can be taken off again."""
+"""The mended interpreter is right where stock is wrong, gives stock's bits elsewhere, and can be restored."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def _as_found(monkeypatch):
 
 
 def result(kernel, out, *args, grid=(1,), **meta):
-    """What `kernel` writes to its first argument, or the exception it raises."""
+    """Return what `kernel` writes to its first argument, or the exception it raises."""
     out = out.clone()
     try:
         with warnings.catch_warnings():
@@ -57,7 +57,7 @@ def result(kernel, out, *args, grid=(1,), **meta):
 
 
 def same(a, b):
-    """Equal bit for bit, whatever the payload of a NaN; an exception equals nothing."""
+    """Whether both are equal bit for bit, whatever the payload of a NaN; an exception equals nothing."""
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
         return False
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
@@ -66,7 +66,7 @@ def same(a, b):
 
 
 def check_mend(name, expected, kernel, *args, **meta):
-    """Mended gives `expected`; stock does exactly where its version needs no such mend."""
+    """Assert that mended gives `expected`, and stock does exactly in versions that need no such mend."""
     before = result(kernel, torch.zeros_like(expected), *args, **meta)
     needed = name in mend().applied
     after = result(kernel, torch.zeros_like(expected), *args, **meta)

@@ -1,4 +1,4 @@
-"""The fast paths of the interpreter change nothing: every operator on every kind of operands, with and without them."""
+"""The fast paths of the interpreter change no result, for every operator and every kind of operands."""
 
 import collections
 import itertools
@@ -59,7 +59,7 @@ class Tensor:
     pointer: bool = False
 
     def make(self):
-        """The tensor, made anew: an operation may change the handle it is given."""
+        """Make a new tensor: an operation may change the handle it is given."""
         triton_type = getattr(tl, self.dtype)
         triton_type = tl.pointer_type(triton_type) if self.pointer else triton_type
         values = np.arange(4096, 4104, dtype=np.uint64) if self.pointer else extremes(self.dtype)
@@ -95,7 +95,7 @@ def extremes(dtype):
 
 
 def described(name, operands):
-    """All that a result is: its types, its shape as Triton and as NumPy know it, and its bits; or the error."""
+    """Describe a result: its types, its shape in Triton and in NumPy, and its bits; or the error."""
     try:
         x = OPERATORS[name](*(each.make() if isinstance(each, Tensor | Constant) else each for each in operands))
     except Exception as error:
@@ -143,7 +143,7 @@ def in_a_launch(out, call: tl.constexpr):
 
 
 def results(computations, mends, monkeypatch):
-    """What each computation gives in an interpreter with these mends, each time it comes up."""
+    """Return what each computation gives in an interpreter with these mends, for every occurrence."""
     found = collections.defaultdict(list)
 
     def compute_all():

@@ -1,4 +1,4 @@
-"""What relations are built on: a further call with or without a backward, and what is claimed of its gradients."""
+"""The base of relations: a further call with or without a backward, and the claims about its gradients."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from harness.judging.relations import RELATIONS
-from harness.judging.relations.base import Base, Laid
+from harness.judging.relations.base import Base, LaidOut
 from harness.running.attempt import attempt
 from harness.subject.declaration import EXACT, describe
 from strategies import AttentionCase, Features, Geometry, TensorSpec
 from tests.harness import toys
-from tests.harness.judging.test_relations import held
+from tests.harness.judging.test_relations import verdicts_of
 
 SPEC = TensorSpec(seed=7)
 CASE = AttentionCase(Geometry(B=2, Hq=4, Hk=2, Nq=4, Nk=5, d=3), q=SPEC, operation="forward_backward")
@@ -41,7 +41,7 @@ def claimed(claims):
 @pytest.mark.parametrize("case", RIGHT, ids=repr)
 def test_relations_are_silent_on_right_gradients(case):
     kept = tuple(set(EXACT) - {"mask_invariant"})  # the toy weighs NaN that the diagonal hides with 0
-    assert held(toys.right, case, RELATIONS, kept) == []
+    assert verdicts_of(toys.right, case, RELATIONS, kept) == []
 
 
 def test_a_further_call_has_the_backward_of_the_base():
@@ -75,7 +75,7 @@ def test_fewer_inputs_may_need_a_gradient():
 def test_a_forward_may_be_given_a_backward():
     forward = base(CASE.replace(operation="forward"))
     assert forward.gradients == {}
-    again = forward.again(dO=Laid(torch.ones_like(forward.O)))
+    again = forward.again(dO=LaidOut(torch.ones_like(forward.O)))
     assert set(again.gradients) == {"dQ", "dK", "dV"}
     assert again.compared["dQ"].ok
 
@@ -136,6 +136,6 @@ FIRES = {
 @pytest.mark.parametrize("name", FIRES)
 def test_relations_fire_on_gradients(name):
     make, kind = FIRES[name]
-    (verdict,) = held(make(), CASE, [name])
+    (verdict,) = verdicts_of(make(), CASE, [name])
     assert (verdict.kind, verdict.check, verdict.tensor[0]) == (kind, name, "d")
-    assert held(make(), CASE.replace(operation="forward"), [name]) == []
+    assert verdicts_of(make(), CASE.replace(operation="forward"), [name]) == []

@@ -1,4 +1,4 @@
-"""Every check fires on what it is for, and is silent on a right subject."""
+"""Every check fails on its fault, and passes a right subject."""
 
 import pytest
 import torch
@@ -37,13 +37,13 @@ def writes_past_scratch(q, k, v):
 
 
 def reads_past_v(q, k, v):
-    """What stands behind V is added with weight 0."""
+    """What lies behind V is added with weight 0."""
     beyond = v.storage_offset() + sum((n - 1) * s for n, s in zip(v.shape, v.stride(), strict=True)) + 1
     return toys.right(q, k, v) + 0 * v.as_strided((1,), (1,), beyond)
 
 
 def reads_past_scratch(q, k, v):
-    """What stands behind a fresh tensor is added with weight 0."""
+    """What lies behind a new tensor is added with weight 0."""
     scratch = torch.zeros(7, device=q.device)
     return toys.right(q, k, v) + 0 * scratch.as_strided((1,), (1,), scratch.storage_offset() + 7).to(q.dtype)
 

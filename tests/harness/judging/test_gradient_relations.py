@@ -1,12 +1,12 @@
-"""Every relation of gradients fires on a fault that no check of a single call sees, and is silent on what is right."""
+"""Every relation of gradients fails on a fault that no check of a single call finds, and passes a right subject."""
 
 import pytest
 import torch
 
 from harness.errors import Refused
 from harness.judging.judge import judge
-from harness.judging.relations import BITS, RELATIONS, columns, graph, hold
-from harness.judging.relations.base import Base, Broken
+from harness.judging.relations import BITS, RELATIONS, check_relations, columns, graph
+from harness.judging.relations.base import Base, FailedCall
 from harness.recall.faults import CONTROLS
 from harness.recall.faults.backward_blocks import Differentiable
 from harness.recall.faults.functions.backward_addressing import DOAtStridesOfO
@@ -49,7 +49,7 @@ class DOClamped(Differentiable):
 
 
 class DeltaLost(Differentiable):
-    """δ is left out where there is a single key, which makes all of dQ and dK of nothing."""
+    """δ is left out if there is a single key, so dQ and dK are not 0."""
 
     def delta(self, dO, saved):
         return super().delta(dO, saved) * (saved.k.shape[2] > 1)
@@ -120,7 +120,7 @@ MOVED = {
         "wrong_gradient",
     ),
 }
-"""Relations of the forward pass that speak of gradients too."""
+"""Relations of the forward pass that cover gradients too."""
 RIGHT = [
     gradients(),
     gradients(1, 1),
@@ -145,8 +145,10 @@ def promising(attention, exact=EXACT):
     return describe(subject(), "toy")
 
 
-def held(subject, tried, names):
-    return [verdict for verdict in hold(attempt(subject, tried, "cpu"), also=names) if verdict.check in names]
+def verdicts_of(subject, tried, names):
+    return [
+        verdict for verdict in check_relations(attempt(subject, tried, "cpu"), also=names) if verdict.check in names
+    ]
 
 
 def test_every_relation_is_tried():
@@ -156,7 +158,7 @@ def test_every_relation_is_tried():
 @pytest.mark.parametrize("name", {**FIRES, **MOVED})
 def test_fires(name):
     make, tried, kind = {**FIRES, **MOVED}[name]
-    assert [(v.kind, v.check) for v in held(promising(make), tried, [name])] == [(kind, name)]
+    assert [(v.kind, v.check) for v in verdicts_of(promising(make), tried, [name])] == [(kind, name)]
 
 
 @pytest.mark.parametrize("name", {**FIRES, **MOVED})
@@ -170,14 +172,14 @@ def test_no_check_of_the_single_call_fires(name):
 def test_silent_on_right(name, tried):
     function = CONTROLS[name].make
     # Not promised: the mask, as NaN in a hidden key would meet a weight of 0; layouts, as torch sums each its own way.
-    assert held(promising(function, ("deterministic", "scale_invariant")), tried, RELATIONS) == []
+    assert verdicts_of(promising(function, ("deterministic", "scale_invariant")), tried, RELATIONS) == []
 
 
 @pytest.mark.parametrize("name", ["causal_suffix", "dO_of_empty_rows", "dV_of_any_v"])
 def test_what_is_within_the_budget_takes_a_promise(name):
     make, tried, _ = FIRES[name]
-    assert held(promising(make, ()), tried, [name]) == []
-    (verdict,) = held(promising(make), tried, [name])
+    assert verdicts_of(promising(make, ()), tried, [name]) == []
+    (verdict,) = verdicts_of(promising(make), tried, [name])
     assert verdict.parts == {BITS: 0.0}
 
 
@@ -189,16 +191,17 @@ def overflowing():
 def test_a_column_of_zeros_is_nan_where_dS_overflows():
     subject = promising(CONTROLS["backward-casts"].make, ("deterministic",))
     assert not Base.of(attempt(subject, overflowing(), "cpu")).gradients["dQ"].isfinite().all()
-    assert held(subject, overflowing(), ["zero_columns"]) == []
+    assert verdicts_of(subject, overflowing(), ["zero_columns"]) == []
 
 
 def test_a_column_that_overflows_by_itself_allows_nothing_beside_it():
     budget = torch.tensor([[1.0, torch.inf], [torch.inf, torch.inf], [1.0, 2.0]])
-    assert columns._padded(budget, 1)[:, 2].tolist() == [0.0, torch.inf, 0.0]
+    assert columns._pad_budget(budget, 1)[:, 2].tolist() == [0.0, torch.inf, 0.0]
 
 
 def test_a_column_of_zeros_is_0_elsewhere():
-    assert [v.kind for v in held(promising(WideNaN), gradients(2, 2, 16), ["zero_columns"])] == ["wrong_gradient"]
+    (verdict,) = verdicts_of(promising(WideNaN), gradients(2, 2, 16), ["zero_columns"])
+    assert verdict.kind == "wrong_gradient"
 
 
 def test_a_second_backward_that_raises_is_a_failure_of_its_own():
@@ -212,7 +215,7 @@ def test_a_second_backward_that_raises_is_a_failure_of_its_own():
             saved.kept["done"] = True
             return super().back(saved, dO, dLSE)
 
-    (verdict,) = held(promising(Once), SOME, ["backward_twice"])
+    (verdict,) = verdicts_of(promising(Once), SOME, ["backward_twice"])
     assert (verdict.kind, verdict.check) == ("raised", "backward_twice")
     assert "no second time" in verdict.sentence
 
@@ -228,7 +231,7 @@ def test_a_compiled_function_that_keeps_no_graph_is_let_off():
             saved.kept["done"] = True
             return super().back(saved, dO, dLSE)
 
-    assert held(promising(Donating), SOME, ["backward_twice"]) == []
+    assert verdicts_of(promising(Donating), SOME, ["backward_twice"]) == []
 
 
 @pytest.mark.parametrize("name", ["copies_add_up", "dO_adds_up", "merged_gradients"])
@@ -237,11 +240,11 @@ def test_a_gradient_past_the_range_of_fp16_may_be_the_sum_of_parts_within_it(nam
         3, 3, 40, Hq=2, dtype="fp16", values=("constant", "constant", "large"), dO_values="constant", seed=16571
     )
     assert attempt(promising(Differentiable), tried, "cpu").result.gradients["dK"].isinf().any()
-    assert held(promising(Differentiable, ()), tried, [name]) == []
+    assert verdicts_of(promising(Differentiable, ()), tried, [name]) == []
 
 
-@pytest.mark.parametrize(("large", "told"), [(2**40, Broken), (1, Refused)])
-def test_a_graph_that_finds_no_memory_is_refused_where_a_call_is(large, told, monkeypatch):
-    monkeypatch.setattr("harness.running.call.LARGE", large)
+@pytest.mark.parametrize(("large", "kind"), [(2**40, FailedCall), (1, Refused)])
+def test_a_graph_that_finds_no_memory_is_refused_where_a_call_is(large, kind, monkeypatch):
+    monkeypatch.setattr("harness.running.call.LARGE_BYTES", large)
     base = Base.of(attempt(describe(Differentiable()), gradients(2, 2), "cpu"))
-    assert isinstance(graph._of(base, MemoryError()), told)
+    assert isinstance(graph._raised(base, MemoryError()), kind)

@@ -1,4 +1,4 @@
-"""A heat map shows where a failure stands, keeps the edges of tiles, and is small enough to keep."""
+"""A heat map shows where a failure is, aligns with tile edges, and is small enough to save."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from harness.judging.heat import MOST_CELLS, HeatMap, heat_map, pooled
+from harness.judging.heat import MOST_CELLS, HeatMap, heat_map, pool
 from harness.judging.judge import judge
 from harness.report.heat_map import words
 from harness.running.attempt import attempt
@@ -85,18 +85,18 @@ def test_what_is_no_number_has_no_map():
 
 @pytest.mark.parametrize(("rows", "cell"), [(1, 1), (32, 1), (33, 2), (65, 4), (200, 8), (4097, 256)])
 def test_cells_are_powers_of_2_and_few(rows, cell):
-    found = pooled(torch.zeros(rows, 1), "O", 0, 0)
+    found = pool(torch.zeros(rows, 1), "O", 0, 0)
     assert found.cell == (cell, 1)
     assert len(found.cells) <= MOST_CELLS
 
 
 def test_rounding_never_hides_what_is_over_budget():
-    found = pooled(torch.tensor([[1.0001, 1.0]], dtype=torch.float64), "O", 0, 0)
+    found = pool(torch.tensor([[1.0001, 1.0]], dtype=torch.float64), "O", 0, 0)
     assert found.over == [(0, 0)]
 
 
 def test_a_map_is_read_back():
-    found = pooled(torch.tensor([[0.25, math.inf]]), "O", 0, 0)
+    found = pool(torch.tensor([[0.25, math.inf]]), "O", 0, 0)
     assert HeatMap.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
@@ -114,6 +114,6 @@ def test_a_map_is_read_back():
     ],
 )
 def test_no_other_map_is_read(change):
-    plain = pooled(torch.zeros(1, 2), "O", 0, 0).to_json()
+    plain = pool(torch.zeros(1, 2), "O", 0, 0).to_json()
     with pytest.raises(ValueError, match=r"\.$"):
         HeatMap.from_json(plain | change)

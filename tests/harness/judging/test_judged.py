@@ -13,10 +13,10 @@ from harness.judging.relations import RELATIONS
 from harness.judging.votes import with_votes
 from harness.running import backward, devices
 from harness.running.attempt import attempt
-from harness.running.devices import judged_on
+from harness.running.devices import judging_device
 from harness.subject.declaration import EXACT, describe
 from oracles import ORACLES, Answer
-from oracles.registry import described
+from oracles.registry import make_oracle
 from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases, build
 from strategies.layouts import LAYOUTS
 from strategies.tensors import memory_of
@@ -46,8 +46,8 @@ def large(request, monkeypatch):
 
 def test_a_large_case_is_judged_where_it_ran_and_a_small_one_is_not():
     large = AttentionCase(Geometry(Nq=4096, Nk=4096, d=64))
-    assert [judged_on(case, "cuda") for case in (CASE, large)] == ["cpu", "cuda"]
-    assert [judged_on(case, "cpu") for case in (CASE, large)] == ["cpu", "cpu"]
+    assert [judging_device(case, "cuda") for case in (CASE, large)] == ["cpu", "cuda"]
+    assert [judging_device(case, "cpu") for case in (CASE, large)] == ["cpu", "cpu"]
 
 
 # --- the same bits
@@ -182,7 +182,7 @@ def test_oracles_vote_where_the_subject_ran(cuda, large, monkeypatch):
         asked.append({part.device.type for part in parts(problem)})
         return Answer(ORACLES["naive_fp32"](problem).O)
 
-    oracle = described(of_the_device, lambda problem: None if problem.q.is_cuda else "runs on CUDA only")
+    oracle = make_oracle(of_the_device, lambda problem: None if problem.q.is_cuda else "runs on CUDA only")
     monkeypatch.setitem(ORACLES, "of_the_device", oracle)
     tried = attempt(describe(toys.ignores_causal), CASE.replace(features=Features(causal=True)), "cuda")
     (verdict,) = judge(tried)

@@ -1,9 +1,9 @@
-"""A power of two keeps the bits of what normal numbers add up to; tensor cores do not keep them for subnormal ones."""
+"""A power of two keeps the bits of sums of normal numbers; tensor cores do not keep them for subnormal ones."""
 
 import pytest
 import torch
 
-from harness.judging.relations import RELATIONS, Base, hold
+from harness.judging.relations import RELATIONS, Base, check_relations
 from harness.judging.relations.subnormals import is_scaled_in_bits
 from harness.recall.faults import CONTROLS
 from harness.recall.faults.backward_blocks import Differentiable
@@ -11,7 +11,7 @@ from harness.recall.faults.witness import case, gradients
 from harness.running.attempt import attempt
 from harness.subject.declaration import describe
 from tests.harness import toys
-from tests.harness.judging.test_relations import held
+from tests.harness.judging.test_relations import verdicts_of
 
 LEAST = torch.finfo(torch.float16).smallest_normal
 ON_TENSOR_CORES = CONTROLS["backward-on-tensor-cores"].subject()
@@ -30,7 +30,7 @@ def off_by_a_bit_at(size):
 
 
 def found_on_tensor_cores(tried, name):
-    return [v.kind for v in hold(attempt(ON_TENSOR_CORES, tried, "cpu"), also=[name]) if v.check == name]
+    return [v.kind for v in check_relations(attempt(ON_TENSOR_CORES, tried, "cpu"), also=[name]) if v.check == name]
 
 
 @pytest.mark.parametrize("values", ["normal", "denormal"])
@@ -51,7 +51,7 @@ def test_the_promise_would_be_broken_by_subnormal_numbers(monkeypatch):
 @pytest.mark.parametrize(("values", "kinds"), [("normal", ["wrong_lse"]), ("denormal", [])])
 def test_a_bit_counts_where_q_is_normal(values, kinds):
     tried = case(**ONE_KEY, values=(values, "normal", "normal"))
-    assert [v.kind for v in held(off_by_a_bit_at(0.25), tried, ["scale_against_q"])] == kinds
+    assert [v.kind for v in verdicts_of(off_by_a_bit_at(0.25), tried, ["scale_against_q"])] == kinds
 
 
 def test_which_numbers_are_scaled_in_bits():

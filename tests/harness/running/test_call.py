@@ -70,6 +70,6 @@ def test_no_memory_in_the_backward_is_told_as_in_the_forward(monkeypatch):
     subject = describe(lambda q, k, v: toys.passed(toys.right(q, k, v), fail), "toy")
     result = call(subject, case, build(case))
     assert (isinstance(result.raised, torch.OutOfMemoryError), result.in_backward) == (True, True)
-    monkeypatch.setattr("harness.running.call.LARGE", 1)
+    monkeypatch.setattr("harness.running.call.LARGE_BYTES", 1)
     with pytest.raises(Refused, match="out of memory"):
         call(subject, case, build(case))

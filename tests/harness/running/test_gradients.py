@@ -1,10 +1,8 @@
-"""A differentiable subject is found, drawn for, run with its backward, and told of in the summary."""
+"""A differentiable subject is detected, gets cases with gradients, runs its backward, and is named in the summary."""
 
 import json
-import re
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +26,7 @@ from harness.subject.loading import load
 from harness.workers import Apart, Here, WorkerLimits
 from strategies import AttentionCase, Features, Geometry, TensorSpec, build
 from strategies import case as cases
+from tests.documents import ROOT, blocks
 from tests.harness import toys
 
 CASE = AttentionCase(Geometry(B=2, Hq=2, Nq=5, Nk=5, d=4), operation="forward_backward")
@@ -347,7 +346,7 @@ def project(tmp_path, monkeypatch):
 
 
 in_forks = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="torch runs no backward in a fork of a process that ran one beside a CUDA device"
+    torch.cuda.is_available(), reason="torch runs no backward in a fork of a process that ran one with a CUDA device"
 )
 
 
@@ -396,10 +395,9 @@ def test_sdpa_is_differentiable(name):
     assert [v for v in judge(attempt(subject, CASE, "cpu")) if v.kind != "wrong_gradient"] == []
 
 
-# --- the README's example
+# --- the example of the documents
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
-EXAMPLE = re.search(r"```python\n(.*?)```", README.partition("\n## Gradients\n")[2], re.DOTALL)[1]
+EXAMPLE = blocks(ROOT / "docs" / "guide" / "gradients.md", "python")[0]
 
 
 def example(source):
@@ -409,7 +407,7 @@ def example(source):
     return {verdict.tensor for verdict in judge(tried, others=False)}
 
 
-def test_the_example_has_the_fault_that_the_readme_tells_of():
+def test_the_example_has_the_fault_that_the_guide_describes():
     assert example(EXAMPLE) == {"dQ", "dK"}
     dS = "dP = dO.double() @ v.mT; dS = P * (dP - (P * dP).sum(-1, keepdim=True))"
     assert example(EXAMPLE.replace("dS = P * (dO.double() @ v.mT)", dS)) == set()

@@ -1,9 +1,9 @@
-"""Fresh memory holds NaN and is guarded in a subject's call; a snapshot tells an element from its surroundings."""
+"""New memory holds NaN and is guarded in a subject's call; a snapshot separates elements from their surroundings."""
 
 import pytest
 import torch
 
-from harness.running.memory import BAND, GuardedAllocations, Snapshot, zero_beside
+from harness.running.memory import BAND, GuardedAllocations, Snapshot, zero_outside
 
 ALLOCATIONS = {
     "empty": lambda: torch.empty(3),
@@ -60,12 +60,12 @@ def test_shape_strides_dtype_and_alignment_are_those_asked_for(allocate):
 def test_a_write_beside_a_fresh_tensor_is_told(dtype, place):
     with GuardedAllocations() as guarded:
         fresh, other = torch.empty(2, 3, dtype=dtype), torch.zeros(5, dtype=dtype)
-    assert guarded.written_beside() == []
+    assert guarded.written_outside() == []
     fresh.as_strided((1,), (1,), fresh.storage_offset() + place).fill_(1)
     fresh.fill_(1), other.fill_(1)
-    (told,) = guarded.written_beside()
-    assert "shape (2, 3)" in told
-    assert "torch.empty" in told
+    (overrun,) = guarded.written_outside()
+    assert "shape (2, 3)" in overrun
+    assert "torch.empty" in overrun
 
 
 def test_a_guarded_tensor_can_be_resized_and_found_by_its_storage():
@@ -90,11 +90,11 @@ def test_what_vmap_batches_is_left_alone():
     assert torch.equal(zeros, torch.ones(3, 2))
 
 
-def test_zero_beside_keeps_the_elements():
+def test_zero_outside_keeps_the_elements():
     buffer, tensor = sliced()
     buffer.fill_(torch.nan)
     tensor.copy_(torch.arange(4.0))
-    emptied = zero_beside(tensor)
+    emptied = zero_outside(tensor)
     assert torch.equal(emptied, tensor)
     assert emptied.stride() == tensor.stride()
     assert torch.equal(emptied.as_strided((8,), (1,), 0), torch.tensor([0.0, 0, 0, 1, 0, 2, 0, 3]))

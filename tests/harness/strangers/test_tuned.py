@@ -8,7 +8,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("the interpreter is off: TRITON_INTERPRET=1 turns it on", allow_module_level=True)
 
 from harness.judging.attest import attest
-from harness.judging.relations import hold
+from harness.judging.relations import check_relations
 from harness.judging.verdict import Failure
 from harness.running.attempt import attempt
 from harness.subject.declaration import describe
@@ -57,5 +57,5 @@ def test_configurations_are_drawn():
 
 def test_configurations_that_disagree_are_found():
     tried = attempt(describe(tuned.faulty), case(None), "cpu")
-    (verdict,) = hold(tried, ["any_config"], others=False)
+    (verdict,) = check_relations(tried, ["any_config"], others=False)
     assert "With config BLOCK_N=32 num_warps=4" in verdict.sentence

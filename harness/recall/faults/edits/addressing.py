@@ -16,6 +16,7 @@ edit(
     [(_K_BASE, "k_ptr += b * stride_vb + hk * stride_vh"), (_V_BASE, "v_ptr += b * stride_kb + hk * stride_kh")],
     witness=case(1, 2, B=2, layout=("contiguous", "sliced", "contiguous")),
     slack=True,
+    twin="k-at-v-strides",
 )
 
 edit(
@@ -59,8 +60,9 @@ edit(
             "o = torch.empty_like(q)",
         )
     ],
-    file="forward.py",
+    file="eager.py",
     witness=case(2, 2, Hq=2, Hk=2, layout=("bshd", "contiguous", "contiguous")),
+    twin="output-with-q-strides",
 )
 
 edit(
@@ -69,7 +71,7 @@ edit(
     "https://github.com/microsoft/onnxruntime/issues/28376",
     "The path for contiguous, aligned rows is picked from the head dimension and the pointer, not the strides.",
     [("and all(s[3] == 1 and all(stride % unit == 0 for stride in s[:3]) for s in strides)", "and bool(strides)")],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(2, 2, layout="column_major"),
     slack=True,
 )
@@ -80,7 +82,9 @@ edit(
     None,
     "Query head h reads KV head h % Hk instead of h // group.",
     [("hk = hq // group", "hk = hq % (Hq // group)")],
+    file="portable/device/tile.py",
     witness=case(1, 1, Hq=4, Hk=2),
+    twin="gqa-interleaved",
 )
 
 edit(
@@ -89,6 +93,7 @@ edit(
     "https://github.com/jax-ml/jax/pull/39521",
     "Query head h reads KV head h, or the last where there is none.",
     [("hk = hq // group", "hk = tl.minimum(hq, Hq // group - 1)")],
+    file="portable/device/tile.py",
     witness=case(1, 1, Hq=4, Hk=2),
 )
 
@@ -107,5 +112,6 @@ edit(
     None,
     "The stride of seqlens_k is dropped: the length of batch entry 0 holds for all.",
     [("kv_len = tl.load(seqlens_ptr + b * stride_seqlens)", "kv_len = tl.load(seqlens_ptr)")],
+    file="portable/device/mask.py",
     witness=case(1, 2, B=2, seqlens_k=(1, 2)),
 )

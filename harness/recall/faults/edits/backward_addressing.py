@@ -5,7 +5,8 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "flash_attn_backward_triton.py"
+_FILE = "portable/device/backward.py"
+_PLACE = "    head, b, hq, hk, m0 = _place_query_tile(heads, Hq, group, Nq, section, BLOCK_M, CAUSAL)\n"
 
 edit(
     "L",
@@ -23,6 +24,7 @@ edit(
     expects=GRADIENT,
     witness=gradients(2, 2, dO="column_major"),
     slack=True,
+    twin="dout-noncontiguous",
 )
 
 edit(
@@ -48,7 +50,7 @@ edit(
     None,
     "dO is read in whole words where Q, K and V may be.",
     [("is_fast(forward.dtype, forward.d, (problem.dO_aligned,), (dO,))", 'shared["FAST"]')],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(2, 2, dO="column_major"),
     slack=True,
@@ -70,7 +72,7 @@ edit(
     "kernel-dq-gqa-modulo",
     None,
     "dQ of query head h reads KV head h % Hk.",
-    [("    hk = hq // group\n", "    hk = hq % (Hq // group)\n")],
+    [(_PLACE, _PLACE + "    hk = hq % (Hq // group)\n")],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=4, Hk=2),
@@ -113,6 +115,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=2),
+    twin="delta-of-kv-head",
 )
 
 edit(
@@ -121,7 +124,8 @@ edit(
     "https://github.com/triton-lang/triton/pull/2020",
     "The grid of δ is that of tiles twice as tall.",
     [("grid(forward.heads, forward.Nq, rows)", "grid(forward.heads, forward.Nq, 2 * rows)")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(17, 2, 256),
+    twin="bwd-block-neq-fwd-block",
 )

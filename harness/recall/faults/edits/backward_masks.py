@@ -5,18 +5,20 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "flash_attn_backward_triton.py"
-_KV_LIMIT = "p = tl.where(columns[:, None] < (first_limit + m0 + offs_m)[None, :], p, 0.0)"
+_FILE, _MASK = "portable/device/backward.py", "portable/device/mask.py"
+_DIAGONAL = "_diagonal(kv_len, Nq, lower_right)"
+_KV_LIMIT = "p = tl.where(_sees(columns[:, None], (diagonal + m0 + offs_m)[None, :]), p, 0.0)"
 
 edit(
     "B",
     "kernel-bwd-align-differs",
     "https://github.com/xlite-dev/ffpa-attn/pull/300",
     "dK and dV know the upper-left diagonal alone.",
-    [("first_limit = 1 + lower_right * (kv_len - Nq)", "first_limit = 1 + 0 * lower_right")],
+    [(f"{_DIAGONAL}\n    seen", f"{_DIAGONAL.replace('lower', '0 * lower')}\n    seen")],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, causal="lower_right"),
+    twin="bwd-align-differs",
 )
 
 edit(
@@ -24,7 +26,7 @@ edit(
     "kernel-dq-lower-right-of-padded",
     None,
     "The lower-right diagonal of dQ ends at Nk, and not at the length.",
-    [("first_limit = m0 + 1 + lower_right * (kv_len - Nq)", "first_limit = m0 + 1 + lower_right * (Nk - Nq)")],
+    [(f"{_DIAGONAL}\n    full", f"{_DIAGONAL.replace('kv_len', 'Nk')}\n    full")],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 3, causal="lower_right", seqlens_k=(2,)),
@@ -37,13 +39,14 @@ edit(
     "The backward pass is told that the call was causal, and not which way.",
     [
         (
-            "    causal, scale, config = ctx.arguments\n",
-            "    causal, scale, config = ctx.arguments\n    causal = bool(causal)\n",
+            "    needs = tuple(ctx.needs_input_grad[:3])\n",
+            "    needs = tuple(ctx.needs_input_grad[:3])\n    asked = asked._replace(causal=bool(asked.causal))\n",
         )
     ],
-    file="autograd.py",
+    file="eager.py",
     expects=GRADIENT,
     witness=gradients(1, 2, causal="lower_right"),
+    twin="bwd-align-differs",
 )
 
 edit(
@@ -62,10 +65,11 @@ edit(
     "kernel-dkv-diagonal-one-off",
     None,
     "dK and dV leave the diagonal itself out.",
-    [(_KV_LIMIT, _KV_LIMIT.replace("first_limit + m0", "first_limit - 1 + m0"))],
+    [(_KV_LIMIT, _KV_LIMIT.replace("diagonal + m0", "diagonal - 1 + m0"))],
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 1, causal=True),
+    twin="dkv-diagonal-one-off",
 )
 
 edit(
@@ -75,13 +79,14 @@ edit(
     "The causal loop over queries starts a tile late where a tile of keys begins inside a tile of queries.",
     [
         (
-            "start = tl.maximum(n0 + 1 - first_limit, 0) // BLOCK_M",
-            "start = (tl.maximum(n0 + 1 - first_limit, 0) + BLOCK_M - 1) // BLOCK_M",
+            "start = tl.maximum(n0 + 1 - diagonal, 0) // BLOCK_M",
+            "start = (tl.maximum(n0 + 1 - diagonal, 0) + BLOCK_M - 1) // BLOCK_M",
         )
     ],
-    file=_FILE,
+    file=_MASK,
     expects=GRADIENT,
     witness=gradients(64, 64, causal=True, config="64x32x4x2"),
+    twin="first-row-tile-too-late",
 )
 
 edit(
@@ -89,8 +94,8 @@ edit(
     "kernel-diagonal-tile-taken-for-full",
     None,
     "The last tile of queries that the diagonal cuts counts as wholly visible.",
-    [("- first_limit, 0) + BLOCK_M - 1) // BLOCK_M", "- first_limit, 0)) // BLOCK_M")],
-    file=_FILE,
+    [("- diagonal, 0) + BLOCK_M - 1) // BLOCK_M", "- diagonal, 0)) // BLOCK_M")],
+    file=_MASK,
     expects=GRADIENT,
     witness=gradients(64, 64, causal=True),
 )
@@ -101,7 +106,7 @@ edit(
     "https://github.com/jax-ml/jax/issues/23819",
     "The last tile of queries is read whole, rows past Nq too.",
     [("whole = Nq // BLOCK_M", "whole = (Nq + BLOCK_M - 1) // BLOCK_M")],
-    file=_FILE,
+    file=_MASK,
     expects=GRADIENT,
     witness=gradients(2, 2),
     slack=True,
@@ -116,6 +121,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 2),
+    twin="bwd-padding-lse-uninit",
 )
 
 edit(
@@ -127,6 +133,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, seqlens_k=(1,)),
+    twin="dkv-padding-unwritten",
 )
 
 edit(
@@ -151,9 +158,10 @@ edit(
             "(need_k or need_v) and forward.B * forward.Hk * forward.Nk * forward.Nq else None",
         )
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(0, 1),
+    twin="bwd-seqq0-nan",
 )
 
 edit(
@@ -161,8 +169,9 @@ edit(
     "kernel-bwd-lengths-not-kept",
     None,
     "seqlens_k is not kept for the backward pass, which takes the padding for keys.",
-    [("ctx.save_for_backward(q, k, v, o, lse, seqlens_k)", "ctx.save_for_backward(q, k, v, o, lse, None)")],
-    file="autograd.py",
+    [("asked.v, asked.seqlens_k, o, lse)", "asked.v, None, o, lse)")],
+    file="eager.py",
     expects=GRADIENT,
     witness=gradients(1, 2, seqlens_k=(1,)),
+    twin="bwd-lengths-ignored",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.recall.faults.registry import GRADIENT, HISTORY, edit
 from harness.recall.faults.witness import gradients
 
-_FILE = "flash_attn_backward_triton.py"
+_FILE = "portable/device/backward.py"
 _DELTA = "delta = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)"
 _DV = 'dv = tl.dot(p.to(io_dtype), do, dv, input_precision="ieee")'
 _IMPORTS = "from __future__ import annotations\n"
@@ -19,6 +19,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2),
+    twin="delta-missing",
 )
 
 edit(
@@ -30,6 +31,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 1, dLSE="contiguous"),
+    twin="dlse-subtracted",
 )
 
 edit(
@@ -38,9 +40,10 @@ edit(
     None,
     "The gradient of LSE is left out.",
     [("problem.dLSE_strides is not None, forward.d != width", "False, forward.d != width")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 1, dLSE="contiguous"),
+    twin="dlse-ignored",
 )
 
 edit(
@@ -52,6 +55,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2),
+    twin="scale-missing-in-dq",
 )
 
 edit(
@@ -71,9 +75,10 @@ edit(
     "https://github.com/pytorch/pytorch/pull/105202",
     "dQ and dK are scaled by |scale|.",
     [("scale = float(np.float32(forward.scale))", "scale = abs(float(np.float32(forward.scale)))")],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, scale=-1.0),
+    twin="scale-sign-lost-in-dk",
 )
 
 edit(
@@ -88,9 +93,10 @@ edit(
             "    sign, scale_log2 = split_scale(padded)\n    scale = float(np.float32(padded))",
         )
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT,
     witness=gradients(1, 2, 17),
+    twin="bwd-scale-from-padded-d",
 )
 
 edit(
@@ -110,6 +116,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(1, 2, Hq=2),
+    twin="gqa-dkv-not-summed",
 )
 
 edit(
@@ -121,6 +128,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(512, 1, dtype="fp16", values=("constant", "constant", "positive"), dO_values="positive"),
+    twin="dv-sums-low",
 )
 
 edit(
@@ -132,6 +140,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 2),
+    twin="bwd-p-cut",
 )
 
 edit(
@@ -143,6 +152,7 @@ edit(
     file=_FILE,
     expects=GRADIENT,
     witness=gradients(2, 2),
+    twin="o-rounded-twice",
 )
 
 edit(
@@ -151,7 +161,7 @@ edit(
     None,
     "Which gradients are wanted is read from the last input to the first.",
     [("needs = tuple(ctx.needs_input_grad[:3])", "needs = tuple(ctx.needs_input_grad[2::-1])")],
-    file="autograd.py",
+    file="eager.py",
     expects=GRADIENT,
     witness=gradients(1, 2, needs=("v",)),
 )
@@ -169,14 +179,15 @@ edit(
             " if need else None",
         ),
         (
-            "for x, need in zip(like, needs, strict=True)",
-            "for n, (x, need) in enumerate(zip(like, needs, strict=True))",
+            "for x, need in zip((q, k, v), needs, strict=True)",
+            "for n, (x, need) in enumerate(zip((q, k, v), needs, strict=True))",
         ),
     ],
-    file="backward.py",
+    file="eager.py",
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",
     witness=gradients(1, 2),
+    twin="dk-buffer-reused",
 )
 
 edit(
@@ -191,7 +202,8 @@ edit(
             "scale = _kept.setdefault(forward.d, float(np.float32(forward.scale)))",
         ),
     ],
-    file="portable_backward.py",
+    file="portable/backward.py",
     expects=GRADIENT | HISTORY,
     witness=gradients(1, 2, history=("other_scale",)),
+    twin="bwd-key-without-scale",
 )

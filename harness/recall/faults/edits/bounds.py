@@ -12,11 +12,13 @@ edit(
     "The last key tile is that of the query tile's first row, which is too early where BLOCK_M > BLOCK_N.",
     [
         (
-            "last_limit = first_limit + tl.minimum(BLOCK_M, Nq - m0) - 1",
-            "last_limit = ((first_limit + BLOCK_N - 1) // BLOCK_N) * BLOCK_N",
+            "last = first + tl.minimum(BLOCK_M, Nq - m0) - 1",
+            "last = ((first + BLOCK_N - 1) // BLOCK_N) * BLOCK_N",
         )
     ],
+    file="portable/device/mask.py",
     witness=case(64, 64, causal=True, config="64x32x4x2"),
+    twin="bound-bm-gt-bn",
 )
 
 edit(
@@ -26,10 +28,11 @@ edit(
     "The bound of a causal tile is one key short: its last row never sees its own key.",
     [
         (
-            "last_limit = first_limit + tl.minimum(BLOCK_M, Nq - m0) - 1",
-            "last_limit = first_limit + tl.minimum(BLOCK_M, Nq - m0) - 2",
+            "last = first + tl.minimum(BLOCK_M, Nq - m0) - 1",
+            "last = first + tl.minimum(BLOCK_M, Nq - m0) - 2",
         )
     ],
+    file="portable/device/mask.py",
     witness=case(2, 2, causal=True),
 )
 
@@ -38,7 +41,8 @@ edit(
     "full-tiles-rounded-up",
     None,
     "One tile too many counts as wholly visible, so the tile that the diagonal or the end cuts has no mask.",
-    [("full = full // BLOCK_N * BLOCK_N", "full = (full + BLOCK_N - 1) // BLOCK_N * BLOCK_N")],
+    [("return full // BLOCK_N * BLOCK_N,", "return (full + BLOCK_N - 1) // BLOCK_N * BLOCK_N,")],
+    file="portable/device/mask.py",
     witness=case(1, 3, 16),
     slack=True,
 )
@@ -50,6 +54,7 @@ edit(
     "The masked loop ends one key early, so that a last tile of a single key is not visited.",
     [("scale_log2, full, visible, visible,", "scale_log2, full, visible - (full > 0), visible,")],
     witness=case(1, 65),
+    twin="tail-of-one-dropped",
 )
 
 edit(
@@ -73,11 +78,12 @@ edit(
     "A batch entry without keys returns before the store, and O keeps what stood there.",
     [
         (
-            "kv_len = tl.minimum(tl.maximum(kv_len, 0), Nk).to(tl.int32)",
-            "kv_len = tl.minimum(tl.maximum(kv_len, 0), Nk).to(tl.int32)\n        if kv_len == 0:\n            return",
+            "kv_len = _length(seqlens_ptr, b, stride_seqlens, Nk, HAS_SEQLENS)",
+            "kv_len = _length(seqlens_ptr, b, stride_seqlens, Nk, HAS_SEQLENS)\n    if kv_len == 0:\n        return",
         )
     ],
     witness=case(1, 1, seqlens_k=(0,)),
+    twin="zero-len-rows-left",
 )
 
 edit(
@@ -94,6 +100,7 @@ edit(
     ],
     witness=case(1, 2, B=2, seqlens_k=(2, 0), return_lse=True),
     expects=LSE,
+    twin="splitkv-early-exit-lse-slot",
 )
 
 edit(
@@ -107,7 +114,7 @@ edit(
             "return (heads * (triton.cdiv(Nq, BLOCK_M) if BLOCK_M != 128 else max(1, Nq // BLOCK_M)),)",
         )
     ],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(129, 1, config="128x64x8x3"),
 )
 
@@ -117,8 +124,9 @@ edit(
     "https://github.com/flashinfer-ai/flashinfer/issues/3125",
     "The grid ends at 127 heads (a stand-in for 65,535, the end of a CUDA grid's other axes); the rest is not written.",
     [("return (heads * triton.cdiv(Nq, BLOCK_M),)", "return (min(heads, 127) * triton.cdiv(Nq, BLOCK_M),)")],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 1, 1, B=2, Hq=65, Hk=65),
+    twin="grid-z-silent",
 )
 
 edit(
@@ -132,8 +140,9 @@ edit(
             '"CAUSAL": problem.causal and problem.Nq > 1,',
         )
     ],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 2, causal=True),
+    twin="single-query-remap",
 )
 
 edit(
@@ -141,6 +150,7 @@ edit(
     "diagonal-not-masked",
     "https://github.com/triton-lang/triton/issues/4541",
     "The tiles that the diagonal cuts are masked at the end of the keys alone.",
-    [("row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]", "row_limit = kv_len")],
+    [("limit = tl.minimum(own, kv_len)[:, None]", "limit = kv_len")],
+    file="portable/device/mask.py",
     witness=case(2, 2, causal=True),
 )

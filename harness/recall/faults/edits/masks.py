@@ -5,6 +5,10 @@ from __future__ import annotations
 from harness.recall.faults.registry import LSE, edit
 from harness.recall.faults.witness import case
 
+_LIMITS = "_limits_of_tile(m0, offs_m, diagonal, kv_len, Nq, BLOCK_M, BLOCK_N, CAUSAL)\n"
+_LOAD_K = "k = _load_rows(k_ptr, k_offsets, readable, in_d, MASKED, PAD_D, FAST)"
+_LOAD_V = "v = _load_rows(v_ptr, v_offsets, readable, in_d, MASKED, PAD_D, FAST)"
+
 edit(
     "A",
     "empty-row-nan",
@@ -12,6 +16,7 @@ edit(
     "The guard of the running max is dropped: a row that has seen no key computes -inf - -inf.",
     [('m_finite = tl.where(m_new == -float("inf"), 0.0, m_new)', "m_finite = m_new + 0.0")],
     witness=case(2, 1, causal="lower_right"),
+    twin="sdpa-empty-row-nan",
 )
 
 edit(
@@ -30,11 +35,12 @@ edit(
     "Hidden keys score -1e30 and not -inf, so a row that sees none averages V over the tile.",
     [
         (
-            'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))',
-            "scores = tl.where(columns[None, :] < row_limit, scores, -1e30)",
+            'scores = tl.where(_sees(columns[None, :], row_limit), scores, -float("inf"))',
+            "scores = tl.where(_sees(columns[None, :], row_limit), scores, -1e30)",
         )
     ],
     witness=case(2, 1, causal="lower_right"),
+    twin="empty-row-uniform",
 )
 
 edit(
@@ -42,8 +48,9 @@ edit(
     "causal-top-left",
     "https://github.com/Dao-AILab/flash-attention/issues/282",
     "A lower-right diagonal is aligned upper-left.",
-    [("first_limit = m0 + 1 + lower_right * (kv_len - Nq)", "first_limit = m0 + 1")],
+    [("_diagonal(kv_len, Nq, lower_right)", "_diagonal(kv_len, Nq, 0 * lower_right)")],
     witness=case(1, 2, causal="lower_right"),
+    twin="sdpa-causal-top-left",
 )
 
 edit(
@@ -51,7 +58,7 @@ edit(
     "lower-right-of-padded-keys",
     "https://github.com/Dao-AILab/flash-attention/issues/282",
     "A lower-right diagonal ends at the padded length Nk, not at seqlens_k.",
-    [("first_limit = m0 + 1 + lower_right * (kv_len - Nq)", "first_limit = m0 + 1 + lower_right * (Nk - Nq)")],
+    [("_diagonal(kv_len, Nq, lower_right)", "_diagonal(Nk, Nq, lower_right)")],
     witness=case(2, 3, causal="lower_right", seqlens_k=(2,)),
 )
 
@@ -60,8 +67,10 @@ edit(
     "noncausal-tail-denominator",
     "https://github.com/flashinfer-ai/flashinfer/issues/3716",
     "Without a diagonal the padding lanes of the last tile, score 0, enter the row sum.",
-    [("    row_limit = kv_len\n", "    row_limit = (kv_len + BLOCK_N - 1) // BLOCK_N * BLOCK_N\n")],
+    [("    limit = kv_len\n", "    limit = (kv_len + BLOCK_N - 1) // BLOCK_N * BLOCK_N\n")],
+    file="portable/device/mask.py",
     witness=case(1, 1),
+    twin="tail-denominator",
 )
 
 edit(
@@ -69,7 +78,8 @@ edit(
     "causal-tail-past-length",
     "https://github.com/flashinfer-ai/flashinfer/issues/3716",
     "Under a diagonal the end of the keys is not masked: rows past it see padding lanes.",
-    [("row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]", "row_limit = (first_limit + offs_m)[:, None]")],
+    [("limit = tl.minimum(own, kv_len)[:, None]", "limit = own[:, None]")],
+    file="portable/device/mask.py",
     witness=case(2, 1, causal=True),
 )
 
@@ -78,9 +88,10 @@ edit(
     "cache-padding-nan",
     "https://github.com/Dao-AILab/flash-attention/issues/1745",
     "V is loaded without a mask in the last tile: weight 0 times what stands past the end.",
-    [("v = tl.load(v_tile, mask=readable, other=0.0)", "v = tl.load(v_tile, mask=in_d, other=0.0)")],
+    [(_LOAD_V, _LOAD_V.replace("MASKED", "False"))],
     witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
     slack=True,
+    twin="padding-value-nan",
 )
 
 edit(
@@ -89,14 +100,15 @@ edit(
     "https://github.com/pytorch/pytorch/issues/101967",
     "K is loaded without a mask in the last tile and the mask is added: NaN + -inf is NaN.",
     [
-        ("k = tl.load(k_tile, mask=readable, other=0.0)", "k = tl.load(k_tile, mask=in_d, other=0.0)"),
+        (_LOAD_K, _LOAD_K.replace("MASKED", "False")),
         (
-            'scores = tl.where(columns[None, :] < row_limit, scores, -float("inf"))',
-            'scores = scores + tl.where(columns[None, :] < row_limit, 0.0, -float("inf"))',
+            'scores = tl.where(_sees(columns[None, :], row_limit), scores, -float("inf"))',
+            'scores = scores + tl.where(_sees(columns[None, :], row_limit), 0.0, -float("inf"))',
         ),
     ],
     witness=case(1, 2, seqlens_k=(1,), past_end="nan"),
     slack=True,
+    twin="additive-mask-nan",
 )
 
 edit(
@@ -104,7 +116,7 @@ edit(
     "masked-load-no-other",
     "https://github.com/triton-lang/triton/issues/737",
     "Masked lanes of V hold anything (here NaN), as without `other`, and weight 0 does not silence them.",
-    [("v = tl.load(v_tile, mask=readable, other=0.0)", 'v = tl.load(v_tile, mask=readable, other=float("nan"))')],
+    [(_LOAD_V, f'{_LOAD_V}\n        if MASKED:\n            v = tl.where(readable, v, float("nan"))')],
     witness=case(1, 1),
 )
 
@@ -113,13 +125,9 @@ edit(
     "hd-not-x16-silent",
     "https://github.com/flashinfer-ai/flashinfer/issues/4299",
     "The products of Q and K go in steps of 16 channels: the last d % 16 are left out.",
-    [
-        (
-            "q = tl.load(q_tile_ptr, mask=in_q, other=0.0)",
-            "q = tl.load(q_tile_ptr, mask=in_q & ((offs_d < d // 16 * 16) | (d < 16))[None, :], other=0.0)",
-        )
-    ],
+    [("is_query, in_d, PAD_D,", "is_query, in_d & ((offs_d < d // 16 * 16) | (d < 16))[None, :], PAD_D,")],
     witness=case(1, 2, 17),
+    twin="hd-not-x16-skipped",
 )
 
 edit(
@@ -128,10 +136,7 @@ edit(
     None,
     "Channels from d to the tile's width of K are read in the last tile: 0 times what stands between the rows.",
     [
-        (
-            "k = tl.load(k_tile, mask=readable, other=0.0)",
-            "k = tl.load(k_tile, mask=columns[:, None] < visible, other=0.0)",
-        )
+        (_LOAD_K, _LOAD_K.replace("PAD_D", "PAD_D and not MASKED")),
     ],
     witness=case(1, 1, 3),
     slack=True,
@@ -142,9 +147,10 @@ edit(
     "scale-from-padded-d",
     "https://github.com/tile-ai/tilelang-ascend/issues/1669",
     "The default scale is that of the padded head dimension.",
-    [("return d**-0.5", "return max(16, 1 << (d - 1).bit_length()) ** -0.5")],
-    file="arguments.py",
+    [("return float(d**-0.5)", "return float(max(16, 1 << (d - 1).bit_length()) ** -0.5)")],
+    file="call/arguments.py",
     witness=case(1, 2, 17),
+    twin="default-scale-of-padded-d",
 )
 
 edit(
@@ -167,12 +173,6 @@ edit(
     "lengths-not-clipped-by-tile",
     None,
     "With seqlens_k the last tile is masked at the padded length: keys past the end in the same tile are seen.",
-    [
-        ("    row_limit = kv_len\n", "    row_limit = Nk\n"),
-        (
-            "row_limit = tl.minimum(first_limit + offs_m, kv_len)[:, None]",
-            "row_limit = tl.minimum(first_limit + offs_m, Nk)[:, None]",
-        ),
-    ],
+    [(_LIMITS, _LIMITS + "    row_limit = tl.minimum(m0 + diagonal + offs_m, Nk)[:, None] if CAUSAL else Nk\n")],
     witness=case(1, 2, seqlens_k=(1,)),
 )

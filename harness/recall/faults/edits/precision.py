@@ -24,6 +24,7 @@ edit(
         )
     ],
     witness=case(4, 8, 64, dtype="fp16", values=("large", "large", "normal")),
+    twin="raw-scores-in-fp16",
 )
 
 edit(
@@ -49,6 +50,7 @@ edit(
         )
     ],
     witness=case(1, 2),
+    twin="tf32-products",
 )
 
 edit(
@@ -72,6 +74,7 @@ edit(
         )
     ],
     witness=case(1, 2),
+    twin="p-cut",
 )
 
 edit(
@@ -89,6 +92,7 @@ edit(
         )
     ],
     witness=case(1, 2),
+    twin="exp-by-table",
 )
 
 edit(
@@ -103,6 +107,7 @@ edit(
         )
     ],
     witness=case(1, 3, dtype="fp16", return_lse=True),
+    twin="row-sum-low",
 )
 
 edit(
@@ -112,6 +117,7 @@ edit(
     "O passes through bf16 on its way to fp16 or fp32.",
     [(_NORMALISE, _NORMALISE + "\n    acc = " + _AS_BF16.format("acc"))],
     witness=case(1, 1),
+    twin="output-rounded-twice",
 )
 
 edit(
@@ -149,4 +155,5 @@ edit(
         )
     ],
     witness=case(2, 2, config="16x16x4x1"),
+    twin="chained-dot-fragment",
 )

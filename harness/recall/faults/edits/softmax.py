@@ -17,6 +17,7 @@ edit(
     "The running max is that of the tile alone: exp2 overflows where an earlier tile held the row's maximum.",
     [(_MAX, "m_new = tl.max(scores, 1) * scale_log2")],
     witness=case(1, 32, 64, values=("positive", "falling", "normal"), scale=1.0, config=_TILES_OF_16),
+    twin="tile-max-alone",
 )
 
 edit(
@@ -35,6 +36,7 @@ edit(
     "The row sum is not rescaled when the running max moves.",
     [(_SUM, "l = l + tl.sum(p, 1)")],
     witness=case(1, 32, values=("positive", "rising", "normal"), config=_TILES_OF_16),
+    twin="row-sum-keeps-old-max",
 )
 
 edit(
@@ -56,6 +58,7 @@ edit(
         ("p = p.to(io_dtype)", "p = tl.minimum(p, 65504.0).to(io_dtype)"),
     ],
     witness=case(4, 64, dtype="fp16", values=("positive", "rising", "normal"), scale=0.2, config=_TILES_OF_16),
+    twin="lazy-rescale-cut",
 )
 
 edit(
@@ -65,6 +68,7 @@ edit(
     "No max is subtracted at all: scores above 88 overflow, rows below -103 vanish.",
     [(_MAX, "m_new = tl.zeros_like(m)")],
     witness=case(1, 1, 64, values=("positive", "negative", "normal"), scale=1.0),
+    twin="no-max-subtracted",
 )
 
 edit(
@@ -74,6 +78,7 @@ edit(
     "The running max starts at 0 and not at -inf: a row whose scores are all far below 0 vanishes.",
     [('m = tl.full([BLOCK_M], -float("inf"), tl.float32)', "m = tl.full([BLOCK_M], 0.0, tl.float32)")],
     witness=case(1, 1, 64, values=("positive", "negative", "normal"), scale=1.0),
+    twin="max-from-zero",
 )
 
 edit(
@@ -83,6 +88,7 @@ edit(
     "The rows of a query tile share one max, so a row far below its neighbours vanishes.",
     [(_MAX, "m_new = tl.maximum(m, tl.zeros_like(m) + tl.max(tl.max(scores, 1), 0) * scale_log2)")],
     witness=case(2, 2, values=("falling", "constant", "normal"), scale=1.0),
+    twin="max-of-all-rows",
 )
 
 edit(
@@ -100,7 +106,7 @@ edit(
     None,
     "Scores go to exp2 without log2(e).",
     [("scale_log2 = float(np.float32(abs(scale) * math.log2(math.e)))", "scale_log2 = float(np.float32(abs(scale)))")],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 2),
 )
 
@@ -110,8 +116,9 @@ edit(
     None,
     "A scale of 0 counts as none given.",
     [("if scale is None:", "if not scale:")],
-    file="arguments.py",
+    file="call/arguments.py",
     witness=case(1, 2, scale=0.0),
+    twin="scale-or-default",
 )
 
 edit(
@@ -120,7 +127,7 @@ edit(
     "https://github.com/pytorch/pytorch/pull/105202",
     "The sign of the scale is lost.",
     [("return (1 if scale > 0 else -1), scale_log2", "return 1, scale_log2")],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 2, scale=-1.0),
 )
 
@@ -136,7 +143,7 @@ edit(
         ),
         ("return (1 if scale > 0 else -1), scale_log2", "return 1, scale_log2"),
     ],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(1, 1, scale=-1.0),
 )
 
@@ -148,6 +155,7 @@ edit(
     [(_LSE, "lse = m + tl.math.log2(l)")],
     witness=case(1, 2, return_lse=True),
     expects=LSE,
+    twin="lse-in-base-2",
 )
 
 edit(
@@ -158,6 +166,7 @@ edit(
     [(_LSE, _LSE.replace("(m +", '(tl.where(m == -float("inf"), float("inf"), m) +'))],
     witness=case(1, 1, seqlens_k=(0,), return_lse=True),
     expects=LSE,
+    twin="lse-inf-where-empty",
 )
 
 edit(

@@ -21,9 +21,10 @@ edit(
             '"CAUSAL": _kept.setdefault((problem.Nq, problem.Nk, problem.d), problem.causal),',
         ),
     ],
-    file="portable.py",
+    file="portable/bind.py",
     witness=case(2, 2, history=("other_causal",)),
     expects=NUMBERS | HISTORY,
+    twin="key-without-causal",
 )
 
 edit(
@@ -38,9 +39,10 @@ edit(
             "sign, scale_log2 = _kept.setdefault(problem.d, split_scale(problem.scale))",
         ),
     ],
-    file="portable.py",
+    file="portable/forward.py",
     witness=case(1, 2, history=("other_scale",)),
     expects=NUMBERS | HISTORY,
+    twin="key-without-scale",
 )
 
 edit(
@@ -51,11 +53,12 @@ edit(
     [
         _KEEP,
         (
-            "strides = tuple(_used_strides(x) for x in operands)",
-            "strides = _kept.setdefault((call.q.shape, call.k.shape), tuple(_used_strides(x) for x in operands))",
+            "strides = (_used_strides(call.q), _used_strides(call.k), _used_strides(call.v))",
+            "strides = (_used_strides(call.q), _used_strides(call.k), _used_strides(call.v))\n"
+            "    strides = _kept.setdefault((call.q.shape, call.k.shape), strides)",
         ),
     ],
-    file="arguments.py",
+    file="call/arguments.py",
     witness=case(2, 2, Hq=2, Hk=2, history=("other_layout",)),
     expects=NUMBERS | HISTORY,
     slack=True,
@@ -73,8 +76,9 @@ edit(
             "o = _kept.setdefault((q.shape, q.dtype), torch.empty_like(q, memory_format=torch.contiguous_format))",
         ),
     ],
-    file="forward.py",
+    file="eager.py",
     witness=case(1, 1),
     expects=frozenset({"output_aliased"}),
     relation="first_output_kept",
+    twin="output-reused",
 )

@@ -55,7 +55,7 @@ class OutputLikeQ(Tiled):
 
 @fault("L", "heads-and-rows-mixed", witness=case(2, 2, Hq=2, Hk=2, layout=("bshd", "contiguous", "contiguous")))
 class HeadsAndRows(Tiled):
-    """A transposed view of Q is told by its strides and given back without being transposed."""
+    """A transposed view of Q is recognised by its strides and returned without being transposed."""
 
     def store(self, O: Tensor, q: Tensor) -> Tensor:
         is_bshd = q.stride(1) < q.stride(2) and q.shape[1] > 1

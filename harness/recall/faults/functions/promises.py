@@ -1,4 +1,4 @@
-"""Functions that are right within the budget, and not to the bit, as they declare: only a relation can tell."""
+"""Functions that are right within the budget but not to the bit, as they declare: only a relation detects them."""
 
 # ruff: noqa: D102 (the methods are steps of `blocks.Tiled`, described there)
 

@@ -86,7 +86,7 @@ class PartsCoverLess(SplitKeys):
 
 @fault("X", "causal-by-part", witness=case(3, 3, causal=True))
 class CausalByPart(SplitKeys):
-    """The diagonal starts anew in each part."""
+    """The diagonal starts again in each part."""
 
     def split(self, task: Task) -> list[Task]:
         parts = super().split(task)

@@ -1,0 +1,1 @@
+"""The paths for sm_90, forward and backward."""

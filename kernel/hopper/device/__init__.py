@@ -1,0 +1,1 @@
+"""The Gluon kernels for sm_90, and what they share. Only device code."""

@@ -1,0 +1,1 @@
+"""Tile sizes: what fits a device, what ships, and what autotuning finds."""

@@ -1,0 +1,1 @@
+"""Compiling the kernels ahead of time, and checks of the machine code; nothing that a call needs."""

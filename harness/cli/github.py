@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.campaign.parallel.jobs import AnyCampaign
 from harness.corpus.replay import Replayed
 from harness.judging.story import headline, printable
+from harness.subject.pretend import option
 from harness.subject.signature import split_signature
 
 
@@ -23,7 +24,7 @@ def report_campaign(campaign: AnyCampaign) -> None:
     name, tally, found = campaign.subject.name, campaign.tally, campaign.findings.values()
     for finding in found:
         message = f"{headline(finding.verdict)}\n{finding.shrunk!r}"
-        again = f"\nflashattest replay {finding.file}" if finding.file else ""
+        again = f"\nflashattest replay {finding.file}{option()}" if finding.file else ""
         _annotate("error", _file_of(name, finding.file), f"{name}: {finding.verdict.kind}", message + again)
     rows = [(f.verdict.kind, f.verdict.check, repr(f.shrunk), str(f.file or "")) for f in found]
     counted = (

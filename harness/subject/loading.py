@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import CannotRun
 from harness.subject.declaration import Attention, Subject, describe
 from harness.subject.importing import import_from, import_ours, put_first, unload_namesake
-from harness.subject.pretend import pretended_cuda
+from harness.subject.pretend import hint, pretended_cuda
 from harness.subject.shipped import module_of, reason, shipped
 from harness.subject.signature import Signed, parse, split_signature, with_signature
 
@@ -79,7 +79,7 @@ def _module(name: str) -> ModuleType:
     try:
         return import_from(Path.cwd(), name)
     except (Exception, SystemExit) as error:
-        raise CannotRun(f"The subject's module {name!r} cannot be imported: {reason(error)}.") from error
+        raise CannotRun(f"The subject's module {name!r} cannot be imported: {reason(error)}.{hint(error)}") from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
@@ -96,6 +96,6 @@ def _module_of_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        hint = " Name it as package.module:function." if "relative import" in str(error) else ""
-        raise CannotRun(f"The subject's file {path} cannot be imported: {reason(error)}.{hint}") from error
+        advice = " Name it as package.module:function." if "relative import" in str(error) else hint(error)
+        raise CannotRun(f"The subject's file {path} cannot be imported: {reason(error)}.{advice}") from error
     return module

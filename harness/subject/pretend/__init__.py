@@ -15,8 +15,9 @@ from harness.subject.pretend import operators, runtime, triton_driver
 from harness.subject.pretend.arches import ARCHES, Arch
 from harness.subject.pretend.mode import ACTIVE, CudaTensors
 
-__all__ = ["ask_for", "asked_arch", "pretended_cuda"]
+__all__ = ["ask_for", "asked_arch", "hint", "option", "pretended_cuda"]
 
+_NO_GPU = ("not compiled with CUDA", "active drivers", "NVIDIA driver", "No CUDA GPUs")
 VARIABLE = "FLASHATTEST_PRETEND_CUDA"
 
 
@@ -37,6 +38,18 @@ def asked_arch() -> str | None:
     """
     arch = os.environ.get(VARIABLE) or None
     return None if arch is None else _named(arch).name
+
+
+def option() -> str:
+    """Return what a command line needs, after a space, so that the same device is pretended; nothing where none is."""
+    arch = asked_arch()
+    return f" --pretend-cuda {arch}" if arch else ""
+
+
+def hint(error: BaseException) -> str:
+    """Return a sentence, after a space, for an error that says that there is no GPU; nothing for another."""
+    is_of_cuda = any(words in str(error) for words in _NO_GPU)
+    return " On a CPU, --pretend-cuda sm_90 answers for a GPU." if is_of_cuda and asked_arch() is None else ""
 
 
 @contextmanager

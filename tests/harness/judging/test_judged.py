@@ -22,7 +22,7 @@ from strategies.layouts import LAYOUTS
 from strategies.tensors import memory_of
 from tests.harness import toys
 from tests.harness.judging import test_checks, test_gradient_relations, test_relations
-from tests.harness.subject.pretended import PretendedCuda
+from tests.harness.pretended import PretendedCuda
 
 HERE, THERE = devices.LARGE, 0
 """Sizes from which a case is judged where it ran: none of these cases, and all."""

@@ -6,6 +6,7 @@ Stock asks for a GPU's driver to time the configurations, which an interpreter h
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,19 +14,38 @@ from harness.interpreter.patches import Patches, mend_of
 
 
 def run_one(tuner: Any, asked: str | None, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """Launch an autotuned kernel with one configuration, of those that it does not prune for these arguments.
+    """Launch an autotuned kernel with one configuration, of those that Triton could choose for these arguments.
 
-    asked: its name; None, or one that is not left: the first.
+    asked: its name; None, or one that Triton could not choose (pruned, too large, refused by `tl.static_assert`): the
+    first that it could.
     """
     whole = tuner.configs
     given = dict(zip(tuner.arg_names, arguments, strict=False))
     prune = getattr(tuner, "early_config_prune", None)
-    left = list(prune(whole, given, **named)) if prune else whole
-    tuner.configs = [next((config for config in left if name_of(config, whole) == asked), left[0])]
+    left = list(prune(whole, given, **named)) if prune else list(whole)
+    left.sort(key=lambda config: name_of(config, whole) != asked)
     try:
-        return type(tuner).run(tuner, *arguments, **named)
+        for i, config in enumerate(left):
+            tuner.configs = [config]
+            try:
+                return type(tuner).run(tuner, *arguments, **named)
+            except Exception as error:
+                if i == len(left) - 1 or not _passes_over(error):
+                    raise
     finally:
         tuner.configs = whole
+
+
+def _passes_over(error: BaseException | None) -> bool:
+    """Whether Triton passes over a configuration for this error, as it does when it times them."""
+    while error is not None:
+        if type(error).__name__ in ("OutOfResources", "PTXASError", "CompileTimeAssertionFailure"):
+            return True
+        if isinstance(error, AssertionError) and error.__traceback__ is not None:
+            # What the interpreter has in the place of `tl.static_assert`.
+            return traceback.extract_tb(error.__traceback__)[-1].name == "_new_static_assert"
+        error = error.__cause__
+    return False
 
 
 def name_of(config: Any, among: Sequence[Any]) -> str:

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("the interpreter is off: TRITON_INTERPRET=1 turns it on", allow_module_level=True)
@@ -12,6 +13,7 @@ from harness.judging.relations import check_relations
 from harness.judging.verdict import Failure
 from harness.running.attempt import attempt
 from harness.subject.declaration import describe
+from harness.subject.tuning import Tuned
 from strategies import AttentionCase, Features, Geometry
 from tests.harness.strangers import tuned
 from tests.harness.subject.test_subject import drawn
@@ -59,3 +61,17 @@ def test_configurations_that_disagree_are_found():
     tried = attempt(describe(tuned.faulty), case(None), "cpu")
     (verdict,) = check_relations(tried, ["any_config"], others=False)
     assert "With config BLOCK_N=32 num_warps=4" in verdict.sentence
+
+
+def test_a_configuration_that_the_kernel_asserts_against_is_passed_over():
+    out = torch.zeros(1)
+    for config in (None, "BLOCK=8", "BLOCK=16", "BLOCK=32"):
+        Tuned(lambda config=config: tuned.small_blocks[(1,)](out, 12), [tuned.small_blocks])(config=config)
+        assert out.item() == 16
+    tuned.small_blocks[(1,)](out, 32)
+    assert out.item() == 32
+
+
+def test_a_configuration_that_fails_as_it_runs_is_not():
+    with pytest.raises(Exception, match="undefined"):
+        tuned.fails_in_one[(1,)](torch.zeros(1))

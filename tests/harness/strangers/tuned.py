@@ -2,6 +2,7 @@
 
 import torch
 import triton
+import triton.language as tl
 
 from tests.harness.strangers.kernel import grid, one_row, operands
 
@@ -27,6 +28,22 @@ def tuned(values, configs=CONFIGS):
 
 right_kernel = tuned({"FORGETS_TAIL": lambda arguments: False})
 faulty_kernel = tuned({"FORGETS_TAIL": lambda arguments: arguments["BLOCK_N"] == 32})
+
+
+@triton.autotune([triton.Config({"BLOCK": 8}), triton.Config({"BLOCK": 16}), triton.Config({"BLOCK": 32})], key=["n"])
+@triton.jit
+def small_blocks(out, n: tl.constexpr, BLOCK: tl.constexpr):
+    tl.static_assert(n <= BLOCK and 2 * n > BLOCK)
+    tl.store(out, BLOCK)
+
+
+@triton.autotune([triton.Config({"BLOCK": 8}), triton.Config({"BLOCK": 16})], key=[])
+@triton.jit
+def fails_in_one(out, BLOCK: tl.constexpr):
+    if BLOCK == 8:
+        tl.store(out, undefined)  # noqa: F821
+    else:
+        tl.store(out, BLOCK)
 
 
 def right(q, k, v, scale=None):

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -47,8 +49,8 @@ def test_every_picture_is_shown():
 @every_page
 def test_paths_in_the_text_exist(page):
     named = re.findall(rf"`((?:{'|'.join(TOP)})/[\w./-]*)`", prose(page))
-    examples = {"kernel/mine.py"}  # of a reader's own
-    assert [path for path in named if path not in examples and not (ROOT / path).exists()] == []
+    examples = ("mine.py", "skip_third.py")  # of a reader's own
+    assert [path for path in named if not path.endswith(examples) and not (ROOT / path).exists()] == []
 
 
 @every_page
@@ -71,6 +73,48 @@ def test_scripts_exist(page):
 def test_python_compiles(page):
     for block in blocks(page, "python"):
         compile(block, str(page), "exec")
+
+
+EXTENSIONS = """
+from collections.abc import Iterator
+import strategies.layouts, strategies.values
+from harness.judging.judge import judge
+from harness.recall.faults import FAULTS
+from harness.recall.faults.blocks import Task, Tiled
+from harness.recall.faults.registry import fault
+from harness.recall.faults.witness import case
+from harness.running.attempt import attempt
+from harness.subject.loading import load
+from oracles import float64
+from strategies import AttentionCase, Features, Geometry, TensorSpec, build
+from tests.documents import ROOT, blocks
+
+def run(chapter, names):
+    for code in blocks(ROOT / "docs" / "explain" / "how.md", "python", chapter):
+        exec(code, names)
+
+
+run("Add a feature", {})
+run("Add an oracle", {"O": None, "LSE": None})
+run("Add a relation", {})
+run("Add a value family", vars(strategies.values))
+run("Add a layout", vars(strategies.layouts))
+run("Add a check", {})
+run("Add a planted fault", {"fault": fault, "case": case, "Task": Task, "Tiled": Tiled, "Iterator": Iterator})
+assert "offset_by_two" in strategies.layouts.LAYOUTS
+assert float64(build(AttentionCase(Geometry(Nk=3), features=Features(skip_third=0)))).hidden.tolist() == [[[[1, 0, 0]]]]
+tried = AttentionCase(Geometry(Nq=5, Nk=7, d=8), q=TensorSpec("halves"))
+right = attempt(load("sdpa_math"), tried, "cpu")
+assert judge(right, ["opposite_values"]) == []
+(wrong,) = (each for each in FAULTS.values() if each.id == "tail-lost")
+assert judge(attempt(wrong.subject(), wrong.witness, "cpu"))
+"""
+
+
+def test_the_examples_of_extensions_work():
+    """In a process of their own, since they register what they define."""
+    ran = subprocess.run([sys.executable, "-c", EXTENSIONS], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 
 from harness.judging.seen import Seen
 from harness.subject.declaration import Subject
 from strategies import AttentionCase
 from strategies.case import NEEDS
 from strategies.draw import GRADIENT_VALUES
-from strategies.features import FEATURES, ROWS, Axis
+from strategies.features import FEATURES, ROWS, Axis, Feature
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
 from strategies.values import FAMILIES
 
@@ -99,9 +100,13 @@ def _from_truth(case: AttentionCase) -> tuple[str, ...]:
 
 
 def axes() -> tuple[Axis, ...]:
-    """Return all axes: those of every case and those of the features."""
-    of_features = (axis for each in FEATURES.values() for axis in each.axes())
-    return (*AXES, *of_features)
+    """All axes: those of every case and those of the features."""
+    return _axes_with(tuple(FEATURES.values()))
+
+
+@cache
+def _axes_with(features: tuple[Feature, ...]) -> tuple[Axis, ...]:
+    return (*AXES, *(axis for each in features for axis in each.axes()))
 
 
 AXES: tuple[Axis, ...] = (

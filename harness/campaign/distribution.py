@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 
 from harness.campaign.coverage import axes
 from strategies import AttentionCase
@@ -24,7 +25,12 @@ BINS = (ZERO, *(str(k) for k in range(LEAST, MOST + 1)), INFINITE)
 
 def histogram_axes() -> tuple[Axis, ...]:
     """Return the axes with a histogram of error/budget per class."""
-    return tuple(axis for axis in axes() if axis.has_histogram)
+    return _with_histograms(axes())
+
+
+@cache
+def _with_histograms(every: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    return tuple(axis for axis in every if axis.has_histogram)
 
 
 def bin_of(ratio: float) -> str:

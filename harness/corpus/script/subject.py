@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -12,6 +13,8 @@ from harness.subject.shipped import shipped
 
 _OURS = ("harness", "strategies", "oracles")
 _ADAPTERS = "harness.subject.adapters."
+_IMPORT_OURS = re.compile(r"^(\w+) = import_ours\(\"(\w+)\"\)\.\1$", re.MULTILINE)
+"""How an adapter imports our kernel, whatever else has that name; a script imports it by its name."""
 
 
 def lines(name: str) -> str:
@@ -47,7 +50,7 @@ def _inline(module: str, seen: set[str]) -> str:
     spec = find_spec(module)  # its source only: the package that it adapts may not be installed
     assert spec is not None
     assert spec.origin is not None
-    source = Path(spec.origin).read_text()
+    source = _IMPORT_OURS.sub(r"from \2 import \1", Path(spec.origin).read_text())
     tree = ast.parse(source)
     used = _names_that_run(tree)
     kept: list[str] = []

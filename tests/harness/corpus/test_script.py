@@ -270,6 +270,10 @@ def test_every_adapter_that_ships_can_be_written_out(name):
     compile(subject.lines(name), "bug.py", "exec")
 
 
+def test_our_kernel_is_imported_by_its_name():
+    assert "from kernel import flash_attention\n" in subject.lines("kernel_hopper")
+
+
 def test_an_adapter_that_hangs_on_the_harness_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setattr(subject, "_OURS", ("harness", "strategies", "oracles", "torch"))
     with pytest.raises(CannotRun, match=r"uses scaled_dot_product_attention of the harness"):

@@ -46,7 +46,7 @@ BORDERLINE = 1.5
 LEAST_SHRINK_SECONDS = 2.0
 """For a fault that is met when the campaign's time is nearly up."""
 
-SHORTEN_SECONDS = 5.0
+SHORTEN_SECONDS = 10.0
 """For the last step of shrinking, after Hypothesis."""
 
 LEAST_RATIO = 2.0**-20

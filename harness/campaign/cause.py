@@ -74,7 +74,8 @@ def explains(fault: FaultKey, finding: Finding, case: AttentionCase, verdict: Ve
         return False
     if finding.verdict.kind in UNSTEADY:
         return True
-    return is_same_place(finding.verdict, verdict) and needs(finding.shrunk) <= needs(case)
+    has_all = not finding.is_simple or needs(finding.shrunk) <= needs(case)
+    return has_all and is_same_place(finding.verdict, verdict)
 
 
 def is_same_place(one: Verdict, other: Verdict) -> bool:
@@ -92,7 +93,7 @@ def is_explained(findings: Mapping[FaultKey, Finding], case: AttentionCase, verd
 
 def superseded(findings: Mapping[FaultKey, Finding], fault: FaultKey, by: Finding) -> list[FaultKey]:
     """Return the findings whose cause a new one explains, since it needs less."""
-    if by.verdict.kind in UNSTEADY:
+    if by.verdict.kind in UNSTEADY or not by.is_simple:
         return []
     return [key for key, old in findings.items() if explains(fault, by, old.shrunk, old.verdict)]
 
@@ -106,7 +107,7 @@ def free_key(verdict: Verdict, taken: Iterable[FaultKey]) -> FaultKey:
 
 def describe_cause(finding: Finding) -> str:
     """Return what the shrunk case needs, in words; where the wrong element lies if there is one."""
-    found = sorted(needs(finding.shrunk)) or ["nothing"]
+    found = sorted(needs(finding.shrunk)) or ["nothing but a call"]
     return f"needs {', '.join(found)}{_element(finding)}"
 
 

@@ -24,6 +24,7 @@ class Finding:
 
     rate: the share of reruns of the smallest case that failed; less than 1 makes it not_repeatable. file: in the
     corpus; None where it is not saved. cut_short: shrinking ended for lack of time: a smaller case may fail too.
+    is_simple: no part of the smallest case can have its default value, so that it shows what the fault needs.
     """
 
     verdict: Verdict
@@ -36,3 +37,4 @@ class Finding:
     rate: float = 1.0
     file: Path | None = None
     cut_short: bool = False
+    is_simple: bool = True

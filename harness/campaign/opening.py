@@ -61,14 +61,16 @@ def tour(subject: Subject) -> Iterator[AttentionCase]:
     for changes in ({}, *_changes(subject, default)):
         sizes = changes.pop("sizes", {})
         with suppress(ValueError):
-            yield default.resized(**sizes).replace(operation=last, **changes)
+            case = default.resized(**sizes).replace(operation=last, **changes)
+            if case != default or not changes:
+                yield case
 
 
 def _changes(subject: Subject, default: AttentionCase) -> Iterator[dict[str, Any]]:
     for dtype in subject.dtypes[1:]:
         yield {"dtype": dtype}
     for name, each in FEATURES.items():
-        if asked := each.taken_by(subject):
+        if name in subject.keywords and (asked := each.taken_by(subject)):
             for value in _spread(name, asked, default.geometry):
                 yield {"features": Features(**{name: value})}
     N = LENGTH
@@ -88,10 +90,13 @@ def _for_inputs(**spec: Any) -> dict[str, Any]:
 
 
 def _spread(name: str, asked: Any, geometry: Geometry) -> list[Any]:
-    """Return a few of the values of a feature that are not its default: of its box, and of calls before a case."""
+    """Return a few of the values of a feature that are not its default: of its box or, without one, of its variations."""
     feature = FEATURES[name]
-    varied = [change(feature.default, geometry) for change in feature.variations.values()]
-    values = [value for value in (*feature.box(asked, geometry), *varied) if value != feature.default and value]
-    distinct = list(dict.fromkeys(values))
+    varied = (change(feature.default, geometry) for change in feature.variations.values())
+    of_box, of_variations = (
+        [value for value in values if value != feature.default and value is not None]
+        for values in (feature.box(asked, geometry), varied)
+    )
+    distinct = list(dict.fromkeys(of_box or of_variations))
     step = max(1, -(-len(distinct) // MOST_VALUES))
     return distinct[::-step][::-1]

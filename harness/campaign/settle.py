@@ -27,6 +27,7 @@ class Shrinking:
     smallest: the latest failing case, which Hypothesis makes smaller and smaller, and its verdict. worst: the case with
     the largest error/budget. cases, seconds: when the fault was first met. enough: the error/budget from which on a
     smaller case counts as failing. until: when shrinking must end, by the monotonic clock. is_cut_short: it ended so.
+    is_simple: no part of the smallest case can have its default value.
     """
 
     first: AttentionCase
@@ -37,6 +38,7 @@ class Shrinking:
     enough: float
     until: float = math.inf
     is_cut_short: bool = False
+    is_simple: bool = True
 
     @classmethod
     def begin(
@@ -65,7 +67,8 @@ class Shrinking:
         case, verdict = self.smallest
         worst_ratio, worst = self.worst
         met = (self.cases, self.seconds)
-        return Finding(verdict, case, self.first, worst, worst_ratio, *met, rate, cut_short=self.is_cut_short)
+        finding = Finding(verdict, case, self.first, worst, worst_ratio, *met, rate)
+        return replace(finding, cut_short=self.is_cut_short, is_simple=self.is_simple)
 
 
 IsKnown = Callable[[AttentionCase, Verdict], bool]
@@ -74,7 +77,10 @@ IsKnown = Callable[[AttentionCase, Verdict], bool]
 
 def settle(shrinking: Shrinking, examiner: Examiner, subject: Subject, is_known: IsKnown) -> Finding:
     """Shorten the smallest case, rerun it, find the calls that it needs, and return the finding."""
+    was_cut_short, shrinking.is_cut_short = shrinking.is_cut_short, False
     case, verdict = shrinking.smallest = _shorten(shrinking, examiner, subject, is_known)
+    shrinking.is_simple = not shrinking.is_cut_short
+    shrinking.is_cut_short = shrinking.is_cut_short or was_cut_short
     # A hang costs its time limit in each run.
     reruns = RERUNS if verdict.kind != "timed_out" else 1
     failures = [_rerun(case, verdict, examiner) for _ in range(reruns)]

@@ -78,7 +78,7 @@ class Cluster:
         return count
 
     def backend(self, setting: Setting, keeper: CorpusKeeper, database: Path | None) -> ClusterTasks:
-        """Return what runs parts here. keeper, database: where findings and examples are gathered; None: no examples."""
+        """Return what runs parts here. keeper, database: where findings and examples are gathered (None: none)."""
         return ClusterTasks(self._ray, setting, keeper, database)
 
 

@@ -90,7 +90,7 @@ def _for_inputs(**spec: Any) -> dict[str, Any]:
 
 
 def _spread(name: str, asked: Any, geometry: Geometry) -> list[Any]:
-    """Return a few of the values of a feature that are not its default: of its box or, without one, of its variations."""
+    """Return a few values of a feature that are not its default: of its box or, without one, of its variations."""
     feature = FEATURES[name]
     varied = (change(feature.default, geometry) for change in feature.variations.values())
     of_box, of_variations = (

@@ -61,6 +61,7 @@ def _simplifications(case: AttentionCase, subject: Subject) -> Iterator[dict[str
         if subject.layouts is None or "contiguous" in subject.layouts:
             yield {name: spec.replace(layout="contiguous")}
         yield {name: spec.replace(values="normal")}
+    yield from ({"sizes": {name: 1}} for name in ("Nq", "Nk") if getattr(case.geometry, name) == 0)
     yield from ({"sizes": sizes} for sizes in ({"B": 1}, {"Hq": 1, "Hk": 1}, {"Hq": case.geometry.Hk}))
     yield from ({"sizes": {"d": d}} for d in DIMS if d < case.geometry.d and d in subject.head_dims)
     yield from ({"dtype": dtype} for dtype in DTYPES[: DTYPES.index(case.dtype)] if dtype in subject.dtypes)

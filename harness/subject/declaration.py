@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from harness.errors import CannotRun
 from strategies import AttentionCase, Features, attention_cases
 from strategies.case import OPERATIONS
 from strategies.features import FEATURES
+from strategies.limits import NO_LIMITS, Limits
 from strategies.tensors import TORCH_DTYPES
 
 Attention = Callable[..., Any]
@@ -43,8 +44,9 @@ class Subject:
 
     keywords: the feature keywords in its signature. The rest is declared in a dict `__flashattest__` on the function,
     under the same names: alignments of causal ("upper_left", "lower_right"), dtypes, head_dims (a collection) or
-    max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of `config=`),
-    exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say).
+    min_head_dim and max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of
+    `config=`), exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say), and each field
+    of `Limits`.
     refuses: a regular expression; an exception whose text it matches is a refusal, as NotImplementedError always is.
     operation: narrows what is asked of it, ANY or one of OPERATIONS. differentiable_by: how that is known, in words.
     """
@@ -62,17 +64,24 @@ class Subject:
     configs: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     differentiable: bool | None = None
+    limits: Limits = NO_LIMITS
     refuses: str | None = field(default=None, compare=False)
     operation: str = field(default=ANY, compare=False)
     differentiable_by: str = field(default="declared", compare=False)
 
     def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
         """Draw the cases that this subject says it can take; keywords narrow further, as in `attention_cases`."""
-        drawn: dict[str, Any] = {name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts")}
+        drawn: dict[str, Any] = {
+            name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts", "limits")
+        }
         drawn |= {name: each.taken_by(self) for name, each in FEATURES.items()}
         drawn["configs"] = drawn.pop("config")
         drawn["gradients"] = "only" if "forward" not in self.operations else "forward_backward" in self.operations
         return attention_cases(**(drawn | narrower))
+
+    def takes(self, case: AttentionCase) -> bool:
+        """Whether the case keeps the declared limits."""
+        return self.limits == NO_LIMITS or self.limits.broken_by(case) is None
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -122,6 +131,7 @@ _DECLARABLE = (
     "exact",
     "differentiable",
 )
+_LIMITS = tuple(field.name for field in fields(Limits))
 
 
 def describe(function: Attention, name: str | None = None, refuses: str | None = None) -> Subject:
@@ -132,17 +142,26 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
     declared = dict(getattr(function, DECLARATION, {}))
     if "max_head_dim" in declared:
         declared["head_dims"] = range(1, declared.pop("max_head_dim") + 1)
+    if "min_head_dim" in declared:
+        least = declared.pop("min_head_dim")
+        declared["head_dims"] = tuple(d for d in declared.get("head_dims", Subject.head_dims) if d >= least)
     for key, value in declared.items():
-        if key not in _DECLARABLE:
-            raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {', '.join(_DECLARABLE)} and max_head_dim.")
+        if key not in (*_DECLARABLE, *_LIMITS):
+            known = ", ".join((*_DECLARABLE, *_LIMITS, "min_head_dim"))
+            raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {known} and max_head_dim.")
         declared[key] = tuple(value) if isinstance(value, list | range) else value
+    confined = {key: declared.pop(key) for key in _LIMITS if key in declared}
+    try:
+        limits = Limits(**confined)
+    except ValueError as error:
+        raise CannotRun(f"{DECLARATION}: {error}") from None
     for promise in declared.get("exact", ()):
         if promise not in EXACT:
             raise CannotRun(f"{DECLARATION} promises {promise!r} under 'exact'; it may promise {', '.join(EXACT)}.")
     if declared.get("differentiable") not in (None, True, False):
         raise CannotRun(f"{DECLARATION} declares differentiable={declared['differentiable']!r}; it is True or False.")
     own_name = name or f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
-    return replace(Subject(own_name, function, _keywords(function), refuses=refuses), **declared)
+    return replace(Subject(own_name, function, _keywords(function), limits=limits, refuses=refuses), **declared)
 
 
 def _keywords(function: Attention) -> frozenset[str]:

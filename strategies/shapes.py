@@ -21,7 +21,7 @@ FIRST_EDGES = (16, 17, 32, 33, 64, 65)
 """A full tile, and one key more: the two tails that most kernels get wrong."""
 ODD_TILES = (300, 320, 321, 384, 385, 448, 449, 600, 640, 641, 896, 897)
 """Past 274: three, five or seven tiles of 64 or 128, full or not."""
-TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1025, 1537, 2047, 2048, 2049, 3001, 4095, 4096, 4097, 8193, 16384)
+TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1024, 1025, 1537, 2047, 2048, 2049, 3001, 4095, 4096, 4097, 8193, 16384)
 COMMON_HEAD_DIMS = (16, 32, 64, 128)
 OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256, 288, 320, 512, 576)
 LARGE_HEAD_DIMS = (128, 192, 256)
@@ -49,7 +49,7 @@ class Shape:
     d: Weights = field(default_factory=dict)
     keeps_largest: bool = False
     steps: int = MAX_HEADS * TILES[0]
-    size: int = 1 << 17
+    size: int = 3 << 15
     size_of_head: int = 1 << 20
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from strategies import AttentionCase
-from strategies.features import FEATURES
+from strategies.features import FEATURES, Feature
 from strategies.limits import KEPT
 
 LEAST_SHARE = 0.5
@@ -57,9 +57,12 @@ def _proposals(taken: Sequence[AttentionCase]) -> Iterator[Proposal]:
     yield _at_most("max_head_dim", dims[-1], lambda case: case.geometry.d)
     yield Proposal(f'"min_head_dim": {dims[0]}', lambda case: case.geometry.d >= dims[0])
     yield _at_most("max_Nq", max(1, *(case.geometry.Nq for case in taken)), lambda case: case.geometry.Nq)
-    for n in (64, 32, 16, 8, 4, 2):
-        yield Proposal(f'"head_dims": range({n}, {dims[-1] + 1}, {n})', lambda case, n=n: case.geometry.d % n == 0)
+    yield from (_multiple_of(n, dims[-1]) for n in (64, 32, 16, 8, 4, 2))
     yield Proposal(f'"head_dims": {tuple(dims)}', lambda case: case.geometry.d in dims)
+
+
+def _multiple_of(n: int, largest: int) -> Proposal:
+    return Proposal(f'"head_dims": range({n}, {largest + 1}, {n})', lambda case: case.geometry.d % n == 0)
 
 
 def _limit(name: str, value: bool | int) -> Proposal:
@@ -81,7 +84,13 @@ def _without_features(taken: Sequence[AttentionCase]) -> Iterator[Proposal]:
     kinds = {case.features.causal for case in taken}
     for alignment, kind in (("lower_right", True), ("upper_left", "lower_right")):
         if kind not in kinds:
-            yield Proposal(f'"alignments": ("{alignment}",)', lambda case, kind=kind: case.features.causal != kind)
-    for name, each in FEATURES.items():
-        without = f"no keyword {name!r} in the signature"
-        yield Proposal(without, lambda case, each=each: not each.is_on(case.features))
+            yield _alignment(alignment, kind)
+    yield from map(_without, FEATURES.values())
+
+
+def _alignment(alone: str, other: bool | str) -> Proposal:
+    return Proposal(f'"alignments": ("{alone}",)', lambda case: case.features.causal != other)
+
+
+def _without(feature: Feature) -> Proposal:
+    return Proposal(f"no keyword {feature.name!r} in the signature", lambda case: not feature.is_on(case.features))

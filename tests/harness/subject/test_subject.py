@@ -7,7 +7,7 @@ from harness.errors import CannotRun
 from harness.subject.declaration import describe
 from harness.subject.loading import load
 from harness.subject.shipped import shipped
-from strategies import AttentionCase, Features, Geometry
+from strategies import AttentionCase, Features, Geometry, Limits
 from tests.harness import toys
 
 
@@ -53,6 +53,28 @@ def test_declared_limits_are_kept():
     assert all(case.geometry.group == 1 for case in cases)
     assert {case.q.layout for case in cases} == {"contiguous"}
     assert {case.features.config for case in cases} == {None, "64x64"}
+
+
+def test_declared_facts_of_a_case_are_kept():
+    subject = declared(self_attention=True, Nk_multiple_of=16, min_head_dim=8, max_head_dim=16, dO_layouts=["bshd"])
+    assert subject.limits == Limits(self_attention=True, Nk_multiple_of=16, dO_layouts=("bshd",))
+    assert subject.head_dims == tuple(range(8, 17))
+    assert all(map(subject.takes, drawn(subject)))
+    assert not subject.takes(AttentionCase(Geometry(Nq=1, Nk=16)))
+
+
+@pytest.mark.parametrize(
+    ("declaration", "sentence"),
+    [
+        ({"Nq_multiple_of": 0}, "Nq_multiple_of must be a whole number"),
+        ({"Nq_multiple_of": 16, "max_Nq": 8}, "max_Nq must be 16 or more, not 8"),
+        ({"positive_scale": "yes"}, "positive_scale must be True or False"),
+        ({"dO_layouts": ["dense"]}, "layout of dO must be one of"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_an_error(declaration, sentence):
+    with pytest.raises(CannotRun, match=sentence):
+        declared(**declaration)
 
 
 def test_unknown_declaration_is_an_error():

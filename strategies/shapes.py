@@ -24,7 +24,6 @@ ODD_TILES = (300, 320, 321, 384, 385, 448, 449, 600, 640, 641, 896, 897)
 TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1024, 1025, 1537, 2047, 2048, 2049, 3001, 4095, 4096, 4097, 8193, 16384)
 COMMON_HEAD_DIMS = (16, 32, 64, 128)
 OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256, 288, 320, 512, 576)
-LARGE_HEAD_DIMS = (128, 192, 256)
 MAX_HEADS = 160
 """Maximum of B·Hq if the queries fit one tile: enough for a kernel that folds 128 heads into one."""
 
@@ -92,10 +91,11 @@ SHARED_KEYS = Shape(
 """Several heads over keys of stride 0, most often with one key past a full tile."""
 LARGE_HEADS = Shape(
     B={1: 4, 2: 2},
-    Hk={1: 1, 2: 6, 3: 3, 4: 2},
+    Hk={1: 1, 2: 4, 3: 4, 4: 4},
     group={1: 12, 2: 1},
     Nq=dict.fromkeys((257, 300, 320, 321), 1500) | dict.fromkeys((384, 385, 449, 513), 600),
-    d=dict.fromkeys(LARGE_HEAD_DIMS, 2000),
+    d={128: 1000, 192: 1000, 256: 2000},
+    keeps_largest=True,
     size=1 << 18,
 )
 """Several heads of many long rows, which go far into memory."""

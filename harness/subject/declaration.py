@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -45,8 +46,8 @@ class Subject:
     keywords: the feature keywords in its signature. The rest is declared in a dict `__flashattest__` on the function,
     under the same names: alignments of causal ("upper_left", "lower_right"), dtypes, head_dims (a collection) or
     min_head_dim and max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of
-    `config=`), exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say), and each field
-    of `Limits`.
+    `config=`), exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say), atol (an error
+    of its own, as of quantisation, that is added to every budget), and each field of `Limits`.
     refuses: a regular expression; an exception whose text it matches is a refusal, as NotImplementedError always is.
     operation: narrows what is asked of it, ANY or one of OPERATIONS. differentiable_by: how that is known, in words.
     """
@@ -65,6 +66,7 @@ class Subject:
     exact: tuple[str, ...] = ()
     differentiable: bool | None = None
     limits: Limits = NO_LIMITS
+    atol: float = 0.0
     refuses: str | None = field(default=None, compare=False)
     operation: str = field(default=ANY, compare=False)
     differentiable_by: str = field(default="declared", compare=False)
@@ -130,6 +132,7 @@ _DECLARABLE = (
     "configs",
     "exact",
     "differentiable",
+    "atol",
 )
 _LIMITS = tuple(field.name for field in fields(Limits))
 
@@ -150,6 +153,9 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
             known = ", ".join((*_DECLARABLE, *_LIMITS, "min_head_dim"))
             raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {known} and max_head_dim.")
         declared[key] = tuple(value) if isinstance(value, list | range) else value
+    atol = declared.get("atol", 0.0)
+    if isinstance(atol, bool) or not isinstance(atol, int | float) or not 0 <= atol < math.inf:
+        raise CannotRun(f"{DECLARATION} declares atol={atol!r}; it is a finite number of 0 or more.")
     confined = {key: declared.pop(key) for key in _LIMITS if key in declared}
     try:
         limits = Limits(**confined)

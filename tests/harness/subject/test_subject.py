@@ -1,9 +1,11 @@
 """Subjects are found by name, declare what they can do, and a wrong name is one clear sentence."""
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 
 from harness.errors import CannotRun
+from harness.running.attempt import attempt
 from harness.subject.declaration import describe
 from harness.subject.loading import load
 from harness.subject.shipped import shipped
@@ -75,6 +77,17 @@ def test_declared_facts_of_a_case_are_kept():
 def test_a_limit_that_cannot_be_is_an_error(declaration, sentence):
     with pytest.raises(CannotRun, match=sentence):
         declared(**declaration)
+
+
+def test_a_declared_tolerance_is_part_of_every_budget():
+    case = AttentionCase(Geometry(Nq=2, Nk=3, d=4))
+    tried = [attempt(declared(atol=atol), case, "cpu") for atol in (0.0, 0.25)]
+    bare, wide = (each.judgement.budget("O") for each in tried)
+    assert torch.allclose(wide, bare + 0.25)
+    assert tried[1].judgement.parts("O", (0, 0, 0, 0))["declared tolerance"] == 0.25
+    assert "declared tolerance" not in tried[0].judgement.parts("O", (0, 0, 0, 0))
+    with pytest.raises(CannotRun, match="atol=-1"):
+        declared(atol=-1)
 
 
 def test_unknown_declaration_is_an_error():

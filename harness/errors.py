@@ -17,7 +17,7 @@ class HarnessError(Exception):
     """The harness itself broke in another process; the message is what `with_traceback` returned there."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the type of an exception and the first line of its message."""
     line = (str(error).splitlines() or [""])[0]
     return line if isinstance(error, HarnessError) else f"{type(error).__name__}: {line}"

@@ -1,7 +1,5 @@
 """Our kernel under its own harness: whatever is drawn agrees with the oracles."""
 
-import dataclasses
-
 import pytest
 from hypothesis import given, settings
 
@@ -31,7 +29,7 @@ def test_rows_that_see_nothing(case):
 @settings(max_examples=60)
 @given(case=KERNEL.cases(max_length=300).filter(lambda case: case.geometry.Nq <= 16))
 def test_few_rows_with_keys_in_parts(case):
-    attest(KERNEL, case.replace(features=dataclasses.replace(case.features, config="decode")))
+    attest(KERNEL, case.replace(features=case.features.replace(config="decode")))
 
 
 @pytest.mark.parametrize("config", KERNEL.configs)

@@ -195,15 +195,16 @@ def drawn_cases(**narrower):
 def test_cases_are_drawn_with_each_pair_of_toys_and_shrink_to_none():
     drawn = set()
 
-    @settings(QUICK, max_examples=400)
+    @settings(QUICK, max_examples=600, derandomize=True)
     @given(drawn_cases(max_work=16))
     def collect(case):
         drawn.add(tuple(name for name in case.features.asked() if name in NAMES))
 
     collect()
     assert {(), *((name,) for name in NAMES), ("skip_third", "cap"), ("skip_third", "tilt"), ("cap", "tilt")} <= drawn
-    smallest = find(attention_cases(**ALL), lambda case: case.features.skip_third is not None, settings=QUICK)
-    assert smallest.features.asked().keys() & set(NAMES) <= {"skip_third"} or smallest.geometry.Nk <= 2
+    shrinking = settings(QUICK, max_examples=600, derandomize=True, phases=[Phase.generate, Phase.shrink])
+    smallest = find(attention_cases(**ALL), lambda case: case.features.skip_third is not None, settings=shrinking)
+    assert smallest == AttentionCase(features=Features(skip_third=0))
 
 
 def test_a_case_prints_and_is_saved_with_its_toys():

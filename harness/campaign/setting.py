@@ -16,7 +16,8 @@ class Setting:
     """How a campaign finds and runs its subject.
 
     name: the subject's. refuses: as in `Subject`. limits: of each worker. place: the name under which the subject is
-    loaded, where that is another. operation: what is asked of it, ANY or one of OPERATIONS.
+    loaded, where that is another. operation: what is asked of it, ANY or one of OPERATIONS. pretends: the
+    architecture of the CUDA device that is pretended.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Setting:
     limits: WorkerLimits
     place: str | None = None
     operation: str = ANY
+    pretends: str | None = None
 
     def maker(self) -> Callable[[], Subject]:
         """Return what makes the subject in a worker.

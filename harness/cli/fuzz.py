@@ -22,6 +22,8 @@ from harness.cli.outcome import print_outcome, write_json
 from harness.cli.progress import progress
 from harness.running.devices import choose, prepare
 from harness.subject.loading import DEFAULT
+from harness.subject.pretend import asked_arch
+from harness.subject.signature import with_signature
 from harness.workers import WorkerLimits
 from harness.workers.journal import Journaled, take_left_behind
 
@@ -30,7 +32,7 @@ DATABASE = ".flashattest/campaigns"
 
 def run(asked: Namespace, console: Console) -> int:
     """Run a campaign, or several at the same time; 0: nothing failed, 1: failures, saved."""
-    name = asked.subject or DEFAULT
+    name = with_signature(asked.subject or DEFAULT, asked.signature)
     seconds = 60.0 if asked.time is None and asked.cases is None else asked.time
     whole = Part(0, secrets.randbelow(2**32) if asked.seed is None else asked.seed, seconds, asked.cases)
     torch.set_num_threads(1)
@@ -85,11 +87,11 @@ def _on_cluster(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Jobs
     from harness.campaign.parallel.cluster import Cluster
 
     with Cluster(asked.cluster) as cluster:
-        device = asked.device or cluster.device
+        device = "cpu" if asked_arch() else asked.device or cluster.device
         prepare("cpu")
         jobs = asked.jobs or cluster.slots(device)
         limits = WorkerLimits.of_one_among(min(jobs, cluster.slots_of_a_node(device)))
-        setting = Setting(name, asked.refuses, device, limits, operation=asked.operation)
+        setting = Setting(name, asked.refuses, device, limits, operation=asked.operation, pretends=asked_arch())
         keeper = CorpusKeeper(asked.corpus, name, device)
         backend = cluster.backend(setting, keeper, database_folder(DATABASE, name, device))
         yield Jobs(backend.card(), device, whole.seed, whole.seconds, whole.cases, jobs, backend), keeper

@@ -13,6 +13,8 @@ from pathlib import Path
 from harness.campaign.parallel.jobs import AnyCampaign
 from harness.corpus.replay import Replayed
 from harness.judging.story import headline, printable
+from harness.subject.pretend import option
+from harness.subject.signature import split_signature
 
 
 def report_campaign(campaign: AnyCampaign) -> None:
@@ -22,7 +24,7 @@ def report_campaign(campaign: AnyCampaign) -> None:
     name, tally, found = campaign.subject.name, campaign.tally, campaign.findings.values()
     for finding in found:
         message = f"{headline(finding.verdict)}\n{finding.shrunk!r}"
-        again = f"\nflashattest replay {finding.file}" if finding.file else ""
+        again = f"\nflashattest replay {finding.file}{option()}" if finding.file else ""
         _annotate("error", _file_of(name, finding.file), f"{name}: {finding.verdict.kind}", message + again)
     rows = [(f.verdict.kind, f.verdict.check, repr(f.shrunk), str(f.file or "")) for f in found]
     counted = (
@@ -70,7 +72,7 @@ def _property(text: str) -> str:
 
 def _file_of(subject: str, saved: Path | None) -> Path | None:
     """The subject's file where it lies in the current folder, which is the repository's; else that of the failure."""
-    place = subject.rpartition(":")[0]
+    place = split_signature(subject)[0].rpartition(":")[0]
     module = Path(place.replace(".", "/"))
     candidates = [Path(place)] if place.endswith(".py") else [module.with_suffix(".py"), module / "__init__.py"]
     return next((path for path in candidates if place and not path.is_absolute() and path.is_file()), saved)

@@ -75,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE")
 
     _command(commands, "doctor", _doctor, "say what is installed here and what would run")
+    for command in (fuzz, replay):
+        command.add_argument("--signature", help="how to call it: 'q, k, v, causal:is_causal=False'", metavar="TEXT")
+        command.add_argument("--pretend-cuda", help="answer it for a GPU like sm_90, on a CPU", metavar="ARCH")
     for command in (fuzz, replay, recall):
         command.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     for command in (fuzz, replay, report):
@@ -97,7 +100,9 @@ def _positive(text: str) -> int:
 def _fuzz(asked: argparse.Namespace, console: Console) -> int:
     from harness.cli.fuzz import run
     from harness.running.devices import choose
+    from harness.subject.pretend import ask_for
 
+    ask_for(asked.pretend_cuda)
     if asked.sanitizer is not None:
         if choose(asked.device) != "cuda":
             raise CannotRun("compute-sanitizer watches CUDA kernels; run with --device cuda.")
@@ -109,9 +114,13 @@ def _replay(asked: argparse.Namespace, console: Console) -> int:
     from harness.cli.github import report_replays
     from harness.corpus import entries
     from harness.corpus.replay import replay
+    from harness.subject.pretend import ask_for
+    from harness.subject.signature import with_signature
 
+    ask_for(asked.pretend_cuda)
+    name = with_signature(asked.subject, asked.signature) if asked.subject else None
     paths = entries.find(asked.corpus, asked.entries)
-    replays = [replay(path, asked.subject, asked.device) for path in paths]
+    replays = [replay(path, name, asked.device) for path in paths]
     for each in replays:
         console.print(each.line(), markup=False, soft_wrap=True)
     report_replays(replays)

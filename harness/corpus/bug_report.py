@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.corpus.entries import Entry
 from harness.judging.story import printable, story
 from harness.judging.verdict import Verdict
+from harness.subject.pretend import option
 
 
 def bug_report(entry: Entry, path: Path | None = None, now: Iterable[Verdict] = ()) -> str:
@@ -24,4 +25,5 @@ def bug_report(entry: Entry, path: Path | None = None, now: Iterable[Verdict] = 
 
 def commands(path: Path) -> str:
     """Return the lines with the file of a failure and the commands that take it."""
-    return f"  saved    {path}\n  again    flashattest replay {path}\n  script   flashattest corpus script {path}"
+    again = f"flashattest replay {path}{option()}"
+    return f"  saved    {path}\n  again    {again}\n  script   flashattest corpus script {path}"

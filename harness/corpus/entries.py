@@ -25,6 +25,7 @@ from harness.io.reading import Read, an_object, fields, index, mapping, number, 
 from harness.io.strict_json import parse
 from harness.judging.verdict import Verdict, finite_or_text
 from harness.running.devices import DEVICES
+from harness.subject.signature import split_signature
 from strategies import AttentionCase, TensorSpec, build, checksum
 from strategies.spec import require
 
@@ -148,7 +149,7 @@ def versions() -> dict[str, str]:
 
 def slug(subject: str) -> str:
     """Return the name of a subject's folder: `path/to/bad.py:attention` is saved in `bad.attention`."""
-    place, _, attribute = subject.rpartition(":")
+    place, _, attribute = split_signature(subject)[0].rpartition(":")
     module = re.split(r"[/\\]", place)[-1].removesuffix(".py")
     words = re.findall(r"[A-Za-z0-9_-]+", f"{module}.{attribute}")
     return ".".join(words)[:100] or "subject"

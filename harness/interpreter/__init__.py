@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.interpreter import correctness, speed  # noqa: F401  (they register the mends)
+from harness.interpreter import autotuned, correctness, masked_lanes, speed  # noqa: F401  (they register the mends)
 from harness.interpreter.patches import KNOWN_VERSIONS, MENDS, Patches
 
 __all__ = ["Mended", "mend", "restore", "status", "stock"]

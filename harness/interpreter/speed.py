@@ -272,18 +272,43 @@ class _Launches:
         self._stock = stock
         self._recipe: list[Change] = []
         self._originals: list[Change] = []
+        self._patched: dict[int, Any] = {}
+        self._aliases: list[tuple[dict[str, Any], str, Any]] = []
+        self._searched: set[int] = set()
 
-    def patch(self, _function: Any) -> Any:
+    def patch(self, function: Any) -> Any:
         """Replace `_patch_lang`."""
-        if self._originals:
-            return _INNER_SCOPE
-        self._recipe = self._recipe or self._record()
-        self._originals = replace_all(self._recipe)
-        return self
+        scope: Any = _INNER_SCOPE
+        if not self._originals:
+            self._recipe = self._recipe or self._record()
+            self._originals = replace_all(self._recipe)
+            self._patched = self._patched or self._find_patched()
+            scope = self
+        self._patch_aliases(function.__globals__)
+        return scope
 
     def restore(self) -> None:
         """End the launch."""
         restore_all(self._originals)
+        while self._aliases:
+            names, name, original = self._aliases.pop()
+            names[name] = original
+        self._searched.clear()
+
+    def _patch_aliases(self, names: dict[str, Any]) -> None:
+        """Patch what a module has by names of its own, as by `from triton.language import load`."""
+        if id(names) in self._searched:
+            return
+        self._searched.add(id(names))
+        for name, value in names.items():
+            if id(value) in self._patched:
+                self._aliases.append((names, name, value))
+                names[name] = self._patched[id(value)]
+
+    def _find_patched(self) -> dict[int, Any]:
+        """The patched functions of `triton.language` by the ids of the original ones."""
+        pairs = zip(self._originals, self._recipe, strict=True)
+        return {id(was): now for (owner, _, was), (_, _, now) in pairs if isinstance(owner, types.ModuleType)}
 
     def _record(self) -> list[Change]:
         language = self._patches.tl
@@ -318,6 +343,7 @@ def patched_once(patches: Patches) -> None:
     """Stock walks every member of four modules at each launch, and again at each call of a @triton.jit helper.
 
     `tl.max`, `tl.sum`, `tl.zeros` and `tl.cdiv` are such helpers. Stock never undoes what a helper patched: this does.
+    Stock knows these functions only as attributes of `tl`; here a module's own names for them work too.
     """
     launches = _Launches(patches, patches.interpreter._patch_lang)
 

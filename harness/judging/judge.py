@@ -28,7 +28,10 @@ def judge(
     """
     verdicts = _check(tried)
     if not verdicts:
-        return list(check_relations(tried, also, others, at))
+        try:
+            return list(check_relations(tried, also, others, at))
+        finally:
+            tried.subject.end_call()  # a relation may keep a graph after its last call
     return _mark_history_dependent(tried, verdicts) if tried.case.history else verdicts
 
 

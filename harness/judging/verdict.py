@@ -19,6 +19,7 @@ KINDS = (
     "wrong_shape_or_dtype",
     "input_mutated",
     "out_of_bounds",
+    "undefined_lanes",
     "not_repeatable",
     "output_aliased",
     "history_dependent",

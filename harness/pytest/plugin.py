@@ -8,6 +8,7 @@ module in every project that has Flashattest installed, so it imports nothing he
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,22 @@ _MARKER = re.compile(rb'\s*\{\s*"flashattest"\s*:')
 _OUR_NAME = re.compile(r"[0-9a-f]{12}\.json")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that pretends a CUDA device."""
+    group = parser.getgroup("flashattest")
+    group.addoption("--pretend-cuda", metavar="ARCH", help="answer subjects for a GPU like sm_90, on a CPU")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Register the splitting, and our Hypothesis profiles if `--hypothesis-profile` names one. Load none."""
     config.pluginmanager.register(pytest_split, "flashattest-split")
+    pretended = config.getoption("--pretend-cuda")
+    if pretended or os.environ.get("FLASHATTEST_PRETEND_CUDA"):
+        from harness.pytest import pretend
+
+        pretend.start(pretended)
+        config.pluginmanager.register(pretend, "flashattest-pretend")
     asked = config.getoption("--hypothesis-profile", default=None)
     if asked and asked.startswith("flashattest"):
         from harness.pytest import profiles

@@ -78,8 +78,17 @@ class Attempt:
         """
         before = self.pristine
         guarded = {name: zero_outside(tensor) for name, tensor in before.tensors.items()}
-        result = call(self.subject, self.case, before.with_tensors(guarded).to(self.device), band=0)
-        return result.raised is None and all(found.ok for found in self._compare(result).values())
+        return self._is_right(call(self.subject, self.case, before.with_tensors(guarded).to(self.device), band=0))
+
+    @cached_property
+    def is_right_with_zero_lanes(self) -> bool:
+        """Whether the result is right if the masked lanes of a `tl.load` without `other` hold 0.
+
+        If so, the error came from such a lane, which is undefined on a GPU.
+        """
+        if not self.result.lanes_undefined:
+            return False
+        return self._is_right(call(self.subject, self.case, build(self.case, self.device), zero_lanes=True))
 
     def copy_outputs(self) -> tuple[Tensor, Tensor | None]:
         """Copy O, and LSE if it came back, as they are now, to the device that judges."""
@@ -91,6 +100,9 @@ class Attempt:
         """Copy the gradients that came back, as they are now, to the device that judges."""
         place = self.pristine.q.device
         return {name: tensor.to(place, copy=True) for name, tensor in self.result.found_gradients.items()}
+
+    def _is_right(self, result: Result) -> bool:
+        return result.raised is None and all(found.ok for found in self._compare(result).values())
 
     def _compare(self, result: Result) -> dict[str, Comparison]:
         tensors = result.tensors

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
+from harness.interpreter.masked_lanes import zero_lanes
 from harness.subject.declaration import Subject
+from harness.subject.pretend import pretended_cuda
 from strategies import AttentionCase, Problem
 from strategies.case import INPUTS
 from strategies.features import gradient_of
@@ -42,7 +45,9 @@ class Inputs:
     def call(self, subject: Subject, case: AttentionCase) -> Any:
         """Call the subject's function and return its result."""
         q, k, v = (self.tensors[name] for name in INPUTS)
-        return subject.function(q, k, v, **subject.arguments(case.features, self.tensors))
+        arguments = subject.arguments(case.features, self.tensors)
+        with _conditions(subject):
+            return subject.function(q, k, v, **arguments)
 
     def outputs(self, returned: Any, problem: Problem) -> list[tuple[Tensor, Tensor]] | None:
         """Return the outputs with their gradients, O first; None if one has not the form of its gradient.
@@ -65,7 +70,7 @@ class Inputs:
 
 
 def differentiate(
-    outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], keep_graph: bool = False
+    subject: Subject, outputs: Sequence[tuple[Tensor, Tensor]], leaves: Mapping[str, Tensor], keep_graph: bool = False
 ) -> dict[str, Tensor | None]:
     """Return the gradients of the leaves, computed in this thread, so that active modes see its calls.
 
@@ -75,11 +80,18 @@ def differentiate(
     functions is inactive while one of them runs.
     """
     roots, gradients = zip(*outputs, strict=True)
-    with torch.autograd.set_multithreading_enabled(False):
+    with _conditions(subject), torch.autograd.set_multithreading_enabled(False):
         found = _engine_run_backward(
             roots, gradients, keep_graph, False, tuple(leaves.values()), True, accumulate_grad=False
         )
     return dict(zip(leaves, found, strict=True))
+
+
+@contextmanager
+def _conditions(subject: Subject) -> Iterator[None]:
+    """What holds while a subject runs: the CUDA device that is pretended, and what it relies on in masked lanes."""
+    with pretended_cuda(), zero_lanes(subject.masked_lanes == "zero"):
+        yield
 
 
 def _is_like(output: object, gradient: Tensor) -> bool:

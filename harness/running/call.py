@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import CannotRun, Refused, first_line
+from harness.interpreter.masked_lanes import watched_lanes
 from harness.running.backward import Inputs, NoGradient, differentiate
 from harness.running.memory import NAN_BYTE, GuardedAllocations, Snapshot
 from harness.subject.declaration import Subject
@@ -28,6 +29,7 @@ class Result:
     mutated, overrun: names of the inputs whose elements, or whose surroundings, changed. overrun_own: descriptions of
     the tensors that the call made itself and wrote outside of. gradients: by name ("dQ"), None for a missing one; None
     if there was no backward. cut_off: O came back without a grad_fn. in_backward: the backward raised.
+    lanes_undefined: in the interpreter, a load left masked lanes undefined.
     """
 
     returned: object = None
@@ -38,6 +40,7 @@ class Result:
     gradients: Mapping[str, Tensor | None] | None = None
     cut_off: bool = False
     in_backward: bool = False
+    lanes_undefined: bool = False
 
     @property
     def output(self) -> Tensor:
@@ -63,11 +66,14 @@ class Result:
         return outputs | self.found_gradients
 
 
-def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE) -> Result:
+def call(
+    subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE, zero_lanes: bool = False
+) -> Result:
     """Run the calls of the case's history, then the case, on tensors that `build` made.
 
-    band: the byte that fills the guard bands of tensors that the call makes. Raises Refused if the subject refuses the
-    case, lacks a keyword that the case uses, or declares that it is not differentiable and the case has a backward.
+    band: the byte that fills the guard bands of tensors that the call makes. zero_lanes: in the interpreter, masked
+    lanes of a load hold 0, whatever the subject declares. Raises Refused if the subject refuses the case, lacks a
+    keyword that the case uses, or declares that it is not differentiable and the case has a backward.
     """
     if missing := subject.lacks(case.features):
         raise Refused(f"{subject.name} has no keyword {missing!r}")
@@ -75,7 +81,7 @@ def call(subject: Subject, case: AttentionCase, problem: Problem, band: int = NA
         raise Refused(f"{subject.name} is not differentiable")
     for earlier in calls_before(case):
         call_and_forget(subject, earlier, problem.q.device.type)
-    return _call_once(subject, case, problem, band)
+    return _call_once(subject, case, problem, band, zero_lanes)
 
 
 def has_gradients(subject: Subject, case: AttentionCase, device: str) -> bool:
@@ -112,26 +118,32 @@ def is_large(case: AttentionCase) -> bool:
 def call_and_forget(subject: Subject, case: AttentionCase, device: str) -> None:
     """Make an earlier call with its backward, and ignore its result: only its effect on later calls counts."""
     try:
-        _call_once(subject, case, build(case, device), NAN_BYTE)
+        _call_once(subject, case, build(case, device))
     except Refused:
         return
 
 
-def _call_once(subject: Subject, case: AttentionCase, problem: Problem, band: int) -> Result:
+def _call_once(
+    subject: Subject, case: AttentionCase, problem: Problem, band: int = NAN_BYTE, zero_lanes: bool = False
+) -> Result:
     watched = _call_tensors(problem)
     snapshot, run = Snapshot(watched.values()), _Run(GuardedAllocations(band))
     try:
-        run.run(subject, case, problem)
+        with watched_lanes(hold_zero=zero_lanes) as lanes:
+            run.run(subject, case, problem)
     except NoGradient as error:
         raise Refused(str(error)) from error
     except Exception as error:
         if refusal := refusal_in(error, subject, case):
             raise refusal from error
         run.found["raised"] = error
+    finally:
+        subject.end_call()
     names = list(watched)
     own, outside = (tuple(names[i] for i in positions) for positions in snapshot.changes())
     overrun_own = tuple(run.allocations.written_outside())
-    return Result(mutated=own, overrun=outside, overrun_own=overrun_own, **run.found)
+    undefined = lanes.were_read and not zero_lanes and subject.masked_lanes != "zero"
+    return Result(mutated=own, overrun=outside, overrun_own=overrun_own, lanes_undefined=undefined, **run.found)
 
 
 def _call_tensors(problem: Problem) -> dict[str, Tensor]:
@@ -155,6 +167,8 @@ def _raise_if_forked_late(error: Exception) -> None:
 def refusal_in(error: Exception, subject: Subject, case: AttentionCase) -> Refused | None:
     """Return the refusal that an exception of a call means, or None. Raises CannotRun if it is about this process."""
     _raise_if_forked_late(error)
+    if isinstance(error, CannotRun):
+        raise error
     if subject.is_refusal(error):
         return Refused(first_line(error))
     if is_out_of_memory(error) and is_large(case):
@@ -177,9 +191,9 @@ class _Run:
         _synchronize(problem)
         self.found["returned"] = _detach(returned)
         if case.has_gradients:
-            self._backward(returned, inputs, problem)
+            self._backward(subject, returned, inputs, problem)
 
-    def _backward(self, returned: Any, inputs: Inputs, problem: Problem) -> None:
+    def _backward(self, subject: Subject, returned: Any, inputs: Inputs, problem: Problem) -> None:
         """Run the backward; do nothing if the result has a wrong form, which a check of its own reports."""
         outputs = inputs.outputs(returned, problem)
         if outputs is None:
@@ -189,7 +203,7 @@ class _Run:
             return
         self.found["in_backward"] = True
         with self.allocations:
-            self.found["gradients"] = differentiate(outputs, inputs.leaves)
+            self.found["gradients"] = differentiate(subject, outputs, inputs.leaves)
         _synchronize(problem)
         self.found["in_backward"] = False
 

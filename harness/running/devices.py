@@ -8,6 +8,7 @@ import torch
 
 from harness.errors import CannotRun
 from harness.interpreter import mend
+from harness.subject.pretend import asked_arch
 from strategies import AttentionCase
 
 DEVICES = ("cpu", "cuda")
@@ -19,9 +20,14 @@ LARGE = 1 << 23
 def choose(device: str | None = None) -> str:
     """Return the device asked for; for None cuda if it is available, else cpu. Raises CannotRun if cuda is missing.
 
-    The check does not initialise CUDA: children of a process that has initialised it cannot use it.
+    The check does not initialise CUDA: children of a process that has initialised it cannot use it. Where a CUDA device
+    is pretended, the device is cpu.
     """
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    if asked_arch() is not None:
+        if device == "cuda":
+            raise CannotRun("--pretend-cuda answers for a GPU on a CPU; run with --device cpu.")
+        return "cpu"
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in DEVICES:

@@ -14,6 +14,8 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from harness.errors import CannotRun
+from harness.subject.signature import EXAMPLE
+from harness.subject.tuning import Tuned, tuners_of
 from strategies import AttentionCase, Features, attention_cases
 from strategies.case import OPERATIONS
 from strategies.features import FEATURES
@@ -35,6 +37,9 @@ EXACT = (
 )
 """What a subject may promise bit for bit: `harness.judging.relations` says what each means."""
 
+LANES = ("undefined", "zero")
+"""What the masked lanes of `tl.load` without `other` hold in the interpreter: what shows when it is used, or 0."""
+
 ANY = "any"
 """In the place of an operation: all that the subject has."""
 
@@ -45,9 +50,10 @@ class Subject:
 
     keywords: the feature keywords in its signature. The rest is declared in a dict `__flashattest__` on the function,
     under the same names: alignments of causal ("upper_left", "lower_right"), dtypes, head_dims (a collection) or
-    min_head_dim and max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), configs (values of
-    `config=`), exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say), atol (an error
-    of its own, as of quantisation, that is added to every budget), and each field of `Limits`.
+    min_head_dim and max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), masked_lanes (what
+    `tl.load` without `other` gives there, of LANES), configs (values of `config=`, or names of configurations of
+    autotuned kernels), exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say), atol (an
+    error of its own, as of quantisation, that is added to every budget), and each field of `Limits`.
     refuses: a regular expression; an exception whose text it matches is a refusal, as NotImplementedError always is.
     operation: narrows what is asked of it, ANY or one of OPERATIONS. differentiable_by: how that is known, in words.
     """
@@ -62,6 +68,7 @@ class Subject:
     layouts: tuple[str, ...] | None = None
     devices: tuple[str, ...] = ("cpu", "cuda")
     p_dtype: str | None = None
+    masked_lanes: str = LANES[0]
     configs: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     differentiable: bool | None = None
@@ -112,6 +119,11 @@ class Subject:
         """What the subject says of itself, without its function: it can be sent to another process."""
         return replace(self, function=_elsewhere)
 
+    def end_call(self) -> None:
+        """Undo what outlives a call, once its backward has run: the configuration of autotuned kernels."""
+        if isinstance(self.function, Tuned):
+            self.function.release()
+
     def torch_p_dtype(self) -> torch.dtype | None:
         """The dtype P is cast to, where the subject declares one."""
         return None if self.p_dtype is None else TORCH_DTYPES[self.p_dtype]
@@ -129,6 +141,7 @@ _DECLARABLE = (
     "layouts",
     "devices",
     "p_dtype",
+    "masked_lanes",
     "configs",
     "exact",
     "differentiable",
@@ -140,7 +153,7 @@ _LIMITS = tuple(field.name for field in fields(Limits))
 def describe(function: Attention, name: str | None = None, refuses: str | None = None) -> Subject:
     """Make a subject of a function from its signature and its `__flashattest__` dict.
 
-    Raises CannotRun where the dict declares something unknown.
+    Raises CannotRun where the dict declares something unknown, or where the function has no signature.
     """
     declared = dict(getattr(function, DECLARATION, {}))
     if "max_head_dim" in declared:
@@ -164,12 +177,26 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
     for promise in declared.get("exact", ()):
         if promise not in EXACT:
             raise CannotRun(f"{DECLARATION} promises {promise!r} under 'exact'; it may promise {', '.join(EXACT)}.")
+    lanes = declared.get("masked_lanes", LANES[0])
+    if lanes not in LANES:
+        raise CannotRun(f"{DECLARATION} declares masked_lanes={lanes!r}; it is {' or '.join(LANES)}.")
     if declared.get("differentiable") not in (None, True, False):
         raise CannotRun(f"{DECLARATION} declares differentiable={declared['differentiable']!r}; it is True or False.")
     own_name = name or f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
-    return replace(Subject(own_name, function, _keywords(function), limits=limits, refuses=refuses), **declared)
+    keywords = _keywords(function, own_name)
+    tuners = () if "config" in keywords or "configs" in declared else tuners_of(function)
+    if tuners:
+        function = Tuned(function, tuners)
+        keywords, declared["configs"] = keywords | {"config"}, function.configs
+    return replace(Subject(own_name, function, keywords, limits=limits, refuses=refuses), **declared)
 
 
-def _keywords(function: Attention) -> frozenset[str]:
-    parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
+def _keywords(function: Attention, name: str) -> frozenset[str]:
+    try:
+        parameters: Mapping[str, inspect.Parameter] = inspect.signature(function).parameters
+    except (ValueError, TypeError) as error:
+        raise CannotRun(
+            f'{name} has no signature that Python can read; give one, such as --signature "{EXAMPLE}", with the '
+            f"function's own name after a colon where it differs: causal:is_causal=False."
+        ) from error
     return frozenset(name for name in FEATURES if name in parameters)

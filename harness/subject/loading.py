@@ -12,7 +12,9 @@ from typing import Any
 from harness.errors import CannotRun
 from harness.subject.declaration import Attention, Subject, describe
 from harness.subject.importing import import_from, import_ours, put_first, unload_namesake
-from harness.subject.shipped import module_of, shipped
+from harness.subject.pretend import hint, pretended_cuda
+from harness.subject.shipped import module_of, reason, shipped
+from harness.subject.signature import Signed, parse, split_signature, with_signature
 
 DEFAULT = "kernel:flash_attention"
 
@@ -20,11 +22,18 @@ DEFAULT = "kernel:flash_attention"
 def load(name: str, refuses: str | None = None) -> Subject:
     """Load a subject: a name that ships, `package.module:function` or `path/to/file.py:function`.
 
-    Raises CannotRun, in one sentence, if there is none of that name.
+    A signature may follow the function, in parentheses (`harness.subject.signature`). Raises CannotRun, in one
+    sentence, if there is none of that name.
     """
+    with pretended_cuda():
+        return _load(name, refuses)
+
+
+def _load(name: str, refuses: str | None) -> Subject:
     if name in shipped():
         return describe(module_of(name).attention, name, refuses)
-    place, _, attribute = name.rpartition(":")
+    bare, signature = split_signature(name)
+    place, _, attribute = bare.rpartition(":")
     if not place or not attribute:
         ships = ", ".join(shipped())
         raise CannotRun(
@@ -38,7 +47,7 @@ def load(name: str, refuses: str | None = None) -> Subject:
         function = getattr(function, part, None)
     if not callable(function):
         raise CannotRun(f"{place} has no function {attribute!r}.")
-    return describe(function, name, refuses)
+    return describe(function if signature is None else Signed(function, parse(signature)), name, refuses)
 
 
 def locate(name: str, entry: Path | None) -> str:
@@ -46,11 +55,13 @@ def locate(name: str, entry: Path | None) -> str:
 
     entry: the saved failure that names the subject, `<folder>/<corpus>/<subject>/<id>.json`; None: there is none.
     """
-    place, _, attribute = name.rpartition(":")
+    bare, signature = split_signature(name)
+    place, _, attribute = bare.rpartition(":")
     if entry is None or not place.endswith(".py") or Path(place).is_file():
         return name
     in_corpus_folder = entry.absolute().parent.parent.parent / place
-    return f"{in_corpus_folder}:{attribute}" if in_corpus_folder.is_file() else name
+    found = with_signature(f"{in_corpus_folder}:{attribute}", signature)
+    return found if in_corpus_folder.is_file() else name
 
 
 def _ours_or_theirs(package: str, attribute: str) -> Attention:
@@ -67,10 +78,8 @@ def _module(name: str) -> ModuleType:
     put_first(Path.cwd())
     try:
         return import_from(Path.cwd(), name)
-    except Exception as error:
-        raise CannotRun(
-            f"The subject's module {name!r} cannot be imported: {type(error).__name__}: {error}."
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise CannotRun(f"The subject's module {name!r} cannot be imported: {reason(error)}.{hint(error)}") from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
@@ -86,9 +95,7 @@ def _module_of_file(path: Path) -> ModuleType:
     put_first(path.resolve().parent)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        hint = " Name it as package.module:function." if "relative import" in str(error) else ""
-        raise CannotRun(
-            f"The subject's file {path} cannot be imported: {type(error).__name__}: {error}.{hint}"
-        ) from error
+    except (Exception, SystemExit) as error:
+        advice = " Name it as package.module:function." if "relative import" in str(error) else hint(error)
+        raise CannotRun(f"The subject's file {path} cannot be imported: {reason(error)}.{advice}") from error
     return module

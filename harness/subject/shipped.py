@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -44,12 +45,21 @@ def module_of(name: str) -> ModuleType:
     """Import the module of a subject that ships. Raises CannotRun, in one sentence, if it cannot be imported."""
     try:
         return importlib.import_module(f"harness.subject.adapters.{name}")
-    except Exception as error:
-        package, reason = requirement(name), f"{type(error).__name__}: {str(error).strip().rstrip('.')}"
+    except (Exception, SystemExit) as error:
+        package, why = requirement(name), reason(error)
         if package is not None and isinstance(error, ImportError) and installed(package) is None:
             sentence = f"The subject {name!r} needs {package}, which is not installed: pip install {package}."
         elif package is not None:
-            sentence = f"The subject {name!r} needs {package}, which is installed but cannot be imported ({reason})."
+            sentence = f"The subject {name!r} needs {package}, which is installed but cannot be imported ({why})."
         else:
-            sentence = f"The subject {name!r} cannot be imported: {reason}."
+            sentence = f"The subject {name!r} cannot be imported: {why}."
         raise CannotRun(sentence) from error
+
+
+def reason(error: BaseException) -> str:
+    """Why an import failed, without a full stop: what was raised or, for a call of `exit`, where it was called."""
+    if isinstance(error, SystemExit):
+        calls = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+        place = f" in {Path(calls[-1].filename).name}, line {calls[-1].lineno}" if calls else ""
+        return f"it calls exit({'' if error.code is None else repr(error.code)}){place}"
+    return f"{type(error).__name__}: {str(error).strip().rstrip('.')}"

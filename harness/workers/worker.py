@@ -44,7 +44,7 @@ def serve(connection: Connection[Any, Any], make: Make, device: str, limits: Wor
     except CannotRun as error:
         connection.send(("cannot", str(error)))
         return
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         connection.send(("cannot", f"The subject cannot be made: {first_line(error)}"))
         return
     connection.send(("ready", subject.card()))

@@ -25,6 +25,7 @@ from harness.campaign.parallel.remote import Envelope, Order, files_of, launch, 
 from harness.campaign.setting import Setting
 from harness.errors import CannotRun
 from harness.subject.declaration import Subject
+from harness.subject.signature import split_signature, with_signature
 
 SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_START = 300.0
@@ -129,8 +130,9 @@ class ClusterTasks:
     def __init__(self, ray: Any, setting: Setting, keeper: CorpusKeeper, database: Path) -> None:
         self._ray, self._keeper, self._database = ray, keeper, database
         self._files = files_of(setting.name)
-        attribute = setting.name.rpartition(":")[2]
-        place = f"{Path(setting.name.rpartition(':')[0]).name}:{attribute}" if self._files else None
+        bare, signature = split_signature(setting.name)
+        file, _, attribute = bare.rpartition(":")
+        place = with_signature(f"{Path(file).name}:{attribute}", signature) if self._files else None
         self._setting = replace(setting, place=place)
         self._tasks: list[ClusterTask] = []
         self._submitted = 0

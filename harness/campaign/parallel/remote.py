@@ -25,6 +25,8 @@ from harness.campaign.setting import Setting
 from harness.errors import CannotRun
 from harness.running.devices import choose, prepare
 from harness.subject.declaration import Subject
+from harness.subject.pretend import ask_for
+from harness.subject.signature import split_signature
 
 EXAMPLES = Path("examples")
 MOST_BYTES = 1 << 20
@@ -82,7 +84,7 @@ def launch(order: Order, folder: Path) -> tuple[subprocess.Popen[bytes], Connect
 
 def files_of(place: str) -> dict[str, bytes]:
     """Return the file of a subject that is named by one, and the other Python files of its folder if small enough."""
-    path = Path(place.rpartition(":")[0])
+    path = Path(split_signature(place)[0].rpartition(":")[0])
     if path.suffix != ".py" or not path.is_file():
         return {}
     files = {other.name: other.read_bytes() for other in sorted(path.absolute().parent.glob("*.py"))}
@@ -168,6 +170,7 @@ def _carry_out(order: Order, channel: PipeChannel) -> None:
 def _prepare(order: Order) -> None:
     """Initialise the device, and write the files of the order to the current folder."""
     torch.set_num_threads(1)
+    ask_for(order.setting.pretends)
     prepare(choose(order.setting.device))
     for name, content in order.files.items():
         Path(Path(name).name).write_bytes(content)

@@ -19,12 +19,14 @@ from harness.judging.story import headline, printable
 from harness.running.devices import choose, prepare
 from harness.subject.declaration import Subject
 from harness.subject.loading import load, locate
+from harness.subject.tuning import Tuned
 
 RUNS_OF_UNSTEADY = 20
 _NAN_IN_EMPTY = "torch.use_deterministic_algorithms(True, warn_only=True)  # torch.empty then holds NaN"
 _INTERPRET = 'os.environ.setdefault("TRITON_INTERPRET", "1")  # a Triton kernel runs on a CPU in its interpreter'
 _IMPORTS = {
     "import base64": r"\bbase64\.",
+    "import gc": r"\bgc\.",
     "import importlib": r"\bimportlib\.",
     "import math": r"\bmath\.",
     "import os": r"\bos\.",
@@ -51,13 +53,17 @@ def write(entry: Entry, path: Path | None = None) -> str:
     find the subject's file from. Raises CannotRun if the subject is not found, or a script cannot show the fault.
     """
     name = locate(entry.subject, path)
-    body = Body(entry, calls(entry, _load(entry, name)))
+    loaded = _load(entry, name)
+    body = Body(entry, calls(entry, loaded))
+    is_tuned = isinstance(loaded.function, Tuned)
     functions = [values.generator(body.families)] if body.families else []
     functions += [meanings.source(body.features)] if "scores" in body.needed else []
     functions += [inspect.getsource(getattr(parts, part)).rstrip() for part in body.needed]
+    functions += [inspect.getsource(parts.tuned).rstrip()] if is_tuned else []
+    imported = subject.lines(name) + ("\n\nsubject = tuned(subject)" if is_tuned else "")
     own_settings = [_INTERPRET] if entry.device == "cpu" and ":" in name else []
     tensors = "\n".join([_settings(entry), *body.tensors])
-    code = "\n\n\n".join([*functions, subject.lines(name), tensors, _steps(entry, body)])
+    code = "\n\n\n".join([*functions, imported, tensors, _steps(entry, body)])
     imports = _imports("\n".join([*own_settings, code]))
     head = [_docstring(entry), "from __future__ import annotations", imports, *own_settings]
     return "\n\n".join(head) + f"\n\n\n{code}\n"

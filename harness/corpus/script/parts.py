@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import zlib
 from typing import Any
 
@@ -109,3 +110,22 @@ def memory_of(tensor: Tensor) -> Tensor:
 def share_memory(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors share their storage."""
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def tuned(function: Any) -> Any:
+    """Return the function with a keyword `config`, the configuration of its autotuned kernels; None: their first."""
+    from triton.runtime.autotuner import Autotuner
+
+    tuners = [(each, each.configs) for each in gc.get_objects() if isinstance(each, Autotuner)]
+
+    def is_named(config: Any, name: Any) -> bool:
+        arguments = [f"{key}={value}" for key, value in config.kwargs.items()]
+        launch = [f"num_warps={config.num_warps}", f"num_stages={config.num_stages}"]
+        return name in (" ".join(arguments + part) for part in ([], launch[:1], launch[1:], launch))
+
+    def call(*arguments: Any, config: str | None = None, **features: Any) -> Any:
+        for tuner, configs in tuners:
+            tuner.configs = [each for each in configs if is_named(each, config)][:1] or configs[:1]
+        return function(*arguments, **features)
+
+    return call

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from harness.errors import CannotRun
 from harness.subject.shipped import shipped
+from harness.subject.signature import parse, split_signature
 
 _OURS = ("harness", "strategies", "oracles")
 _ADAPTERS = "harness.subject.adapters."
@@ -24,11 +25,15 @@ def lines(name: str) -> str:
     """
     if name in shipped():
         return f"{_inline(_ADAPTERS + name, set()).strip()}\n\n\nsubject = attention"
-    place, _, attribute = name.rpartition(":")
-    if not place.endswith(".py"):
-        return f"{_path('.')}\n{_import(place, attribute)}"
-    file = PurePath(place)
-    return f"{_path(*dict.fromkeys((file.parent.as_posix(), '.')))}\n{_import(file.stem, attribute)}"
+    bare, signature = split_signature(name)
+    place, _, attribute = bare.rpartition(":")
+    imported = f"{_path('.')}\n{_import(place, attribute)}"
+    if place.endswith(".py"):
+        file = PurePath(place)
+        imported = f"{_path(*dict.fromkeys((file.parent.as_posix(), '.')))}\n{_import(file.stem, attribute)}"
+    if signature is None:
+        return imported
+    return f"{imported}\nown_subject = subject\n\n\n{parse(signature).source('subject', 'own_subject')}"
 
 
 def _path(*folders: str) -> str:

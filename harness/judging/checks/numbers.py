@@ -25,7 +25,8 @@ def lse(attempt: Attempt) -> Iterator[Verdict]:
     """LSE, if returned, is within its budget; a row that sees no key has LSE = -inf."""
     found = attempt.compared.get("LSE")
     if found is not None and not found.ok:
-        yield _verdict("wrong_lse", "lse", "LSE", found, attempt.judgement.parts("LSE", found.index))
+        verdict = _verdict("wrong_lse", "lse", "LSE", found, attempt.judgement.parts("LSE", found.index))
+        yield _with_lanes(verdict, attempt)
 
 
 def number_verdict(
@@ -37,9 +38,21 @@ def number_verdict(
     """
     verdict = _verdict(kind, check, tensor, found, parts)
     if found.is_finite or not attempt.is_right_with_zero_guards:
-        return verdict
+        return _with_lanes(verdict, attempt)
     sentence = f"{verdict.sentence} It is right if the memory outside the tensors holds 0: that memory was read."
     return replace(verdict, kind="out_of_bounds", sentence=sentence)
+
+
+def _with_lanes(verdict: Verdict, attempt: Attempt) -> Verdict:
+    """Say where the fault is that a masked lane is used, which only the interpreter can show.
+
+    A gradient stays a wrong gradient, which says nothing where the forward is wrong for the same reason.
+    """
+    if not attempt.is_right_with_zero_lanes:
+        return verdict
+    why = "It is right where lanes that tl.load masks without `other` hold 0; on a GPU they are undefined."
+    kind = verdict.kind if verdict.kind == "wrong_gradient" else "undefined_lanes"
+    return replace(verdict, kind=kind, sentence=f"{verdict.sentence} {why}")
 
 
 def _verdict(kind: str, check: str, tensor: str, found: Comparison, parts: dict[str, float]) -> Verdict:

@@ -69,7 +69,7 @@ class _Graph:
         """Return the gradients of a backward pass that keeps the graph, on the device that judges."""
         try:
             with GuardedAllocations():
-                found = differentiate(self.outputs, self.leaves, keep_graph=True) if self.outputs else {}
+                found = differentiate(base.attempt.subject, self.outputs, self.leaves, True) if self.outputs else {}
         except Exception as error:
             raise _raised(base, error) from error
         place = base.problem.q.device

@@ -96,3 +96,11 @@ def test_the_pipe_gets_no_control_characters(elsewhere):
     command = [sys.executable, "-m", "harness.cli", "fuzz", "--subject", "right.py:attention", "--cases", "20"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("code", ["", "0", "'no GPU here'"])
+def test_a_subject_that_exits_where_it_is_imported_cannot_be_imported(code, capsys, elsewhere):
+    (elsewhere / "exits.py").write_text(f"import sys\nsys.exit({code})\n")
+    for subject in ("exits.py:attention", "exits:attention"):
+        assert fuzz(subject) == 2
+        assert f"cannot be imported: it calls exit({code}) in exits.py, line 2." in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """A failure as a script of its own: it raises on a faulty subject, is silent on a right one, and stands alone."""
 
 import ast
+import os
 import re
 import runpy
 import subprocess
@@ -308,3 +309,41 @@ def test_the_command_prints_a_script_that_runs(capsys, project):
     assert (
         f"  script   flashattest corpus script regressions/toys.ignores_causal/{path.name}" in capsys.readouterr().out
     )
+
+
+def test_a_subject_with_a_signature_of_its_own(project):
+    (project / "named.py").write_text(
+        "import toys\n\ndef own(q, k, v, *, masks, extra):\n    return toys.right(q, k, v)\n"
+    )
+    signature = "q, k, v, causal:masks=False, extra=2"
+    case = AttentionCase(Geometry(Nk=2), features=Features(causal=True))
+    text = write(entry_for(f"named.py:own({signature})", case=case))
+    assert "def subject(q, k, v, causal=False):\n    return own_subject(q, k, v, masks=causal, extra=2)" in text
+    assert "O[" in run(text).stderr
+
+
+TUNED = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.autotune([triton.Config({"FACTOR": 1}), triton.Config({"FACTOR": 2}, num_warps=8)], key=["n"])
+@triton.jit
+def scale(x, n, FACTOR: tl.constexpr):
+    for i in range(n):
+        tl.store(x + i, tl.load(x + i) * FACTOR)
+
+def attention(q, k, v):
+    o = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double()).to(q.dtype)
+    scale[(1,)](o, o.numel())
+    return o
+"""
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="the interpreter is off")
+def test_a_configuration_of_an_autotuned_kernel(project):
+    (project / "tuned.py").write_text(TUNED)
+    wrong, right = (AttentionCase(features=Features(config=f"FACTOR={factor}")) for factor in (2, 1))
+    done = run(write(entry_for("tuned.py:attention", case=wrong)))
+    assert "O[" in done.stderr
+    assert run(write(entry_for("tuned.py:attention", case=right))).returncode == 0

@@ -15,9 +15,11 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
+from triton.language import static_range as own_range  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
 from harness.interpreter import blas, mend, restore, status, stock  # noqa: E402
+from harness.interpreter.masked_lanes import watched_lanes  # noqa: E402
 from harness.interpreter.patches import KNOWN_VERSIONS  # noqa: E402
 
 known_version = pytest.mark.skipif(
@@ -73,6 +75,70 @@ def check_mend(name, expected, kernel, *args, **meta):
 
 
 # What stock gets wrong
+
+
+own_load, own_exp2 = tl.load, tl.math.exp2
+
+
+@triton.jit
+def own_names(out, x, n: tl.constexpr):
+    i = tl.arange(0, n)
+    for _ in own_range(1):
+        tl.store(out + i, own_exp2(own_load(x + i)))
+
+
+@known_version
+def test_a_module_may_have_names_of_its_own_for_functions_of_tl():
+    mend()
+    names = dict(globals())
+    x = torch.tensor([0.0, 1.0, -1.0, 3.0])
+    assert same(result(own_names, torch.zeros(4), x, n=4), torch.exp2(x))
+    assert {name: globals()[name] for name in names} == names
+
+
+@triton.jit
+def masked_load(out, x, n: tl.constexpr):
+    i = tl.arange(0, n)
+    tl.store(out + i, tl.load(x + i, mask=i < 2))
+
+
+@triton.jit
+def masked_block(out, x, n: tl.constexpr):
+    block = tl.make_block_ptr(x, (2,), (1,), (0,), (n,), (0,))
+    tl.store(out + tl.arange(0, n), tl.load(block, boundary_check=(0,)))
+
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.float8_e5m2, torch.float8_e4m3fn)
+
+
+@known_version
+@pytest.mark.parametrize("kernel", [masked_load, masked_block], ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize("dtype", [*FLOATS, torch.int8, torch.int32, torch.int64, torch.bool], ids=str)
+def test_a_masked_lane_without_other_is_undefined(kernel, dtype):
+    x = torch.ones(4).to(dtype)
+    with stock():
+        assert result(kernel, x, x, n=4).float().tolist() == [1, 1, 0, 0]
+    mend()
+    found = result(kernel, torch.zeros(4).to(dtype), x, n=4)
+    assert found[:2].float().tolist() == [1, 1]
+    undefined = found[2:].float()
+    assert undefined.isnan().all() if dtype.is_floating_point else (found[2:].to(torch.int64) % 2 == 1).all()
+    with watched_lanes(hold_zero=True) as lanes:
+        assert result(kernel, torch.zeros(4).to(dtype), x, n=4)[2:].float().tolist() == [0, 0]
+    assert lanes.were_read
+
+
+@triton.autotune([triton.Config({"n": 2}), triton.Config({"n": 4})], key=["x"])
+@triton.jit
+def tuned(out, x, n: tl.constexpr):
+    tl.store(out + tl.arange(0, n), x)
+
+
+@known_version
+def test_an_autotuned_kernel_runs_with_its_first_configuration():
+    assert isinstance(result(tuned, torch.zeros(4), 3.0), Exception)
+    mend()
+    assert result(tuned, torch.zeros(4), 3.0).tolist() == [3, 3, 0, 0]
 
 
 @triton.jit
@@ -356,7 +422,8 @@ def test_mended_gives_the_bits_of_stock(kernel, dtype):
     )
     expected = result(kernel, out, x, y, n=512, grid=(2,))
     mend()
-    assert same(result(kernel, out, x, y, n=512, grid=(2,)), expected)
+    with watched_lanes(hold_zero=True):  # as in stock
+        assert same(result(kernel, out, x, y, n=512, grid=(2,)), expected)
     assert not same(expected, out), "the kernel wrote nothing"
 
 
@@ -542,7 +609,8 @@ def test_an_unknown_version_stays_stock(monkeypatch, version):
 def test_a_mend_whose_target_is_gone_is_skipped(monkeypatch):
     monkeypatch.delattr(interpreter, "_get_np_dtype")
     report = mend()
-    assert report.skipped == (("dtype table", "_get_np_dtype is missing"),)
+    why = "_get_np_dtype is missing"
+    assert report.skipped == (("masked lanes undefined", why), ("dtype table", why))
     assert "dtype table (_get_np_dtype is missing)" in str(report)
     restore()
 

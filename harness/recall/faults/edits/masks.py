@@ -67,8 +67,7 @@ edit(
     "noncausal-tail-denominator",
     "https://github.com/flashinfer-ai/flashinfer/issues/3716",
     "Without a diagonal the padding lanes of the last tile, score 0, enter the row sum.",
-    [("    limit = kv_len\n", "    limit = (kv_len + BLOCK_N - 1) // BLOCK_N * BLOCK_N\n")],
-    file="portable/device/mask.py",
+    [(_LIMITS, _LIMITS + "    row_limit = row_limit if CAUSAL else (kv_len + BLOCK_N - 1) // BLOCK_N * BLOCK_N\n")],
     witness=case(1, 1),
     twin="tail-denominator",
 )

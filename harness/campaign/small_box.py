@@ -33,7 +33,8 @@ def small_box(subject: Subject) -> Iterator[AttentionCase]:
         geometry = Geometry(Nq=Nq, Nk=Nk, d=d)
         for asked, dtype, (q, k, v) in itertools.product(_features(subject, geometry), subject.dtypes, FAMILIES):
             forward = AttentionCase(geometry, dtype, asked, TensorSpec(q), TensorSpec(k), TensorSpec(v))
-            yield from (_with_operation(operation, forward) for operation in subject.operations)
+            box = (_with_operation(operation, forward, subject.limits.dLSE) for operation in subject.operations)
+            yield from filter(subject.takes, box)
 
 
 def _sizes() -> list[tuple[int, int]]:
@@ -55,10 +56,10 @@ def _features(subject: Subject, geometry: Geometry) -> Iterator[Features]:
         yield Features(**dict(zip(boxes, values, strict=True)))
 
 
-def _with_operation(operation: str, case: AttentionCase) -> AttentionCase:
+def _with_operation(operation: str, case: AttentionCase, takes_dLSE: bool) -> AttentionCase:
     if operation == "forward":
         return case
-    return case.replace(operation=operation, dLSE=TensorSpec() if case.features.return_lse else None)
+    return case.replace(operation=operation, dLSE=TensorSpec() if case.features.return_lse and takes_dLSE else None)
 
 
 def sample(subject: Subject, size: int) -> list[AttentionCase]:

@@ -34,7 +34,8 @@ class Attempt:
     def judgement(self) -> Judgement:
         """The truth and the budget, from tensors that the subject cannot have changed."""
         independent = is_independent(self.case)
-        return Judgement(self.pristine, p_dtype=self.subject.torch_p_dtype(), independent=independent)
+        subject = self.subject
+        return Judgement(self.pristine, p_dtype=subject.torch_p_dtype(), independent=independent, atol=subject.atol)
 
     @property
     def truth(self) -> Truth:

@@ -62,7 +62,7 @@ def tour(subject: Subject) -> Iterator[AttentionCase]:
         sizes = changes.pop("sizes", {})
         with suppress(ValueError):
             case = default.resized(**sizes).replace(operation=last, **changes)
-            if case != default or not changes:
+            if (case != default or not changes) and subject.takes(case):
                 yield case
 
 

@@ -80,5 +80,7 @@ def sample(subject: Subject, size: int) -> list[AttentionCase]:
         *values, dtype, (q, k, v), operation = (axis[i] for axis, i in zip(axes, chosen, strict=True))
         features = Features(**{name: value for (name, _), value in zip(boxes, values, strict=True)})
         case = AttentionCase(geometry, dtype, features, TensorSpec(q), TensorSpec(k), TensorSpec(v))
-        drawn[size_at, dim_at, *chosen] = _with_operation(operation, case)
+        asked = _with_operation(operation, case, subject.limits.dLSE)
+        if subject.takes(asked):
+            drawn[size_at, dim_at, *chosen] = asked
     return [drawn[place] for place in sorted(sorted(drawn, key=hash)[:size])]

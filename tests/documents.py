@@ -28,7 +28,7 @@ def blocks(page: Path, language: str, chapter: str | None = None) -> list[str]:
 
 def commands(page: Path, chapter: str | None = None) -> list[str]:
     """The shell commands of a page, or of one of its chapters, without their comments."""
-    lines = (line for block in blocks(page, "sh", chapter) for line in block.splitlines())
+    lines = (line for block in blocks(page, "sh", chapter) for line in block.replace("\\\n", " ").splitlines())
     return [re.sub(r"\s+#.*", "", line) for line in lines if line]
 
 

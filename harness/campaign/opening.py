@@ -23,6 +23,7 @@ SHARE = 20
 """A part of the opening takes at most one in this many of a campaign's seconds and cases."""
 
 LENGTH = 33
+MOST = 1024
 HEADS = 2
 HEAD_DIM = 32
 HEAD_DIMS = (1, 8, 16, 40, 64, 80, 96, 128, 192, 256)
@@ -53,7 +54,8 @@ def opening(subject: Subject, seconds: float | None, cases: int | None) -> tuple
 def tour(subject: Subject) -> Iterator[AttentionCase]:
     """Yield a default case, and those that differ from it in one part, as far as the subject takes them."""
     d = min(subject.head_dims, key=lambda d: (abs(d - HEAD_DIM), d))
-    default = AttentionCase(Geometry(Hq=HEADS, Hk=HEADS, Nq=LENGTH, Nk=LENGTH, d=d), dtype=subject.dtypes[0])
+    Nq, Nk = subject.limits.lengths(LENGTH, LENGTH, MOST, MOST)
+    default = AttentionCase(Geometry(Hq=HEADS, Hk=HEADS, Nq=Nq, Nk=Nk, d=d), dtype=subject.dtypes[0])
     if subject.layouts is not None and "contiguous" not in subject.layouts:
         first = next(name for name in subject.layouts if name in LAYOUTS)
         default = default.replace(**_for_inputs(layout=first))

@@ -25,7 +25,7 @@ def shorten(
 ) -> AttentionCase:
     """Return the smallest case that can be reached from this one through cases that fail.
 
-    subject: whose dtypes and head dimensions the cases must have; None: lengths alone are changed.
+    subject: which must take the cases; None: lengths alone are changed.
     """
     while smaller := next(filter(fails, _smaller_cases(case, subject)), None):
         case = smaller
@@ -33,9 +33,11 @@ def shorten(
 
 
 def _smaller_cases(case: AttentionCase, subject: Subject | None) -> Iterator[AttentionCase]:
-    if subject is not None:
-        yield from simpler_cases(case, subject)
-    yield from shorter_cases(case)
+    if subject is None:
+        yield from shorter_cases(case)
+        return
+    both = (case.resized(Nq=n, Nk=n) for n in EDGES if n < min(case.geometry.Nq, case.geometry.Nk))
+    yield from filter(subject.takes, (*simpler_cases(case, subject), *shorter_cases(case), *both))
 
 
 def simpler_cases(case: AttentionCase, subject: Subject) -> Iterator[AttentionCase]:

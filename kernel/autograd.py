@@ -22,7 +22,10 @@ def is_differentiated(q: Any, k: Any, v: Any) -> bool:
 
 
 class FlashAttention(torch.autograd.Function):
-    """(q, k, v, causal, seqlens_k, scale, config) -> (O, LSE); kept for the backward: q, k, v, O, LSE and seqlens_k."""
+    """(q, k, v, causal, seqlens_k, scale, config, deterministic) -> (O, LSE).
+
+    Kept for the backward: q, k, v, O, LSE and seqlens_k.
+    """
 
     @staticmethod
     def forward(
@@ -34,12 +37,13 @@ class FlashAttention(torch.autograd.Function):
         seqlens_k: torch.Tensor | None,
         scale: float | None,
         config: TileConfig | str | None,
+        deterministic: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The forward pass; a config whose second half cannot be read is refused here already."""
         parse_backward(backward_half(config))
         o, lse = flash_attn_forward(q, k, v, causal, seqlens_k, scale, config)
         ctx.save_for_backward(q, k, v, o, lse, seqlens_k)
-        ctx.arguments = causal, scale, config
+        ctx.arguments = causal, scale, config, deterministic
         ctx.set_materialize_grads(False)
         return o, lse
 
@@ -47,7 +51,7 @@ class FlashAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dO: torch.Tensor | None, dLSE: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         """DQ, dK and dV of those that need one."""
-        return (*gradients(ctx, dO, dLSE, flash_attn_backward), None, None, None, None)
+        return (*gradients(ctx, dO, dLSE, flash_attn_backward), None, None, None, None, None)
 
 
 def gradients(ctx: Any, dO: torch.Tensor | None, dLSE: torch.Tensor | None, backward: Any) -> Gradients:
@@ -55,6 +59,6 @@ def gradients(ctx: Any, dO: torch.Tensor | None, dLSE: torch.Tensor | None, back
     if dO is None and dLSE is None:
         return None, None, None
     q, k, v, o, lse, seqlens_k = ctx.saved_tensors
-    causal, scale, config = ctx.arguments
+    causal, scale, config, deterministic = ctx.arguments
     needs = tuple(ctx.needs_input_grad[:3])
-    return backward(dO, dLSE, q, k, v, o, lse, causal, seqlens_k, scale, config, needs)
+    return backward(dO, dLSE, q, k, v, o, lse, causal, seqlens_k, scale, config, needs, deterministic)

@@ -24,6 +24,7 @@ def flash_attn_backward(
     scale: float | None = None,
     config: TileConfig | str | None = None,
     needs: Needs = (True, True, True),
+    deterministic: bool = False,
 ) -> Gradients:
     """dQ, dK and dV, contiguous and like q, k and v, from the gradients of O and LSE; None for what is not needed.
 
@@ -40,6 +41,7 @@ def flash_attn_backward(
         scale: see q.
         config: see q.
         needs: which of dQ, dK and dV are wanted; only those are computed.
+        deterministic: the same bits in every run, as `torch.use_deterministic_algorithms(True)` asks for them too.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as `kernel.flash_attention`.
@@ -47,7 +49,8 @@ def flash_attn_backward(
     if dO is None:
         # Stride 0 everywhere: no memory.
         dO = torch.zeros((), dtype=q.dtype, device=q.device).expand(q.shape)
-    values = as_backward_values(dO, dLSE, q, k, v, O, LSE, causal, seqlens_k, scale, config, needs)
+    deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
+    values = as_backward_values(dO, dLSE, q, k, v, O, LSE, causal, seqlens_k, scale, config, needs, deterministic)
     plan = backward_plan_of(values)
     like = (q, k, v)
     grads = [

@@ -18,7 +18,7 @@ class BackwardProblem:
 
     forward: the problem that made O and LSE. needs: which of dQ, dK and dV are wanted. aligned: whether the data begin
     at a multiple of 16 bytes. strides: in elements, 0 where the dimension has one entry; dLSE_strides: None without a
-    gradient of LSE.
+    gradient of LSE. deterministic: whether every run must give the same bits.
     """
 
     forward: Problem
@@ -28,6 +28,7 @@ class BackwardProblem:
     O_aligned: bool
     O_strides: tuple[int, ...]
     dLSE_strides: tuple[int, ...] | None
+    deterministic: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -48,6 +49,7 @@ def as_backward_values(
     scale: float | None,
     config: object,
     needs: Needs,
+    deterministic: bool = False,
 ) -> tuple[Any, ...]:
     """The forward call's values, as `arguments.as_values` has them, and those of O, LSE and their gradients.
 
@@ -65,6 +67,7 @@ def as_backward_values(
             (LSE.shape, (), LSE.dtype, LSE.device, LSE.layout, True),
             None if dLSE is None else (dLSE.shape, dLSE.stride(), dLSE.dtype, dLSE.device, dLSE.layout, True),
             needs,
+            deterministic,
         ),
     )
 
@@ -72,7 +75,7 @@ def as_backward_values(
 def check_backward(values: tuple[Any, ...]) -> BackwardProblem:
     """The problem of a backward call; ValueError or TypeError in one sentence."""
     forward = check(as_call(values[0]))
-    *operands, needs = values[1]
+    *operands, needs, deterministic = values[1]
     dO, O, LSE, dLSE = (operand and Operand(*operand) for operand in operands)
     shape = (forward.B, forward.Hq, forward.Nq, forward.d)
     for name, x in (("dO", dO), ("O", O)):
@@ -82,7 +85,7 @@ def check_backward(values: tuple[Any, ...]) -> BackwardProblem:
             _check(name, x, forward, shape[:3], torch.float32)
     return BackwardProblem(
         *(forward, needs, dO.aligned, _used_strides(dO), O.aligned, _used_strides(O)),
-        _used_strides(dLSE) if dLSE else None,
+        *(_used_strides(dLSE) if dLSE else None, deterministic),
     )
 
 

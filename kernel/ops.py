@@ -37,12 +37,13 @@ NAMESPACE = _namespace()
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _LIBRARY.define(
     f"{_NAME}(Tensor q, Tensor k, Tensor v, str? causal=None, Tensor? seqlens_k=None, float? scale=None, "
-    "str? config=None) -> (Tensor o, Tensor lse)",
+    "str? config=None, bool deterministic=False) -> (Tensor o, Tensor lse)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIBRARY.define(
     f"{_BACKWARD}(Tensor? dO, Tensor? dLSE, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, str? causal, "
-    "Tensor? seqlens_k, float? scale, str? config, bool[] needs) -> (Tensor dQ, Tensor dK, Tensor dV)",
+    "Tensor? seqlens_k, float? scale, str? config, bool[] needs, bool deterministic=False) "
+    "-> (Tensor dQ, Tensor dK, Tensor dV)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -55,6 +56,7 @@ def _run(
     seqlens_k: torch.Tensor | None = None,
     scale: float | None = None,
     config: str | None = None,
+    deterministic: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return flash_attn_forward(q, k, v, causal or False, seqlens_k, scale, config)
 
@@ -67,6 +69,7 @@ def _fake(
     seqlens_k: torch.Tensor | None = None,
     scale: float | None = None,
     config: str | None = None,
+    deterministic: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """O and LSE without values; what is wrong with the arguments is said when the operator runs."""
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
@@ -85,10 +88,12 @@ def _run_backward(
     scale: float | None,
     config: str | None,
     needs: Sequence[bool],
+    deterministic: bool = False,
 ) -> tuple[torch.Tensor, ...]:
     """DQ, dK and dV; an operator cannot return None, so what is not needed comes back empty."""
     wanted = cast(Needs, tuple(needs))
-    grads = flash_attn_backward(dO, dLSE, q, k, v, o, lse, causal or False, seqlens_k, scale, config, wanted)
+    arguments = (causal or False, seqlens_k, scale, config, wanted, deterministic)
+    grads = flash_attn_backward(dO, dLSE, q, k, v, o, lse, *arguments)
     return tuple(q.new_empty(0) if grad is None else grad for grad in grads)
 
 
@@ -105,21 +110,22 @@ def _fake_backward(
     scale: float | None,
     config: str | None,
     needs: Sequence[bool],
+    deterministic: bool = False,
 ) -> tuple[torch.Tensor, ...]:
     return tuple(x.new_empty(x.shape if need else 0) for x, need in zip((q, k, v), needs, strict=True))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    q, k, v, causal, seqlens_k, scale, config = inputs
+    q, k, v, causal, seqlens_k, scale, config, deterministic = inputs
     ctx.save_for_backward(q, k, v, *output, seqlens_k)
-    ctx.arguments = causal, scale, config
+    ctx.arguments = causal, scale, config, deterministic
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, dO: torch.Tensor | None, dLSE: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
     grads = gradients(ctx, dO, dLSE, flash_attention_backward)
     needed = (grad if need else None for grad, need in zip(grads, ctx.needs_input_grad, strict=False))
-    return (*needed, None, None, None, None)
+    return (*needed, None, None, None, None, None)
 
 
 _LIBRARY.impl(_NAME, _run, "CompositeExplicitAutograd")
@@ -129,13 +135,13 @@ torch.library.register_fake(f"{NAMESPACE}::{_BACKWARD}", _fake_backward, lib=_LI
 torch.library.register_autograd(f"{NAMESPACE}::{_NAME}", _differentiate, setup_context=_keep, lib=_LIBRARY)
 
 flash_attention_forward = getattr(getattr(torch.ops, NAMESPACE), _NAME).default
-"""The operator: (q, k, v, causal, seqlens_k, scale, config) -> (O, LSE).
+"""The operator: (q, k, v, causal, seqlens_k, scale, config, deterministic) -> (O, LSE).
 
 causal: the alignment or None. config: as text. All else, and the errors, as `forward.flash_attn_forward`.
 """
 
 flash_attention_backward = getattr(getattr(torch.ops, NAMESPACE), _BACKWARD).default
-"""The operator: (dO, dLSE, q, k, v, O, LSE, causal, seqlens_k, scale, config, needs) -> (dQ, dK, dV).
+"""The operator: (dO, dLSE, q, k, v, O, LSE, causal, seqlens_k, scale, config, needs, deterministic) -> (dQ, dK, dV).
 
 What is not needed is an empty tensor; all else as `backward.flash_attn_backward`.
 """

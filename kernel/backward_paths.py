@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 from .backward_arguments import BackwardProblem, check_backward
 from .backward_tiles import BackwardTiles
 from .hopper import WORTH_IT
 from .hopper_backward import HopperBackward
+from .hopper_backward_fused import FusedBackward
 from .paths import AUTOTUNE, MOST_PLANS, PORTABLE, _check_device, _log_refusal, parse_config
 from .plan import BackwardPath, Plan
 from .portable_backward import PortableBackward
@@ -19,9 +21,9 @@ from .tiles import TileConfig
 from .tuning import tuned_plan
 
 PORTABLE_BACKWARD = PortableBackward()
-BACKWARD_PATHS: tuple[BackwardPath, ...] = (HopperBackward(WORTH_IT), PORTABLE_BACKWARD)
+BACKWARD_PATHS: tuple[BackwardPath, ...] = (FusedBackward(WORTH_IT), HopperBackward(WORTH_IT), PORTABLE_BACKWARD)
 """What the backward pass chooses from, the best first; the last one refuses nothing."""
-ASKED_FOR_BACKWARD: tuple[BackwardPath, ...] = (HopperBackward(),)
+ASKED_FOR_BACKWARD: tuple[BackwardPath, ...] = (FusedBackward(), HopperBackward())
 """Paths that take more where a config names them."""
 
 
@@ -53,8 +55,10 @@ def choose_backward(problem: BackwardProblem, config: TileConfig | str | None) -
         forward, tile = parse_config(config)
         if forward is PORTABLE:
             return PORTABLE_BACKWARD, tile and PORTABLE_BACKWARD.like(problem, TileConfig.parse(tile))
-        asked_for = (path for path in ASKED_FOR_BACKWARD if forward is not None and path.name == forward.name)
-        paths = (*asked_for, *paths)
+        if forward is not None:
+            # Who names a path wants its bits, and those every time.
+            problem = replace(problem, deterministic=True)
+            paths = (*(path for path in ASKED_FOR_BACKWARD if path.name == forward.name), *paths)
     return first_to_take(problem, paths), None
 
 

@@ -30,7 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, CompiledKernel
 
-from . import decode, hopper_ahead, hopper_backward
+from . import decode, hopper_ahead, hopper_backward, hopper_backward_fused
 from .arguments import DTYPES
 from .assembly import disassemble, unwritten
 from .backward_tiles import default_tiles
@@ -39,11 +39,15 @@ from .defaults import default_tile
 from .flash_attn_backward_triton import _backward_kv, _backward_q
 from .flash_attn_triton import INTERPRETED, _forward
 from .hopper import TILES, HopperTile
-from .hopper_ahead import VARIANTS, Variant, compile_hopper, compile_hopper_kv, compile_hopper_q
+from .hopper_ahead import VARIANTS, Variant, compile_hopper, compile_hopper_fused, compile_hopper_kv, compile_hopper_q
 from .tiles import TileConfig, block_d, fitting_space, shared_memory_limit
 
 ARCHITECTURES = (80, 89, 90, 100)
-HOPPER = {"hopper": compile_hopper, "hopper dK dV": compile_hopper_kv, "hopper dQ": compile_hopper_q}
+FUSED = "hopper dQ dK dV"
+HOPPER = {
+    **{"hopper": compile_hopper, "hopper dK dV": compile_hopper_kv, "hopper dQ": compile_hopper_q},
+    FUSED: compile_hopper_fused,
+}
 """What compiles the kernels of the Hopper paths."""
 BACKWARD_KV, BACKWARD_Q = "dK dV", "dQ"
 # Without tensor cores dK and dV of a head dim past 128 fill more registers than there are, at every tile.
@@ -72,7 +76,7 @@ class Point:
     arch: int
     d: int
     dtype: str
-    tile: TileConfig | HopperTile | hopper_backward.Tile
+    tile: TileConfig | HopperTile | hopper_backward.Tile | hopper_backward_fused.FusedTile
     default: bool
     path: str = "portable"
     variant: Variant | None = None
@@ -82,6 +86,8 @@ class Point:
         """Bytes that a thread may spill without harm."""
         if self.path == BACKWARD_KV and self.dtype == "fp32" and self.d > 128:
             return _SPILLED_WITHOUT_TENSOR_CORES
+        if self.path == FUSED:
+            return hopper_ahead.SPILLED_FUSED
         return hopper_ahead.SPILLED if self.path in HOPPER else 0
 
 
@@ -212,9 +218,11 @@ def _hopper_points(options: argparse.Namespace) -> Iterator[Point]:
             yield Point(hopper_ahead.ARCH, d, "bf16", tiles[0], True, path, VARIANTS[-1])
 
 
-def _hopper_tiles(path: str, d: int) -> tuple[HopperTile | hopper_backward.Tile, ...]:
+def _hopper_tiles(path: str, d: int) -> tuple[HopperTile | hopper_backward.Tile | hopper_backward_fused.FusedTile, ...]:
     if path == "hopper":
         return TILES.get(d, ())
+    if path == FUSED:
+        return hopper_backward_fused.TILES.get(d, ())
     pairs = hopper_backward.TILES.get(d, ())
     return tuple(dict.fromkeys(pair.kv if path == "hopper dK dV" else pair.q for pair in pairs))
 

@@ -4,8 +4,9 @@
     flashattest fuzz --subject benchmark/pinned.py:half0 --device cuda --time 600
 
 half0, half1 and so on are the portable path's tiles for tensor cores and fma0 and so on those for fp32, each with a
-pair of the backward's; hopper0 and so on are the Hopper path's tiles, each with the backward of its head dims; decode
-is that path alone. What does not fit the device is refused, which a campaign counts.
+pair of the backward's; hopper0 and so on are the Hopper path's tiles, each with the backward of its head dims; fused0
+and so on are the fused backward's, beside the Hopper path; decode is that path alone. What does not fit the device is
+refused, which a campaign counts.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from harness.faults.planting import pinned
 from harness.subject import DECLARATION, Attention
 from harness.subjects._conventions import declares
 from harness.subjects.kernel_hopper import attention as hopper
-from kernel import backward_tiles, flash_attention, hopper_backward, tiles
+from kernel import backward_tiles, flash_attention, hopper_backward, hopper_backward_fused, tiles
 from kernel.hopper import TILES as HOPPER_TILES
 
 HEAD_DIMS = {64: range(40, 65, 8), 128: range(72, 129, 8), 256: range(136, 257, 8)}
@@ -25,6 +26,10 @@ HEAD_DIMS = {64: range(40, 65, 8), 128: range(72, 129, 8), 256: range(136, 257, 
 
 FMA_OF_Q = (*backward_tiles.FMA_SPACE[1:], backward_tiles.FMA_SPACE[0])
 """Turned by one, so that the two kernels of the backward are not always at the same tile."""
+
+
+UNORDERED = tuple(name for name in vars(hopper)[DECLARATION]["exact"] if name != "deterministic")
+"""What the Hopper path promises to the bit, but for gradients that are summed in no fixed order."""
 
 
 class Pinned(NamedTuple):
@@ -57,10 +62,20 @@ def _of_hopper() -> dict[str, Pinned]:
     return {f"hopper{i}": each for i, each in enumerate(found)}
 
 
+def _of_fused() -> dict[str, Pinned]:
+    known = [(d, tile) for d, of_d in hopper_backward_fused.TILES.items() for tile in of_d]
+    limits = ({"head_dims": tuple(HEAD_DIMS[d]), "exact": UNORDERED} for d, _ in known)
+    return {
+        f"fused{i}": Pinned(f"hopper/fused:{tile}", hopper, limit)
+        for i, ((_, tile), limit) in enumerate(zip(known, limits, strict=True))
+    }
+
+
 ALL = {
     **_portable("half", tiles.TENSOR_CORE_SPACE, backward_tiles.KV_SPACE, backward_tiles.Q_SPACE, "fp16", "bf16"),
     **_portable("fma", tiles.FMA_SPACE, backward_tiles.FMA_SPACE, FMA_OF_Q, "fp32"),
     **_of_hopper(),
+    **_of_fused(),
     "decode": Pinned("decode", flash_attention, {}),
 }
 

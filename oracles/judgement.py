@@ -21,7 +21,8 @@ OUTPUTS = ("O", "LSE")
 class Judgement:
     """Truth and budget by tensor: "O", "LSE", and "dQ", "dK", "dV" of a problem with a dO. Computed on first use.
 
-    p_dtype, independent and dtype describe the answers that are judged, as in `forward_budget`.
+    p_dtype, independent and dtype describe the answers that are judged, as in `forward_budget`. atol: a tolerance that
+    the subject declares, added to every budget.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class Judgement:
         independent: bool = False,
         dtype: torch.dtype | None = None,
         truth_of: Judgement | None = None,
+        atol: float = 0.0,
     ) -> None:
         self.problem = problem
         self.p_dtype, self.independent, self.dtype = p_dtype, independent, dtype
-        self._truth_of = truth_of
+        self._truth_of, self._atol = truth_of, atol
 
     @cached_property
     def truth(self) -> Truth:
@@ -50,14 +52,16 @@ class Judgement:
     @cached_property
     def forward_budget(self) -> Budget:
         """The budget of O and LSE."""
-        return forward_budget(self.problem, self.truth, self.p_dtype, self.independent, self.dtype)
+        found = forward_budget(self.problem, self.truth, self.p_dtype, self.independent, self.dtype)
+        return found.plus(self._atol)
 
     @cached_property
     def gradient_budget(self) -> GradientBudget:
         """The budget of the gradients."""
-        return gradient_budget(
+        found = gradient_budget(
             self.problem, self.truth, self.gradients, self.p_dtype, self.independent, self.dtype, self.forward_budget
         )
+        return found.plus(self._atol)
 
     def wanted(self, name: str) -> Tensor:
         """Return the right value of a tensor, in float64."""

@@ -21,28 +21,17 @@ from strategies.case import (
     AttentionCase,
     Features,
 )
-from strategies.drawing import Draw, any_of, one_in
+from strategies.drawing import Draw, any_of
 from strategies.features import FEATURES, VARIATIONS, Value
 from strategies.features.seqlens_k import PAST_END
 from strategies.geometry import Geometry
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
+from strategies.limits import NO_LIMITS, Limits
+from strategies.shapes import LONGEST, SHAPES, SHARED_KEYS, Bounds, draw_geometry
 from strategies.spec import require, require_known
 from strategies.tensor_spec import MAX_SEED, TensorSpec
 from strategies.values import FAMILIES
 
-TILES = (16, 32, 64, 128)
-FIRST_EDGES = (16, 17, 32, 33, 64, 65)
-"""A full tile, and one key more: the two tails that most kernels get wrong."""
-TAIL = (400, 511, 512, 513, 769, 1000, 1023, 1025, 1537, 2047, 2048, 2049, 3001, 4095)
-COMMON_HEAD_DIMS = (16, 32, 64, 128)
-OTHER_HEAD_DIMS = (1, 2, 3, 8, 40, 72, 80, 96, 112, 136, 160, 192, 256)
-BATCHES = (1,) * 16 + (2,) * 8 + (3,) * 3 + (5,)
-HEADS = (1,) * 60 + (2,) * 24 + (3,) * 10 + (65, 129)
-GROUPS = (1,) * 60 + (2,) * 24 + (3,) * 12 + (4,) * 6 + (8,) * 3 + (65,)
-MAX_HEADS = 160
-"""Maximum of B·Hq if the queries fit one tile: enough for a kernel that folds 128 heads into one."""
-MAX_SIZE = 1 << 20
-"""Maximum number of elements of q, or of K and V with each head repeated for its group."""
 EXTRA_WEIGHTS = (6, 6, 3, 1)
 """Weights of drawing zero, one, two and three features that are not common."""
 
@@ -60,6 +49,7 @@ FAMILY_COMBINATIONS: tuple[tuple[str, str, str] | None, ...] = (
     ("levels", "levels", "levels"),
     ("large", "large", "normal"),
     ("constant", "constant", "large"),
+    ("sunken", "sunken", "normal"),
     None,
     None,
     None,
@@ -84,10 +74,11 @@ def attention_cases(
     head_dims: Sequence[int] = range(1, 257),
     layouts: Sequence[str] | None = None,
     families: Sequence[str] | None = None,
-    max_length: int = 4096,
+    max_length: int = LONGEST,
     max_work: int = 1 << 17,
     history: bool = True,
     gradients: bool | Literal["only"] = False,
+    limits: Limits = NO_LIMITS,
     **features: Any,
 ) -> st.SearchStrategy[AttentionCase]:
     """Draw attention problems; each argument narrows what is drawn.
@@ -97,7 +88,7 @@ def attention_cases(
     causal, scale, seqlens_k and return_lse are drawn by default, other features only if they are named.
     max_length bounds Nq and Nk, max_work bounds B·Hq·Nq·Nk (a third of it in cases with gradients).
     gradients: True draws them in half of the cases, "only" in all. Layouts that q, k and v cannot have are used for
-    dO and dLSE only. Example: `@given(case=attention_cases(causal=True))`.
+    dO and dLSE only. limits: confines cases further. Example: `@given(case=attention_cases(causal=True))`.
     """
     for what, names, known in (
         ("dtype", dtypes, DTYPES),
@@ -112,17 +103,18 @@ def attention_cases(
     require(bool(dims) and dims[0] >= 1, "head_dims must hold one positive number at least.")
     require(max_length >= 1 and max_work >= 1, "max_length and max_work must be 1 or more.")
     require(gradients in (False, True, "only"), f"gradients must be False, True or 'only', not {gradients!r}.")
-    for_inputs = layouts is None or any(name in LAYOUTS for name in layouts)
-    require(for_inputs, "layouts must name one for q, k and v at least.")
+    layouts = limits.layouts(GRADIENT_LAYOUTS if layouts is None else layouts)
+    require(any(name in LAYOUTS for name in layouts), "layouts must name one for q, k and v at least.")
     operations = OPERATIONS if gradients is True else OPERATIONS[-1:] if gradients else OPERATIONS[:1]
     work = {"forward": max_work, "forward_backward": max(1, max_work // COST_OF_GRADIENTS)}
     return _cases(
-        {name: _geometries(dims, gqa, max_length, work[name]) for name in operations},
+        {name: Bounds(dims, gqa, max_length, work[name], limits) for name in operations},
         tuple(name for name in DTYPES if name in dtypes),
         _allowed({"config": configs} | features),
         history,
-        tuple(GRADIENT_LAYOUTS) if layouts is None else tuple(layouts),
+        layouts,
         tuple(FAMILIES) if families is None else tuple(families),
+        limits,
     )
 
 
@@ -134,20 +126,29 @@ def _allowed(features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @st.composite
-def _cases(draw, geometries, dtypes, asked, history, layouts, families):  # type: ignore[no-untyped-def]
+def _cases(draw, bounds, dtypes, asked, history, layouts, families, limits):  # type: ignore[no-untyped-def]
     """Draw each part independently, so that it shrinks on its own; the sizes, and what needs them, come last."""
-    operation = draw(any_of(tuple(geometries), "operation")) if len(geometries) > 1 else next(iter(geometries))
+    operation = draw(any_of(tuple(bounds), "operation")) if len(bounds) > 1 else next(iter(bounds))
     dtype = draw(any_of(dtypes, "dtype"))
     values = _draw_common(draw, asked, None)
-    q, k, v = draw(_tensor_specs(layouts, families))
+    shape = draw(any_of(SHAPES, "shape"))
+    q, k, v = draw(_tensor_specs(layouts, families, shape is SHARED_KEYS, limits.same_layout))
     calls_before = draw(any_of(_histories(_variations(asked)))) if history else ()
     past_end = draw(any_of(PAST_END)) if "seqlens_k" in asked else "values"
-    geometry = draw(geometries[operation])
+    geometry = draw_geometry(draw, bounds[operation], shape)
     values |= _draw_common(draw, asked, geometry) | _draw_extra(draw, asked, geometry)
     features = Features(**values)
     past_end = past_end if features.seqlens_k else "values"
     case = AttentionCase(geometry, dtype, features, q, k, v, past_end=past_end, history=calls_before)
-    return case if operation == "forward" else draw(_with_gradients(case, layouts, families))
+    if operation == "forward_backward":
+        case = draw(_with_gradients(case, limits.dO_layouts or layouts, families, limits.dLSE))
+    return _with_legal_history(case, limits) if case.history and limits != NO_LIMITS else case
+
+
+def _with_legal_history(case: AttentionCase, limits: Limits) -> AttentionCase:
+    """Leave out earlier calls that break a limit."""
+    bare = case.replace(history=())
+    return case.replace(history=tuple(n for n in case.history if limits.broken_by(VARIATIONS[n](bare)) is None))
 
 
 def _draw_common(draw: Draw, asked: Mapping[str, Any], geometry: Geometry | None) -> dict[str, Value]:
@@ -178,48 +179,34 @@ def _subsets(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
 
 
 @st.composite
-def _with_gradients(draw, case, layouts, families):  # type: ignore[no-untyped-def]
+def _with_gradients(draw, case, layouts, families, takes_dLSE):  # type: ignore[no-untyped-def]
     """Add dO, dLSE and needs_grad; the spec of dLSE is always drawn, so that draws shrink independently."""
     values = tuple(name for name in GRADIENT_VALUES if name in families) or families
     dO, dLSE = (
         TensorSpec(draw(any_of(values, role)), case.q.seed, draw(any_of(layouts, role))) for role in ("dO", "dLSE")
     )
-    has_dLSE = draw(any_of((False, True), "has_dLSE")) and case.features.return_lse
+    has_dLSE = draw(any_of((False, True), "has_dLSE")) and case.features.return_lse and takes_dLSE
     needs_grad = draw(any_of(WEIGHTED_NEEDS, "needs_grad"))
     return case.replace(operation="forward_backward", dO=dO, dLSE=dLSE if has_dLSE else None, needs_grad=needs_grad)
 
 
 @st.composite
-def _geometries(draw, dims, gqa, max_length, max_work):  # type: ignore[no-untyped-def]
-    Nk = draw(any_of(_lengths(max_length), "Nk"))
-    Nq = draw(any_of(_lengths(max_length), "Nq"))
-    is_square = draw(one_in(4))
-    d = draw(any_of(_head_dims(dims)))
-    B = draw(any_of(BATCHES))
-    Hk = draw(any_of(HEADS))
-    group = draw(any_of(GROUPS)) if gqa else 1
-    Nq = Nk if is_square else Nq
-    Nk = min(Nk, max_work)
-    Nq = min(Nq, max(1, max_work // max(1, Nk)))
-    longest = max(1, Nq, Nk)
-    room = max(1, min(max_work // (max(1, Nq) * max(1, Nk)), MAX_SIZE // (longest * d), MAX_HEADS * 16 // longest))
-    room = min(room, MAX_HEADS)
-    B = min(B, room)
-    Hk = min(Hk, room // B)
-    group = min(group, room // (B * Hk))
-    return Geometry(B, Hk * group, Hk, Nq, Nk, d)
-
-
-@st.composite
-def _tensor_specs(draw, layouts, families):  # type: ignore[no-untyped-def]
+def _tensor_specs(draw, layouts, families, shares_keys, same_layout):  # type: ignore[no-untyped-def]
+    """Draw the specs of q, k and v; shares_keys: the layout of k is often one with stride 0."""
     seed = draw(_seeds())
     layouts = tuple(name for name in layouts if name in LAYOUTS)
     together = draw(any_of(tuple(t for t in FAMILY_COMBINATIONS if t is None or set(t) <= set(families))))
     alone = [draw(any_of(families, role)) for role in "qkv"]
-    how = draw(any_of(("first", "own", "shared")))
-    own = [draw(any_of(layouts, role)) for role in "qkv"]
+    how = draw(any_of(("first", "shared") if same_layout else ("first", "own", "shared")))
+    own = [draw(any_of(_often_expanded(layouts) if shares_keys and role == "k" else layouts, role)) for role in "qkv"]
     chosen = {"first": [layouts[0]] * 3, "shared": own[:1] * 3, "own": own}[how]
     return tuple(TensorSpec(name, seed, layout) for name, layout in zip(together or alone, chosen, strict=True))
+
+
+@cache
+def _often_expanded(layouts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return layouts repeated by weight: those with stride 0 along B or H weigh most."""
+    return tuple(n for n in layouts for _ in range(12 if n in ("expanded_batch", "expanded_heads") else 1))
 
 
 @cache
@@ -240,28 +227,3 @@ def _histories(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     two = [(first, *second) for first in ("other_causal", "other_values") for second in one]
     some = [*one, *one, *two]
     return ((),) * (7 * len(some)) + tuple(some)
-
-
-@cache
-def _lengths(longest: int) -> tuple[int, ...]:
-    """Return lengths repeated by weight, from small to large, so that a smaller index is a shorter length."""
-    order = (1, 0, *range(2, min(longest, 2 * max(TILES) + 18) + 1), *(n for n in TAIL if n <= longest))
-    return tuple(n for n in order for _ in range(_weight(n)))
-
-
-def _weight(n: int) -> int:
-    """Return the weight of a length: small ones weigh most, then those around the edges of tiles."""
-    if n <= 4:
-        return 40
-    if n in FIRST_EDGES:
-        return 24
-    is_edge = any(n % tile in (0, 1, tile - 1) and n // tile <= 2 for tile in TILES)
-    if n <= 2 * TILES[2] + 1:
-        return 12 if is_edge else 8 if n <= 17 else 2
-    return 4 if is_edge else 1
-
-
-@cache
-def _head_dims(dims: tuple[int, ...]) -> tuple[int, ...]:
-    weights = {d: 48 if d in COMMON_HEAD_DIMS else 12 if d in OTHER_HEAD_DIMS else 2 if d <= 64 else 1 for d in dims}
-    return tuple(d for d in dims for _ in range(weights[d]))

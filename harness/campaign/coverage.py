@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 
 from harness.judging.seen import Seen
 from harness.subject.declaration import Subject
@@ -23,6 +24,10 @@ TILE = 64
 def _order(case: AttentionCase) -> str:
     g = case.geometry
     return "Nq < Nk" if g.Nq < g.Nk else "Nq = Nk" if g.Nq == g.Nk else "Nq > Nk"
+
+
+def _possible_orders(subject: Subject) -> Iterable[str]:
+    return ("Nq = Nk",) if subject.limits.self_attention else ("Nq < Nk", "Nq = Nk", "Nq > Nk")
 
 
 def _length(n: int) -> str:
@@ -82,11 +87,13 @@ def _if_backward(*classes: str) -> Callable[[Subject], Iterable[str]]:
 
 
 def _possible_dO_layouts(subject: Subject) -> Iterable[str]:
-    return _if_backward(*(subject.layouts or GRADIENT_LAYOUTS))(subject)
+    return _if_backward(*(subject.limits.dO_layouts or subject.limits.layouts(subject.layouts or GRADIENT_LAYOUTS)))(
+        subject
+    )
 
 
 def _possible_dLSE(subject: Subject) -> Iterable[str]:
-    classes = ("none", "given") if "return_lse" in subject.keywords else ("none",)
+    classes = ("none", "given") if "return_lse" in subject.keywords and subject.limits.dLSE else ("none",)
     return _if_backward(*classes)(subject)
 
 
@@ -99,6 +106,31 @@ def _from_truth(case: AttentionCase) -> tuple[str, ...]:
     return ()
 
 
+def _pair(name: str, *parts: Axis) -> Axis:
+    """Return the axis of all combinations of the classes of some axes."""
+    return Axis(
+        name,
+        lambda subject: map(" x ".join, product(*(part.possible(subject) for part in parts))),
+        lambda case: map(" x ".join, product(*(part.of(case) for part in parts))),
+    )
+
+
+def _key_layouts(subject: Subject) -> Iterable[str]:
+    return [name for name in subject.limits.layouts(subject.layouts or LAYOUTS) if name in LAYOUTS]
+
+
+def _group(case: AttentionCase) -> list[str]:
+    """Return the class of the group of a single query row; none if there are more rows."""
+    group = case.geometry.group
+    if case.geometry.Nq != 1:
+        return []
+    return ["1" if group == 1 else "a power of 2" if group & (group - 1) == 0 else "another group"]
+
+
+def _magnitude(n: int) -> str:
+    return "to 255" if n < 256 else "to 1023" if n < 1024 else "to 4095" if n < 4096 else "from 4096"
+
+
 def axes() -> tuple[Axis, ...]:
     """All axes: those of every case and those of the features."""
     return _axes_with(tuple(FEATURES.values()))
@@ -106,12 +138,12 @@ def axes() -> tuple[Axis, ...]:
 
 @cache
 def _axes_with(features: tuple[Feature, ...]) -> tuple[Axis, ...]:
-    return (*AXES, *(axis for each in features for axis in each.axes()))
+    return (*AXES, *PAIRS, *(axis for each in features for axis in each.axes()))
 
 
 AXES: tuple[Axis, ...] = (
     Axis("dtype", lambda s: s.dtypes, lambda c: [c.dtype], has_histogram=True),
-    Axis("Nq against Nk", _always("Nq < Nk", "Nq = Nk", "Nq > Nk"), lambda c: [_order(c)], has_histogram=True),
+    Axis("Nq against Nk", _possible_orders, lambda c: [_order(c)], has_histogram=True),
     Axis("Nq", _always("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nq)]),
     Axis("Nk", _always("0", "1", "2", "one tile", "two tiles", "more tiles"), lambda c: [_length(c.geometry.Nk)]),
     Axis("tail of Nk", _always("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nk)], has_histogram=True),
@@ -123,7 +155,7 @@ AXES: tuple[Axis, ...] = (
     ),
     Axis("heads", lambda s: ("MHA", "MQA", "GQA") if s.gqa else ("MHA",), lambda c: [_heads(c)], has_histogram=True),
     Axis("empty rows", _possible_empty_rows, _from_truth),
-    Axis("layout", lambda s: s.layouts or LAYOUTS, lambda c: {c.q.layout, c.k.layout, c.v.layout}, has_histogram=True),
+    Axis("layout", _key_layouts, lambda c: {c.q.layout, c.k.layout, c.v.layout}, has_histogram=True),
     Axis("values", lambda s: FAMILIES, lambda c: {c.q.values, c.k.values, c.v.values}, has_histogram=True),
     Axis("tail of Nq", _always("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nq)]),
     Axis("key tiles", _always("0", "1", "2", "3 to 8", "over 8"), _key_tiles),
@@ -142,6 +174,29 @@ AXES: tuple[Axis, ...] = (
     Axis("needs_grad", _if_backward(*map(" ".join, NEEDS)), lambda c: _in_backward(c, " ".join(c.needs_grad))),
     Axis("calls before", _always("none", "some"), lambda c: ["some" if c.history else "none"]),
 )
+
+_TAIL = Axis("tail of Nk", _always("none", "1", "tile - 1", "other"), lambda c: [_tail(c.geometry.Nk)])
+_MANY_HEADS = Axis(
+    "Hk", _always("one head", "some heads"), lambda c: ["one head" if c.geometry.Hk == 1 else "some heads"]
+)
+_DIM = Axis("d", lambda s: sorted({_head_dim(d) for d in s.head_dims}), lambda c: [_head_dim(c.geometry.d)])
+
+PAIRS: tuple[Axis, ...] = (
+    _pair(
+        "layout of k x Hk x tail of Nk", Axis("layout of k", _key_layouts, lambda c: [c.k.layout]), _MANY_HEADS, _TAIL
+    ),
+    _pair("d x tail of Nk", _DIM, _TAIL),
+    _pair(
+        "Nq 1: group x Nk",
+        Axis("group", lambda s: ("1", "a power of 2", "another group") if s.gqa else ("1",), _group),
+        Axis(
+            "Nk",
+            lambda s: () if s.limits.self_attention else ("to 255", "to 1023", "to 4095", "from 4096"),
+            lambda c: [_magnitude(c.geometry.Nk)],
+        ),
+    ),
+)
+"""Combinations in which kernels have been wrong where each class alone was right."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,8 +13,11 @@ from harness.subject.declaration import Subject
 from strategies import AttentionCase, Features, Geometry
 from strategies.features import FEATURES
 
-PROBE_LENGTH = 64
-"""Rows and keys of the call: a whole tile, the least that some subjects take."""
+PROBE_LENGTHS = (64, 128, 256, 1024)
+"""Rows and keys of the calls: a whole tile, and more where a subject takes no fewer."""
+
+PROBE_SECONDS = 20.0
+"""After which no further call is made: an interpreted kernel that refuses late is slow."""
 
 PROBE_HEAD_DIM = 64
 FOUND = "found"
@@ -33,9 +37,11 @@ def with_differentiability(subject: Subject, examiner: Examiner) -> Subject:
 
 
 def _probe(subject: Subject, examiner: Examiner) -> Subject:
-    """Ask small calls until one returns; a call that does not end is the last."""
-    why = "it takes no small call"
-    for case in _small_calls(subject):
+    """Ask small calls, then larger ones, until one returns; a call that does not end is the last."""
+    why, until = "it takes no small call", time.monotonic() + PROBE_SECONDS
+    for case in _calls(subject):
+        if time.monotonic() >= until:
+            break
         found = examiner.examine(Question(case, probes=True))
         if found.verdicts:
             sentence = found.verdicts[0].sentence
@@ -50,9 +56,16 @@ def _probe(subject: Subject, examiner: Examiner) -> Subject:
     return replace(subject, differentiable=False, differentiable_by=f"{FOUND}: {why}")
 
 
-def _small_calls(subject: Subject) -> Iterator[AttentionCase]:
-    """Square calls of one head, of which any subject takes one: of each mask, dtype, and d near to 64 or 128."""
+def _calls(subject: Subject) -> Iterator[AttentionCase]:
+    """Square calls, of which any subject takes one: of each mask, dtype, and d near to 64 or 128.
+
+    The smallest are of one head and one batch entry; the larger ones have two of each for a subject that needs several.
+    """
     nearest = sorted(subject.head_dims, key=lambda d: (abs(d - PROBE_HEAD_DIM), d))[:1]
     dims = [*nearest, *(d for d in (2 * PROBE_HEAD_DIM,) if d in subject.head_dims and d not in nearest)]
-    for causal, d, dtype in itertools.product(FEATURES["causal"].taken_by(subject), dims, subject.dtypes):
-        yield AttentionCase(Geometry(Nq=PROBE_LENGTH, Nk=PROBE_LENGTH, d=d), dtype=dtype, features=Features(causal))
+    for N, (causal, d, dtype) in itertools.product(
+        PROBE_LENGTHS, itertools.product(FEATURES["causal"].taken_by(subject), dims, subject.dtypes)
+    ):
+        several = 2 if PROBE_LENGTHS[0] < N else 1
+        geometry = Geometry(B=several, Hq=several, Hk=several, Nq=N, Nk=N, d=d)
+        yield AttentionCase(geometry, dtype=dtype, features=Features(causal))

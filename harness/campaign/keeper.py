@@ -22,6 +22,7 @@ class CorpusKeeper:
     def __init__(self, folder: Path, subject: str, device: str) -> None:
         self._folder, self._subject, self._device = folder, subject, device
         self._drawn: dict[FaultKey, Path] = {}
+        self._written: set[Path] = set()
         self.problems: list[str] = []
 
     def for_another_part(self) -> CorpusKeeper:
@@ -53,6 +54,12 @@ class CorpusKeeper:
                 drawn.unlink()
         return path
 
+    def forget(self, finding: Finding) -> None:
+        """Remove the file of a finding that another one replaces; a file that was there before stays."""
+        if finding.file is not None and finding.file in self._written:
+            with suppress(OSError):
+                finding.file.unlink()
+
     def save_missing(self, findings: dict[FaultKey, Finding]) -> None:
         """Save each finding that has no file: its job was killed before it could save it, or the disk was full.
 
@@ -68,7 +75,11 @@ class CorpusKeeper:
         with self._noting_problems():
             worst = Worst(finding.worst_ratio, finding.worst)
             entry = make_entry(finding.shrunk, finding.verdict, self._subject, self._device, worst)
-            return entries.save(entry, self._folder)
+            path = entries.path_of(entry, self._folder)
+            was_there = os.path.exists(path) and path not in self._drawn.values()
+            saved = entries.save(entry, self._folder)
+            self._written |= set() if was_there else {saved}
+            return saved
         return None
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 
 from harness.campaign.finding import FaultKey, fault_key
@@ -14,11 +14,6 @@ from strategies.case import INPUTS
 T = TypeVar("T")
 
 
-def is_known(verdict: Verdict, known: Collection[FaultKey]) -> bool:
-    """Whether the fault is known already, or implied by those that are."""
-    return fault_key(verdict) in known or is_implied(verdict, known)
-
-
 def is_implied(verdict: Verdict, by: Iterable[FaultKey]) -> bool:
     """Whether a verdict adds nothing to other faults.
 
@@ -26,14 +21,14 @@ def is_implied(verdict: Verdict, by: Iterable[FaultKey]) -> bool:
     numbers wrong by more than the budget repeats a check that found them wrong. A result within the budget that breaks
     a promise bit for bit is a fault of its own.
     """
-    others = [fault for fault in by if fault != fault_key(verdict)]
+    others = [fault for fault in by if fault[:2] != fault_key(verdict)]
     compares_calls = verdict.check in RELATIONS and verdict.kind != "output_aliased"
     is_of_calls = compares_calls or verdict.kind in ("history_dependent", "not_repeatable")
-    if is_of_calls and any(kind == "not_repeatable" for kind, _ in others):
+    if is_of_calls and any(fault[0] == "not_repeatable" for fault in others):
         return True
     if not compares_calls or BITS in verdict.parts:
         return False
-    return any(_group(kind) == _group(verdict.kind) for kind, check in others if check != verdict.check)
+    return any(_group(kind) == _group(verdict.kind) for kind, check, *_ in others if check != verdict.check)
 
 
 def _group(kind: str) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from harness.campaign.cause import is_same_place
 from harness.campaign.finding import Finding, fault_key
 from harness.campaign.shorten import shorten
 from harness.judging.examine import Examiner, Question
 from harness.judging.verdict import Verdict
+from harness.subject.declaration import Subject
 from strategies import AttentionCase
 from strategies.features import VARIATIONS
 
@@ -21,7 +26,8 @@ class Shrinking:
 
     smallest: the latest failing case, which Hypothesis makes smaller and smaller, and its verdict. worst: the case with
     the largest error/budget. cases, seconds: when the fault was first met. enough: the error/budget from which on a
-    smaller case counts as failing.
+    smaller case counts as failing. until: when shrinking must end, by the monotonic clock. is_cut_short: it ended so.
+    is_simple: no part of the smallest case can have its default value.
     """
 
     first: AttentionCase
@@ -30,11 +36,23 @@ class Shrinking:
     cases: int
     seconds: float
     enough: float
+    until: float = math.inf
+    is_cut_short: bool = False
+    is_simple: bool = True
 
     @classmethod
-    def begin(cls, case: AttentionCase, verdict: Verdict, cases: int, seconds: float) -> Shrinking:
+    def begin(
+        cls, case: AttentionCase, verdict: Verdict, cases: int, seconds: float, until: float = math.inf
+    ) -> Shrinking:
         """Begin with the first failing case."""
-        return cls(case, (case, verdict), (verdict.ratio, case), cases, seconds, enough=verdict.ratio**0.5)
+        return cls(case, (case, verdict), (verdict.ratio, case), cases, seconds, verdict.ratio**0.5, until)
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether shrinking must end; from then on it counts as cut short."""
+        is_out_of_time = time.monotonic() >= self.until
+        self.is_cut_short = self.is_cut_short or is_out_of_time
+        return is_out_of_time
 
     def follow(self, case: AttentionCase, verdict: Verdict) -> bool:
         """Take a smaller failing case; return False where it is too near the budget to be worth shrinking to."""
@@ -47,15 +65,27 @@ class Shrinking:
     def finding(self, rate: float = 1.0) -> Finding:
         """Return the finding that the smallest case makes so far."""
         case, verdict = self.smallest
-        return Finding(verdict, case, self.first, self.worst[1], self.worst[0], self.cases, self.seconds, rate)
+        worst_ratio, worst = self.worst
+        met = (self.cases, self.seconds)
+        finding = Finding(verdict, case, self.first, worst, worst_ratio, *met, rate)
+        return replace(finding, cut_short=self.is_cut_short, is_simple=self.is_simple)
 
 
-def settle(shrinking: Shrinking, examiner: Examiner) -> Finding:
+IsKnown = Callable[[AttentionCase, Verdict], bool]
+"""Whether a failure of a case has a cause that was found before."""
+
+
+def settle(shrinking: Shrinking, examiner: Examiner, subject: Subject, is_known: IsKnown) -> Finding:
     """Shorten the smallest case, rerun it, find the calls that it needs, and return the finding."""
-    case, verdict = shrinking.smallest = _shorten(shrinking, examiner)
-    failures = [_rerun(case, verdict, examiner) for _ in range(RERUNS)]
+    was_cut_short, shrinking.is_cut_short = shrinking.is_cut_short, False
+    case, verdict = shrinking.smallest = _shorten(shrinking, examiner, subject, is_known)
+    shrinking.is_simple = not shrinking.is_cut_short
+    shrinking.is_cut_short = shrinking.is_cut_short or was_cut_short
+    # A hang costs its time limit in each run.
+    reruns = RERUNS if verdict.kind != "timed_out" else 1
+    failures = [_rerun(case, verdict, examiner) for _ in range(reruns)]
     verdict = next((failure for failure in failures if failure is not None), verdict)
-    rate = sum(failure is not None for failure in failures) / RERUNS
+    rate = sum(failure is not None for failure in failures) / reruns
     if 0 < rate < 1:
         shrinking.smallest = (case, _not_repeatable(verdict, rate))
     else:
@@ -63,19 +93,25 @@ def settle(shrinking: Shrinking, examiner: Examiner) -> Finding:
     return shrinking.finding(rate)
 
 
-def _shorten(shrinking: Shrinking, examiner: Examiner) -> tuple[AttentionCase, Verdict]:
-    """The smallest case with lengths as short as they can be while it still fails clearly."""
+def _shorten(
+    shrinking: Shrinking, examiner: Examiner, subject: Subject, is_known: IsKnown
+) -> tuple[AttentionCase, Verdict]:
+    """The smallest case, as simple and short as it can be while it still fails clearly."""
     smallest = shrinking.smallest
 
     def fails(case: AttentionCase) -> bool:
         nonlocal smallest
+        if shrinking.is_out_of_time:
+            return False
         found = _rerun(case, shrinking.smallest[1], examiner)
-        if found is not None and found.ratio >= shrinking.enough:
-            smallest = (case, found)
-            return True
-        return False
+        if found is None or not is_same_place(found, shrinking.smallest[1]) or found.ratio < shrinking.enough:
+            return False
+        if is_known(case, found):
+            return False
+        smallest = (case, found)
+        return True
 
-    shorten(shrinking.smallest[0], fails)
+    shorten(shrinking.smallest[0], fails, subject)
     return smallest
 
 

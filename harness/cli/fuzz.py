@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -57,6 +58,8 @@ def _here(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Campaign |
     setting = Setting(name, asked.refuses, device, WorkerLimits.of_one_among(jobs), operation=asked.operation)
     keeper = CorpusKeeper(asked.corpus, name, device)
     make = setting.maker()
+    folder = _examples(asked, name, device)
+    max_failures = asked.max_failures
 
     def start(part: Part) -> Campaign:
         if device == "cuda":
@@ -68,17 +71,20 @@ def _here(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Campaign |
             part.seed,
             part.seconds,
             part.cases,
-            shared_database(database_folder(DATABASE, name, device)),
-            before=take_left_behind(name, device),
+            None if folder is None else shared_database(folder),
+            before=take_left_behind(name, device) if folder else (),
             examiner=Journaled(apart, name, device),
             keeper=keeper,
             probes=True,
+            opens=part.number == 0,
+            max_failures=max_failures,
         )
 
     if jobs == 1:
         yield start(whole), keeper
     else:
-        yield Jobs(setting.card(make), device, whole.seed, whole.seconds, whole.cases, jobs, Forks(start)), keeper
+        until = (whole.seed, whole.seconds, whole.cases)
+        yield Jobs(setting.card(make), device, *until, jobs, Forks(start), max_failures=max_failures), keeper
 
 
 @contextmanager
@@ -93,8 +99,14 @@ def _on_cluster(asked: Namespace, name: str, whole: Part) -> Iterator[tuple[Jobs
         limits = WorkerLimits.of_one_among(min(jobs, cluster.slots_of_a_node(device)))
         setting = Setting(name, asked.refuses, device, limits, operation=asked.operation, pretends=asked_arch())
         keeper = CorpusKeeper(asked.corpus, name, device)
-        backend = cluster.backend(setting, keeper, database_folder(DATABASE, name, device))
-        yield Jobs(backend.card(), device, whole.seed, whole.seconds, whole.cases, jobs, backend), keeper
+        backend = cluster.backend(setting, keeper, _examples(asked, name, device))
+        until = (whole.seed, whole.seconds, whole.cases)
+        yield Jobs(backend.card(), device, *until, jobs, backend, max_failures=asked.max_failures), keeper
+
+
+def _examples(asked: Namespace, name: str, device: str) -> Path | None:
+    """The folder of earlier examples; None with a given seed, which draws the same cases whatever lies there."""
+    return database_folder(DATABASE, name, device) if asked.seed is None else None
 
 
 def _pin(number: int) -> None:

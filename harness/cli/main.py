@@ -42,9 +42,16 @@ def _parser() -> argparse.ArgumentParser:
 
     fuzz = _command(commands, "fuzz", _fuzz, "draw cases until the time is up, shrink and save what fails")
     fuzz.add_argument("--subject", help="module:function, file.py:function, or a name that ships", metavar="NAME")
-    fuzz.add_argument("--time", type=float, help="seconds (default 60, none where --cases is given)", metavar="S")
+    fuzz.add_argument(
+        "--time", type=float, help="seconds, shrinking included (default 60, none where --cases is given)", metavar="S"
+    )
     fuzz.add_argument("--cases", type=_positive, help="stop after so many cases", metavar="N")
-    fuzz.add_argument("--seed", type=int, help="draw the same cases again", metavar="N")
+    fuzz.add_argument("--seed", type=int, help="draw the same cases again; earlier examples are not read", metavar="N")
+    ends = fuzz.add_mutually_exclusive_group()
+    ends.add_argument("--max-failures", type=_positive, help="stop when N causes are found", metavar="N")
+    ends.add_argument(
+        "-x", dest="max_failures", action="store_const", const=1, help="stop at the first: --max-failures 1"
+    )
     fuzz.add_argument("--jobs", type=_positive, help="campaigns side by side (default 1; a cluster's all)", metavar="N")
     fuzz.add_argument("--cluster", help="run them on this Ray cluster: HOST:PORT or auto", metavar="ADDRESS")
     fuzz.add_argument("--json", type=Path, help="write the outcome there too", metavar="FILE")

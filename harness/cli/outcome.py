@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from harness.campaign.cause import describe_cause
 from harness.campaign.finding import Finding
 from harness.campaign.parallel.jobs import AnyCampaign
 from harness.corpus.bug_report import commands
@@ -27,6 +28,9 @@ def _print_finding(console: Console, campaign: AnyCampaign, finding: Finding) ->
     console.print()
     console.print(Text(story(campaign.subject.name, finding.shrunk, finding.verdict)), soft_wrap=True)
     console.print(Text(f"  worst    {finding.worst_ratio:.3g} x the budget: {finding.worst!r}"), soft_wrap=True)
+    console.print(Text(f"  cause    {describe_cause(finding)}"), soft_wrap=True)
+    if finding.cut_short:
+        console.print(Text("  shrunk   until its time was up: a smaller case may fail too"), soft_wrap=True)
     met = f"  first    after {finding.cases_to_first} cases, {finding.seconds_to_first:.2f} s"
     console.print(Text(met), soft_wrap=True)
     if finding.file is not None:
@@ -50,6 +54,9 @@ def _print_summary(console: Console, campaign: AnyCampaign) -> None:
     console.print(_coverage(campaign), soft_wrap=True)
     for axis, classes in tally.coverage.missed(campaign.subject).items():
         console.print(Text(f"  never hit: {axis}: {', '.join(classes)}"), soft_wrap=True)
+    for finding in campaign.findings.values():
+        line = f"  {finding.verdict.kind} ({finding.verdict.check}): {describe_cause(finding)}"
+        console.print(Text(f"{line}  {finding.file or ''}".rstrip()), soft_wrap=True)
     count = len(campaign.findings)
     style = "bold red" if count else "bold green"
     console.print(Text(f"{count} failure{'' if count == 1 else 's'}", style=style))

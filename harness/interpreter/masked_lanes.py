@@ -1,5 +1,4 @@
-"""What a masked lane of `tl.load(pointers, mask=...)` without `other` holds: undefined on a GPU, 0 in the stock
-interpreter.
+"""Masked lanes of `tl.load(pointers, mask=...)` without `other`: undefined on a GPU, 0 in the stock interpreter.
 
 Here such a lane holds what shows wherever it is used: NaN, or a large odd number.
 """

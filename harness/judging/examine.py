@@ -6,14 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.errors import Refused, first_line
+from harness.errors import Refused
 from harness.judging.heat import HeatMap, heat_map
 from harness.judging.judge import judge
+from harness.judging.outside import with_tensors_read
 from harness.judging.seen import Seen, seen_in
 from harness.judging.verdict import Verdict
 from harness.judging.votes import with_votes
 from harness.running.attempt import attempt
 from harness.running.call import has_gradients
+from harness.running.raised import describe_raised
 from harness.subject.declaration import Subject
 from oracles import Comparison
 from strategies import AttentionCase
@@ -81,7 +83,7 @@ def examine(
         return Examined(refused=str(refusal))
     verdicts = judge(tried, question.also, question.others, at)
     if question.votes:
-        verdicts = [with_votes(tried, verdict) for verdict in verdicts]
+        verdicts = [with_tensors_read(tried, with_votes(tried, verdict)) for verdict in verdicts]
     is_formed = not any(verdict.tensor is None for verdict in verdicts)
     if not is_formed:
         return Examined(tuple(verdicts))
@@ -97,5 +99,5 @@ def _probe(subject: Subject, case: AttentionCase, device: str) -> Examined:
     except Refused as refusal:
         return Examined(refused=str(refusal))
     except Exception as error:
-        verdict = Verdict("raised", "returns", f"the call raised {first_line(error)}")
+        verdict = Verdict("raised", "returns", f"the call raised {describe_raised(error)}")
         return Examined((verdict,), differentiable=False)

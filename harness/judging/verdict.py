@@ -38,6 +38,7 @@ class Verdict:
     ratio: error/budget, infinite if no budget is involved. The rest describes the worst element, if there is one: its
     tensor and index (where), the value found (got) and the right one (wanted), the error, the budget and its parts, and
     how every oracle voted on the tensor (votes: the oracle's own error/budget).
+    place: where an exception was raised, so that two are told apart; it is not saved, since the sentence has it too.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Verdict:
     budget: float | None = None
     parts: dict[str, float] = field(default_factory=dict)
     votes: dict[str, str] = field(default_factory=dict)
+    place: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

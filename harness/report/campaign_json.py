@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from harness.campaign.cause import describe_cause, needs
 from harness.campaign.finding import FaultKey, Finding
 from harness.campaign.parallel.jobs import AnyCampaign
 from harness.campaign.tally import Closest
@@ -67,6 +68,9 @@ def _failure(finding: Finding, drawn: Pictures) -> dict[str, Any]:
         "seconds_to_first": round(finding.seconds_to_first, 3),
         "shrunk": finding.shrunk.to_json(),
         "rate": finding.rate,
+        "cause": describe_cause(finding),
+        "needs": sorted(needs(finding.shrunk)),
+        "cut_short": finding.cut_short,
         "corpus_file": None if file is None else str(file),
         "verdict": verdict_to_json(finding.verdict),
         "worst": worst | _picture(drawn.get("worst")),

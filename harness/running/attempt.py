@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,7 +34,8 @@ class Attempt:
     def judgement(self) -> Judgement:
         """The truth and the budget, from tensors that the subject cannot have changed."""
         independent = is_independent(self.case)
-        return Judgement(self.pristine, p_dtype=self.subject.torch_p_dtype(), independent=independent)
+        subject = self.subject
+        return Judgement(self.pristine, p_dtype=subject.torch_p_dtype(), independent=independent, atol=subject.atol)
 
     @property
     def truth(self) -> Truth:
@@ -75,9 +77,24 @@ class Attempt:
 
         If so, the error came from a read outside a tensor.
         """
+        return self._is_right_with_zeros_around(self.pristine.tensors)
+
+    @cached_property
+    def read_outside(self) -> tuple[str, ...]:
+        """The tensors of the case outside of which the call reads: with NaN around that one alone, it is wrong.
+
+        Empty where it reads outside a tensor that it made itself. Only for a result that is right with zero guards.
+        """
+        names = list(self.pristine.tensors)
+        return tuple(
+            name for name in names if not self._is_right_with_zeros_around([other for other in names if other != name])
+        )
+
+    def _is_right_with_zeros_around(self, names: Iterable[str]) -> bool:
+        """Whether the call is right if the memory around these tensors and around those that it makes holds 0."""
         before = self.pristine
-        guarded = {name: zero_outside(tensor) for name, tensor in before.tensors.items()}
-        return self._is_right(call(self.subject, self.case, before.with_tensors(guarded).to(self.device), band=0))
+        zeroed = {name: zero_outside(before.tensors[name]) for name in names}
+        return self._is_right(call(self.subject, self.case, before.with_tensors(zeroed).to(self.device), band=0))
 
     @cached_property
     def is_right_with_zero_lanes(self) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from harness.subject.tuning import Tuned, tuners_of
 from strategies import AttentionCase, Features, attention_cases
 from strategies.case import OPERATIONS
 from strategies.features import FEATURES
+from strategies.limits import NO_LIMITS, Limits
 from strategies.tensors import TORCH_DTYPES
 
 Attention = Callable[..., Any]
@@ -48,9 +50,10 @@ class Subject:
 
     keywords: the feature keywords in its signature. The rest is declared in a dict `__flashattest__` on the function,
     under the same names: alignments of causal ("upper_left", "lower_right"), dtypes, head_dims (a collection) or
-    max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), masked_lanes (what `tl.load` without
-    `other` gives there, of LANES), configs (values of `config=`, or names of configurations of autotuned
-    kernels), exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say).
+    min_head_dim and max_head_dim, gqa, layouts, devices, p_dtype (what P is cast to before P·V), masked_lanes (what
+    `tl.load` without `other` gives there, of LANES), configs (values of `config=`, or names of configurations of
+    autotuned kernels), exact (what it promises bit for bit, of EXACT), differentiable (None: it does not say), atol (an
+    error of its own, as of quantisation, that is added to every budget), and each field of `Limits`.
     refuses: a regular expression; an exception whose text it matches is a refusal, as NotImplementedError always is.
     operation: narrows what is asked of it, ANY or one of OPERATIONS. differentiable_by: how that is known, in words.
     """
@@ -69,17 +72,25 @@ class Subject:
     configs: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     differentiable: bool | None = None
+    limits: Limits = NO_LIMITS
+    atol: float = 0.0
     refuses: str | None = field(default=None, compare=False)
     operation: str = field(default=ANY, compare=False)
     differentiable_by: str = field(default="declared", compare=False)
 
     def cases(self, **narrower: Any) -> SearchStrategy[AttentionCase]:
         """Draw the cases that this subject says it can take; keywords narrow further, as in `attention_cases`."""
-        drawn: dict[str, Any] = {name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts")}
+        drawn: dict[str, Any] = {
+            name: getattr(self, name) for name in ("dtypes", "gqa", "head_dims", "layouts", "limits")
+        }
         drawn |= {name: each.taken_by(self) for name, each in FEATURES.items()}
         drawn["configs"] = drawn.pop("config")
         drawn["gradients"] = "only" if "forward" not in self.operations else "forward_backward" in self.operations
         return attention_cases(**(drawn | narrower))
+
+    def takes(self, case: AttentionCase) -> bool:
+        """Whether the case keeps the declared limits."""
+        return self.limits == NO_LIMITS or self.limits.broken_by(case) is None
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -134,7 +145,9 @@ _DECLARABLE = (
     "configs",
     "exact",
     "differentiable",
+    "atol",
 )
+_LIMITS = tuple(field.name for field in fields(Limits))
 
 
 def describe(function: Attention, name: str | None = None, refuses: str | None = None) -> Subject:
@@ -145,10 +158,22 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
     declared = dict(getattr(function, DECLARATION, {}))
     if "max_head_dim" in declared:
         declared["head_dims"] = range(1, declared.pop("max_head_dim") + 1)
+    if "min_head_dim" in declared:
+        least = declared.pop("min_head_dim")
+        declared["head_dims"] = tuple(d for d in declared.get("head_dims", Subject.head_dims) if d >= least)
     for key, value in declared.items():
-        if key not in _DECLARABLE:
-            raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {', '.join(_DECLARABLE)} and max_head_dim.")
+        if key not in (*_DECLARABLE, *_LIMITS):
+            known = ", ".join((*_DECLARABLE, *_LIMITS, "min_head_dim"))
+            raise CannotRun(f"{DECLARATION} declares {key!r}; it may hold {known} and max_head_dim.")
         declared[key] = tuple(value) if isinstance(value, list | range) else value
+    atol = declared.get("atol", 0.0)
+    if isinstance(atol, bool) or not isinstance(atol, int | float) or not 0 <= atol < math.inf:
+        raise CannotRun(f"{DECLARATION} declares atol={atol!r}; it is a finite number of 0 or more.")
+    confined = {key: declared.pop(key) for key in _LIMITS if key in declared}
+    try:
+        limits = Limits(**confined)
+    except ValueError as error:
+        raise CannotRun(f"{DECLARATION}: {error}") from None
     for promise in declared.get("exact", ()):
         if promise not in EXACT:
             raise CannotRun(f"{DECLARATION} promises {promise!r} under 'exact'; it may promise {', '.join(EXACT)}.")
@@ -163,7 +188,7 @@ def describe(function: Attention, name: str | None = None, refuses: str | None =
     if tuners:
         function = Tuned(function, tuners)
         keywords, declared["configs"] = keywords | {"config"}, function.configs
-    return replace(Subject(own_name, function, keywords, refuses=refuses), **declared)
+    return replace(Subject(own_name, function, keywords, limits=limits, refuses=refuses), **declared)
 
 
 def _keywords(function: Attention, name: str) -> frozenset[str]:

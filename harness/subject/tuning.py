@@ -15,19 +15,11 @@ from harness.interpreter.autotuned import arguments_of, is_interpreted, name_of,
 
 Function = Callable[..., Any]
 
-_NOT_ENTERED = frozenset(
-    {
-        *sys.stdlib_module_names,
-        "torch",
-        "triton",
-        "numpy",
-        "pytest",
-        "_pytest",
-        "hypothesis",
-        *("harness", "strategies", "oracles"),
-    }
-)
-"""Packages of which no function launches a subject's kernels."""
+_OTHERS = "torch triton numpy pytest _pytest hypothesis harness strategies oracles"
+_NOT_ENTERED = frozenset([*sys.stdlib_module_names, *_OTHERS.split()])
+"""Packages of which no function launches a subject's kernels, but for `_ENTERED`."""
+
+_ENTERED = "harness.subject.adapters."
 
 _ENTERED_BELOW = ("torch._library", "triton.runtime")
 """Operators of `torch.library.custom_op` and kernels, which hold a subject's functions."""
@@ -156,4 +148,5 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def _is_entered(module: str | None) -> bool:
-    return (module or "").partition(".")[0] not in _NOT_ENTERED
+    name = module or ""
+    return name.partition(".")[0] not in _NOT_ENTERED or name.startswith(_ENTERED)

@@ -16,6 +16,7 @@ from harness.judging.examine import Examined, Question
 from harness.judging.verdict import Verdict
 from harness.subject.declaration import Subject
 from harness.workers.forkserver import Child, ForkServer, ForkServerLost
+from harness.workers.last_words import frame_of, last_words
 from harness.workers.limits import WorkerLimits
 from harness.workers.worker import Make, serve
 
@@ -103,6 +104,7 @@ class Worker:
 
     def _ask(self, question: Question, seconds: float) -> Examined:
         self._at = None
+        self._printed = _size(self._output)
         try:
             self._child.connection.send(question)
         except OSError:
@@ -146,7 +148,7 @@ class Worker:
             raise WorkerDied(self._verdict("crashed", f"The call left the device unusable: {value}"))
 
     def _exit_verdict(self) -> Verdict:
-        """Say how the process ended whose connection is closed, with the last line that it printed."""
+        """Say how the process ended whose connection is closed, with what it printed about it and where it was."""
         self.is_gone = True
         try:
             status = self._server.wait(self._child)
@@ -155,22 +157,22 @@ class Worker:
         finally:
             self._child.connection.close()
         how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-        last = self._last_line()
-        return self._verdict(
-            "crashed", f"The call ended its process: {how}{f', after it wrote {last!r}' if last else ''}."
-        )
+        printed = self._output_of_case()
+        last, frame = last_words(printed, is_signal=status < 0), frame_of(printed)
+        about = [how, *([f"after it wrote {last!r}"] if last else []), *([f"at {frame}"] if frame else [])]
+        place = None if frame is None else f"{how} at {frame.file}:{frame.line}"
+        return self._verdict("crashed", f"The call ended its process: {', '.join(about)}.", place)
 
-    def _verdict(self, kind: str, sentence: str) -> Verdict:
+    def _verdict(self, kind: str, sentence: str, place: str | None = None) -> Verdict:
         """Make a verdict on the case's own call, or on the further call that a relation makes."""
         if self._at is None:
-            return Verdict(kind, CHECK, sentence)
-        return Verdict(kind, self._at, f"In a further call that {self._at} makes: {sentence}")
+            return Verdict(kind, CHECK, sentence, place=place)
+        return Verdict(kind, self._at, f"In a further call that {self._at} makes: {sentence}", place=place)
 
-    def _last_line(self) -> str:
-        """The last line that was printed since the worker started, cut to what reads well in a sentence."""
+    def _output_of_case(self) -> str:
+        """Return what was printed since the last question, or since the worker started."""
         self._output.seek(self._printed)
-        lines = self._output.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:200] if lines else ""
+        return self._output.read().decode(errors="replace")
 
 
 def _size(file: IO[bytes]) -> int:

@@ -63,8 +63,8 @@ def _print_to(output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115  (for good)
-    # A stack of Python's frames would hide the last line of a library that aborts.
-    faulthandler.disable()
+    # The stack names the line that a signal ends; `last_words` keeps it apart from a library's last message.
+    faulthandler.enable(sys.stderr, all_threads=False)
 
 
 def _answer(connection: Connection[Any, Any], subject: Subject, question: Question, device: str) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from oracles.budget.arithmetic import FLUSHED, Arithmetic
 from oracles.budget.backward_sums import SIGMAS, UNIFORM, Parts, Roundings, Sum, sum_of
-from oracles.budget.forward import FP32_MAX, Budget, forward_budget, sum_roundings
+from oracles.budget.forward import DECLARED, FP32_MAX, Budget, add_tolerance, forward_budget, sum_roundings
 from oracles.budget.scores import HUGE_SCORE_ERROR, by_query_head, dot_error, score_errors, stage_errors, visible
 from oracles.features import links, pairs_of
 from oracles.truth.float64 import Truth
@@ -25,12 +25,13 @@ class GradientBudget:
     """Allowed error of each element by gradient, in float64: of "dQ" (B, Hq, Nq, d), "dK" and "dV" (B, Hk, Nk, d).
 
     0 for a row that sees no key and a key that no query sees, where the truth is exactly 0. inf where fp32, or the
-    casts of P and dS, may overflow: nothing is promised there, not even a number.
+    casts of P and dS, may overflow: nothing is promised there, not even a number. atol: as in `Budget`.
     """
 
     by_name: Mapping[str, Tensor]
     rounding: Arithmetic | None = field(default=None, repr=False)
     sums: Mapping[str, Sum] = field(default_factory=dict, repr=False)
+    atol: float = 0.0
 
     def __getitem__(self, name: str) -> Tensor:
         """The budget of a gradient."""
@@ -38,13 +39,18 @@ class GradientBudget:
 
     def is_for(self, dtype: torch.dtype) -> bool:
         """Whether it is for a kernel that computes, casts and stores in this one dtype."""
-        return self.rounding is None or self.rounding == Arithmetic.of(dtype)
+        return not self.atol and (self.rounding is None or self.rounding == Arithmetic.of(dtype))
+
+    def plus(self, atol: float) -> GradientBudget:
+        """Return the budget with a declared tolerance added, except where it is 0: nothing is computed there."""
+        return replace(self, by_name=add_tolerance(self.by_name, atol), atol=atol) if atol else self
 
     def parts(self, name: str, index: tuple[int, ...]) -> dict[str, float]:
         """Return the parts of the budget of one element of a gradient, by name."""
         if not self.sums:
             return {}
-        return {part: of_part[index].item() for part, of_part in self.sums[name].parts().items()}
+        found = {part: of_part[index].item() for part, of_part in self.sums[name].parts().items()}
+        return found | ({DECLARED: self.atol} if self.atol else {})
 
 
 def gradient_budget(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 
 import torch
@@ -17,6 +17,8 @@ from oracles.truth.products import weighted
 from strategies import Problem
 
 FP32_MAX = torch.finfo(torch.float32).max
+DECLARED = "declared tolerance"
+"""The part of a budget that the subject's own declaration adds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +26,12 @@ class Budget:
     """Allowed error of each element by tensor, in float64: of "O" (B, Hq, Nq, d) and "LSE" (B, Hq, Nq).
 
     Each is the sum of its parts. 0 in a row that sees no key. inf where fp32 itself may overflow: nothing is promised
-    there, not even a number.
+    there, not even a number. atol: what a subject's declaration has added to it.
     """
 
     by_name: Mapping[str, Tensor]
     terms: Terms | None = field(default=None, repr=False)
+    atol: float = 0.0
 
     def __getitem__(self, name: str) -> Tensor:
         """The budget of a tensor."""
@@ -46,14 +49,24 @@ class Budget:
 
     def is_for(self, dtype: torch.dtype) -> bool:
         """Whether it is for a kernel that computes, casts P and stores in this one dtype."""
-        return self.terms is None or self.terms.rounding == Arithmetic.of(dtype)
+        return not self.atol and (self.terms is None or self.terms.rounding == Arithmetic.of(dtype))
+
+    def plus(self, atol: float) -> Budget:
+        """Return the budget with a declared tolerance added, except where it is 0: nothing is computed there."""
+        return replace(self, by_name=add_tolerance(self.by_name, atol), atol=atol) if atol else self
 
     def parts(self, name: str, index: tuple[int, ...]) -> dict[str, float]:
         """Return the parts of the budget of one element of a tensor, by name."""
         if self.terms is None:
             return {}
         parts = self.terms.parts_O() if name == "O" else self.terms.parts_LSE()
-        return {part: of_part.expand(self[name].shape)[index].item() for part, of_part in parts.items()}
+        found = {part: of_part.expand(self[name].shape)[index].item() for part, of_part in parts.items()}
+        return found | ({DECLARED: self.atol} if self.atol else {})
+
+
+def add_tolerance(by_name: Mapping[str, Tensor], atol: float) -> dict[str, Tensor]:
+    """Add a declared tolerance to the budgets of some tensors, except where they are 0."""
+    return {name: torch.where(budget > 0, budget + atol, budget) for name, budget in by_name.items()}
 
 
 def _sum(parts: dict[str, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from strategies.drawing import Draw
 from strategies.geometry import Geometry
+from strategies.limits import Limits
 from strategies.spec import require
 from strategies.tensor_spec import TensorSpec
 
@@ -39,6 +40,10 @@ class Declared(Protocol):
     @property
     def configs(self) -> tuple[str, ...]:
         """The names of its tile configurations."""
+
+    @property
+    def limits(self) -> Limits:
+        """What its cases are confined to."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import math
 from typing import Any, ClassVar
 
 from strategies.drawing import Draw, any_of
-from strategies.features.registry import Axis, Feature, Variations, feature
+from strategies.features.registry import Axis, Declared, Feature, Variations, feature
 from strategies.geometry import Geometry
 from strategies.spec import require
 
 SCALES = (None, None, None, 1.0, 0.05, 0.0, -0.25, -1.0)
+POSITIVE_SCALES = tuple(scale for scale in SCALES if scale is None or scale > 0)
 
 
 @feature
@@ -22,9 +23,17 @@ class Scale(Feature):
     # Twice the scale, or 1 if it is the default or 0.
     variations: ClassVar[Variations] = {"other_scale": lambda scale, geometry: 2 * scale if scale else 1.0}
 
+    def taken_by(self, subject: Declared) -> bool | str:
+        """Return True, "positive" if the subject declares that, or False."""
+        return self.name in subject.keywords and ("positive" if subject.limits.positive_scale else True)
+
+    def narrow(self, asked: Any) -> bool | str:
+        """Take True, False or "positive"."""
+        return asked if asked == "positive" else bool(super().narrow(asked))
+
     def draw(self, draw: Draw, asked: Any, geometry: Geometry | None) -> float | None:
         """Draw one of a few scales, most often none."""
-        scale: float | None = draw(any_of(SCALES))
+        scale: float | None = draw(any_of(POSITIVE_SCALES if asked == "positive" else SCALES))
         return scale
 
     def check_form(self, value: object) -> None:
@@ -34,11 +43,11 @@ class Scale(Feature):
 
     def axes(self) -> tuple[Axis, ...]:
         """By sign."""
-        classes = ("default", "given", "0", "negative")
+        classes = {False: (), "positive": ("default", "given"), True: ("default", "given", "0", "negative")}
         return (
             Axis(
                 "scale",
-                lambda subject: classes if self.taken_by(subject) else (),
+                lambda subject: classes[self.taken_by(subject)],
                 lambda case: [_class_of(case.features.scale)],
                 has_histogram=True,
             ),

@@ -23,6 +23,9 @@ def right(q, k, v, causal=False):
 def faulty(q, k, v, causal=False):
     return right(q, k, v)
 
+def deep(q, k, v, causal=False):
+    return right(q, k, v, causal and k.shape[2] < 70)
+
 def slow(q, k, v):
     time.sleep(0.05)
     return right(q, k, v)

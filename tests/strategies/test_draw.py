@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, seed, settings
 
-from strategies import AttentionCase, Features, Geometry, TensorSpec, attention_cases
+from strategies import AttentionCase, Features, Geometry, Limits, TensorSpec, attention_cases, calls_before
 from strategies.case import DTYPES, NEEDS
 from strategies.draw import GRADIENT_VALUES
 from strategies.features import VARIATIONS
@@ -98,6 +98,44 @@ def test_sizes_that_change_the_code_occur(drawn):
     assert any(d & (d - 1) for d in dims)
 
 
+SHAPES = {
+    "decoding": (0.06, lambda case: 1 <= case.geometry.Nq <= 16 and case.geometry.Nk >= 256),
+    "decoding with groups": (
+        0.02,
+        lambda case: 1 <= case.geometry.Nq <= 16 and case.geometry.Nk >= 256 and case.geometry.group >= 4,
+    ),
+    "1,024 keys": (0.005, lambda case: case.geometry.Nk >= 1024),
+    "4,096 keys": (0.0004, lambda case: case.geometry.Nk >= 4096),
+    "an odd number of query tiles": (0.03, lambda case: -(-case.geometry.Nq // 64) in (3, 5, 7)),
+    "a batch of 4 or more than 5": (0.02, lambda case: case.geometry.B == 4 or case.geometry.B > 5),
+    "large heads": (
+        0.0004,
+        lambda case: case.geometry.Nq > 256 and case.geometry.d >= 128 and case.geometry.Hk == case.geometry.Hq > 1,
+    ),
+    "expanded keys, one past a tile": (
+        0.008,
+        lambda case: (
+            case.k.layout.startswith("expanded")
+            and case.geometry.Hk > 1
+            and case.geometry.Nk % 16 == 1 < case.geometry.Nk
+        ),
+    ),
+    "scores of a finite mask": (0.02, lambda case: case.q.values == case.k.values == "sunken"),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_that_kernels_treat_apart_occur(drawn, name):
+    least, predicate = SHAPES[name]
+    assert share(drawn, predicate) >= least
+
+
+def test_head_dims_above_256_occur_where_they_are_asked_for():
+    dims = [case.geometry.d for case in some(head_dims=range(1, 577), history=False)]
+    assert max(dims) > 512
+    assert 0.02 < share(dims, lambda d: d > 256) < 0.6
+
+
 def test_lengths_of_keys_are_none_some_and_all(drawn):
     lengths = [(n, case.geometry.Nk) for case in drawn for n in case.features.seqlens_k or ()]
     assert share(drawn, lambda case: case.features.seqlens_k is None) > 0.3
@@ -172,7 +210,27 @@ NARROW = [
     ({"max_length": 20}, lambda case: max(case.geometry.Nq, case.geometry.Nk) <= 20),
     ({"max_work": 300}, lambda case: case.work <= 300),
     ({"max_length": 1, "max_work": 1}, lambda case: case.work <= 1),
+    ({"limits": Limits(self_attention=True)}, lambda case: case.geometry.Nq == case.geometry.Nk),
+    (
+        {"limits": Limits(Nq_multiple_of=16, Nk_multiple_of=64)},
+        lambda case: case.geometry.Nq % 16 == case.geometry.Nk % 64 == 0,
+    ),
+    (
+        {"limits": Limits(self_attention=True, Nq_multiple_of=16, Nk_multiple_of=24)},
+        lambda case: case.geometry.Nq == case.geometry.Nk and case.geometry.Nk % 48 == 0,
+    ),
+    ({"limits": Limits(max_Nq=3)}, lambda case: case.geometry.Nq <= 3),
+    ({"limits": Limits(min_length=2)}, lambda case: min(case.geometry.Nq, case.geometry.Nk) >= 2),
+    ({"limits": Limits(positive_scale=True)}, lambda case: case.features.scale is None or case.features.scale > 0),
+    ({"limits": Limits(unit_last_stride=True)}, lambda case: "column_major" not in (case.q.layout, case.k.layout)),
+    ({"limits": Limits(same_layout=True)}, lambda case: case.q.layout == case.k.layout == case.v.layout),
+    (
+        {"limits": Limits(dO_layouts=("bshd", "contiguous")), "gradients": "only"},
+        lambda case: case.dO.layout in ("bshd", "contiguous"),
+    ),
+    ({"limits": Limits(dLSE=False), "gradients": "only"}, lambda case: case.dLSE is None),
 ]
+CONFINED = [(narrower["limits"], narrower) for narrower, _ in NARROW if "limits" in narrower]
 
 
 @pytest.mark.parametrize(("narrower", "holds"), NARROW, ids=[str(narrower) for narrower, _ in NARROW])
@@ -185,8 +243,19 @@ def test_every_argument_narrows(narrower, holds):
     check()
 
 
-def test_what_is_not_narrowed_is_not_all_alike(drawn):
-    assert not any(all(map(holds, drawn)) for narrower, holds in NARROW if narrower != {"configs": ("a", "b")})
+@pytest.mark.parametrize(("limits", "narrower"), CONFINED, ids=[str(limits) for limits, _ in CONFINED])
+def test_every_case_keeps_its_limits_and_so_do_the_calls_before_it(limits, narrower):
+    @settings(QUIET, max_examples=100)
+    @given(case=attention_cases(**narrower))
+    def check(case):
+        assert not any(map(limits.broken_by, (case, *calls_before(case))))
+
+    check()
+
+
+def test_what_is_not_narrowed_is_not_all_alike(drawn, with_gradients):
+    always = {"configs": ("a", "b")}
+    assert not any(all(map(holds, drawn + with_gradients)) for narrower, holds in NARROW if narrower != always)
 
 
 @pytest.mark.parametrize(
@@ -231,6 +300,16 @@ MINIMAL = [
     (lambda case: case.past_end == "nan", AttentionCase(features=Features(seqlens_k=(1,)), past_end="nan")),
     (lambda case: case.scale < 0, AttentionCase(features=Features(scale=-0.25))),
     (lambda case: case.history, AttentionCase(history=("fewer_keys",))),
+    (lambda case: case.geometry.Nk >= 1024, AttentionCase(Geometry(Nk=1024))),
+    (lambda case: case.geometry.B >= 4, AttentionCase(Geometry(B=4))),
+    (
+        lambda case: case.geometry.group >= 4 and case.geometry.Nk >= 300,
+        AttentionCase(Geometry(Hq=4, Nk=300)),
+    ),
+    (
+        lambda case: case.k.layout == "expanded_heads" and case.geometry.Hk > 1 and case.geometry.Nk % 16 == 1,
+        AttentionCase(Geometry(Hq=2, Hk=2), k=TensorSpec(layout="expanded_heads")),
+    ),
     (
         causal_over_two_tiles,
         AttentionCase(Geometry(Nq=17, Nk=17), dtype="fp16", features=Features(causal=True)),

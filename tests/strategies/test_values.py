@@ -25,6 +25,7 @@ PINNED = {
     "falling": "ca1298aa41bad9d5",
     "common_mean": "cdca3b361d6a2d0d",
     "levels": "0022332d1961b315",
+    "sunken": "3b18338afef3eb9e",
 }
 PINNED_DTYPES = {"fp32": "854be6b854a8ac8c", "fp16": "505738dc899c4071", "bf16": "ad2c0855879e6393"}
 
@@ -144,6 +145,16 @@ def test_levels():
     sizes = q_of("levels").std((2, 3)).log2().flatten()
     assert sizes.max() - sizes.min() > 1.5
     assert (sizes.round() % 2 == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("d", [1, 16, 576])
+def test_sunken_scores_are_alike_and_at_the_levels_of_finite_masks(d, dtype):
+    problem = build(of_family("sunken", AttentionCase(Geometry(Nq=64, Nk=9, d=d), dtype)))
+    S = problem.q.double() @ problem.k.double().mT * problem.scale
+    assert (S[..., :1] == S).all()
+    assert {round(float(level), 1) for level in (-S[0, 0, :, 0]).log10()} == {3.6, 5.0, 7.0, 9.0}
+    assert problem.v.std() < 2
 
 
 # --- the stream

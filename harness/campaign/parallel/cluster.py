@@ -78,8 +78,8 @@ class Cluster:
             raise CannotRun(f"The Ray cluster at {self._address} has no {kind}s; it would need one for each job.")
         return count
 
-    def backend(self, setting: Setting, keeper: CorpusKeeper, database: Path) -> ClusterTasks:
-        """Return what runs parts here. keeper, database: where findings and failing examples are gathered."""
+    def backend(self, setting: Setting, keeper: CorpusKeeper, database: Path | None) -> ClusterTasks:
+        """Return what runs parts here. keeper, database: where findings and examples are gathered (None: none)."""
         return ClusterTasks(self._ray, setting, keeper, database)
 
 
@@ -127,7 +127,7 @@ class ClusterTask:
 class ClusterTasks:
     """A backend that runs parts on the nodes of a cluster, and saves here what they find."""
 
-    def __init__(self, ray: Any, setting: Setting, keeper: CorpusKeeper, database: Path) -> None:
+    def __init__(self, ray: Any, setting: Setting, keeper: CorpusKeeper, database: Path | None) -> None:
         self._ray, self._keeper, self._database = ray, keeper, database
         self._files = files_of(setting.name)
         bare, signature = split_signature(setting.name)
@@ -162,7 +162,7 @@ class ClusterTasks:
 
     def _submit(self, part: Part | None, due: float | None) -> ClusterTask:
         self._submitted += 1
-        order = Order(self._setting, part, self._files, pack(self._database))
+        order = Order(self._setting, part, self._files, {} if self._database is None else pack(self._database))
         self._ask(self._mailbox.expect.remote(self._submitted))
         reference = self._run.remote(pickle.dumps(order), self._mailbox, self._submitted)
         self._tasks.append(ClusterTask(self._submitted, reference, due, self._keeper.for_another_part()))
@@ -192,7 +192,7 @@ class ClusterTasks:
     def _open(self, task: ClusterTask, envelope: Envelope) -> PartMessage | None:
         """Save what a part has found and the examples that failed in it; return its message."""
         task.has_posted = True
-        if envelope.examples:
+        if envelope.examples and self._database is not None:
             unpack(envelope.examples, self._database)
         message = envelope.open()
         if message is None or not isinstance(message[1], State):

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from harness.campaign.campaign import Campaign, Watch, unwatched
+from harness.campaign.cause import free_key, is_explained, superseded
 from harness.campaign.finding import FaultKey, Finding, fault_key
-from harness.campaign.known import is_known, relations_last
+from harness.campaign.known import is_implied, relations_last
 from harness.campaign.tally import Tally
 from harness.errors import CannotRun, HarnessError, with_traceback
 from harness.subject.declaration import Subject
@@ -115,6 +116,7 @@ class Jobs:
     jobs: int
     backend: Backend
     findings: dict[FaultKey, Finding] = field(default_factory=dict)
+    max_failures: int | None = None
     _running: list[Job] = field(init=False, default_factory=list)
     _ended: list[State] = field(init=False, default_factory=list)
     _began: float = field(init=False, default_factory=time.monotonic)
@@ -135,7 +137,8 @@ class Jobs:
                 while self._running and interrupts() < 2:
                     self._receive()
                     watch(self)
-                    if interrupts() and not self._stop():
+                    has_enough = self.max_failures is not None and self.failing >= self.max_failures
+                    if (interrupts() or has_enough) and not self._stop():
                         break
             finally:
                 for job in list(self._running):
@@ -234,8 +237,11 @@ def merge_findings(found: Iterable[dict[FaultKey, Finding]]) -> dict[FaultKey, F
     merged: dict[FaultKey, Finding] = {}
     known: set[FaultKey] = set()
     for fault, finding in relations_last(item for findings in found for item in findings.items()):
-        if fault not in known and not is_known(finding.verdict, known):
-            merged[fault] = finding
+        is_known = is_explained(merged, finding.shrunk, finding.verdict)
+        if not is_known and not is_implied(finding.verdict, known):
+            for old in superseded(merged, fault, finding):
+                del merged[old]
+            merged[fault if fault not in merged else free_key(finding.verdict, merged)] = finding
         known |= {fault, fault_key(finding.verdict)}
     return merged
 

@@ -152,7 +152,9 @@ def _carry_out(order: Order, channel: PipeChannel) -> None:
         apart = setting.apart(setting.maker())
         limits = (part.seed, part.seconds, part.cases)
         database = shared_database(EXAMPLES)
-        return Campaign(apart.subject, setting.device, *limits, database, examiner=apart, probes=True)
+        return Campaign(
+            apart.subject, setting.device, *limits, database, examiner=apart, probes=True, opens=part.number == 0
+        )
 
     def card() -> Subject:
         _prepare(order)

@@ -54,7 +54,9 @@ class Call:
     def with_judgement(self, subject: Subject, independent: bool) -> Call:
         """Return the call with the judgement of its result."""
         p_dtype = subject.torch_p_dtype()
-        return replace(self, judgement=Judgement(self.problem, p_dtype=p_dtype, independent=independent))
+        return replace(
+            self, judgement=Judgement(self.problem, p_dtype=p_dtype, independent=independent, atol=subject.atol)
+        )
 
 
 def calls(entry: Entry, subject: Subject) -> list[Call]:

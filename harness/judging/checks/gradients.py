@@ -18,6 +18,8 @@ _BACKWARD = ("forward_backward",)
 @check(Stage.FORM, _BACKWARD)
 def gradient_form(attempt: Attempt) -> Iterator[Verdict]:
     """Each gradient that is asked for is present, and has the shape, dtype and device of its input."""
+    if attempt.result.cut_off and _may_be_constant(attempt):
+        return
     if attempt.result.cut_off:
         roles = " and ".join(attempt.problem.needs_grad)
         yield _wrong(f"O came back without a grad_fn: no gradient reaches {roles}.")
@@ -52,6 +54,11 @@ def _check_budget(name: str, check: str, attempt: Attempt) -> Iterator[Verdict]:
     if found is not None and not found.ok:
         parts = attempt.judgement.parts(name, found.index)
         yield number_verdict("wrong_gradient", check, name, found, parts, attempt)
+
+
+def _may_be_constant(attempt: Attempt) -> bool:
+    """Whether O may lack a grad_fn: it has no element, and the subject does not declare that it has gradients."""
+    return attempt.result.output.numel() == 0 and attempt.subject.differentiable is None
 
 
 def _fault(name: str, gradient: Tensor | None, role: str, of: Tensor) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from harness.errors import first_line
 from harness.judging.checks.registry import Stage, check
 from harness.judging.verdict import Verdict
 from harness.running.attempt import Attempt
+from harness.running.raised import describe_raised, subject_frame
 
 
 @check(Stage.CALL)
@@ -16,4 +16,6 @@ def returns(attempt: Attempt) -> Iterator[Verdict]:
     error = attempt.result.raised
     if error is not None:
         what = "The backward of the call" if attempt.result.in_backward else "The call"
-        yield Verdict("raised", "returns", f"{what} raised {first_line(error)}")
+        frame = subject_frame(error)
+        place = None if frame is None else f"{type(error).__name__} at {frame.file}:{frame.line}"
+        yield Verdict("raised", "returns", f"{what} raised {describe_raised(error)}", place=place)

@@ -72,7 +72,7 @@ class FurtherCall(Attempt):
     @cached_property
     def judgement(self) -> Judgement:
         """The judgement of the changed problem, whose values do not count as drawn independently."""
-        return Judgement(self.pristine, p_dtype=self.subject.torch_p_dtype(), independent=False)
+        return Judgement(self.pristine, p_dtype=self.subject.torch_p_dtype(), atol=self.subject.atol)
 
     @property
     def O(self) -> Tensor:  # noqa: E743

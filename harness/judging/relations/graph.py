@@ -16,6 +16,7 @@ from harness.judging.verdict import Verdict
 from harness.running.backward import Inputs, differentiate
 from harness.running.call import refusal_in
 from harness.running.memory import GuardedAllocations
+from harness.running.raised import describe_raised
 from strategies import Problem
 
 NO_SECOND = ("donated buffer", "retain_graph=False")
@@ -82,4 +83,4 @@ def _raised(base: Base, error: Exception) -> Exception:
         return refusal
     if any(words in str(error) for words in NO_SECOND):
         return Refused(first_line(error))
-    return FailedCall(Verdict("raised", "returns", f"The call raised {first_line(error)}"))
+    return FailedCall(Verdict("raised", "returns", f"The call raised {describe_raised(error)}"))

@@ -1,13 +1,29 @@
 """A campaign finds faults, separates them, shrinks each, and reports none for a right subject."""
 
 import itertools
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 
-from harness.campaign.campaign import Campaign, database_folder, shared_database
+from harness.campaign.campaign import (
+    BORDERLINE_SECONDS,
+    LEAST_SHRINK_SECONDS,
+    WOULD_HANG,
+    Campaign,
+    database_folder,
+    shared_database,
+)
+from harness.campaign.cause import MOST_CAUSES, is_explained, needs, superseded
+from harness.campaign.finding import Finding
+from harness.campaign.opening import tour
+from harness.judging.verdict import Verdict
 from harness.subject.declaration import describe
-from strategies import AttentionCase, Features, Geometry
+from harness.workers import Apart, WorkerLimits
+from strategies import AttentionCase, Features, Geometry, TensorSpec
+from strategies.case import DTYPES
+from strategies.layouts import LAYOUTS
 from tests.harness import toys
 
 
@@ -186,3 +202,107 @@ def test_given_cases_that_there_is_no_time_for_are_not_asked_for():
     given = iter([AttentionCase()] * 3)
     Campaign(describe(toys.right), "cpu", 0, seconds=None, cases=2, before=given).run()
     assert len(list(given)) == 1
+
+
+# --- causes
+
+
+def test_causes_of_one_symptom_are_told_apart():
+    def two(q, k, v, scale=None):
+        O = toys.right(q, k, v, scale=scale)
+        return O * torch.nan if k.shape[2] == 0 or (scale is not None and scale < 0) else O
+
+    done = Campaign(describe(two), "cpu", 0, seconds=None, cases=120, opens=True).run()
+    assert {fault[:2] for fault in done.findings} == {("not_finite", "values")}
+    needed = [needs(found.shrunk) for found in done.findings.values()]
+    assert sorted(map(sorted, needed)) == [["no key"], ["scale negative"]]
+
+
+def test_exceptions_of_two_lines_are_two_causes():
+    def two(q, k, v):
+        assert k.shape[2] < 40
+        assert q.dtype != torch.bfloat16
+        return toys.right(q, k, v)
+
+    found = campaign(two, cases=150).findings.values()
+    assert sorted(each.shrunk.dtype for each in found) == ["bf16", "fp32"]
+
+
+def finding(case, **changes):
+    verdict = Verdict("not_finite", "values", "It is nan.")
+    return replace(Finding(verdict, case, case, case, 2.0, 1, 0.1), **changes)
+
+
+def test_a_cause_explains_what_has_all_that_it_needs():
+    known = {("not_finite", "values"): finding(AttentionCase(features=Features(causal=True)))}
+    verdict = Verdict("not_finite", "values", "It is nan.")
+    causal = AttentionCase(Geometry(Nq=5, Nk=70), "bf16", Features(causal=True, scale=1.0))
+    assert is_explained(known, causal, verdict)
+    assert not is_explained(known, AttentionCase(Geometry(Nq=5, Nk=70)), verdict)
+    assert not is_explained(known, causal, Verdict("wrong_values", "values", "It is 2."))
+
+
+def test_a_simpler_case_takes_the_place_of_the_one_that_it_explains():
+    longer = {("not_finite", "values"): finding(AttentionCase(Geometry(Nk=17), "bf16"))}
+    assert superseded(longer, ("not_finite", "values", "2"), finding(AttentionCase(Geometry(Nk=17))))
+
+
+def test_a_symptom_has_only_so_many_causes():
+    many = {("not_finite", "values", str(n)): finding(AttentionCase(Geometry(Nk=65))) for n in range(MOST_CAUSES)}
+    assert is_explained(many, AttentionCase(), Verdict("not_finite", "values", "It is nan."))
+
+
+# --- the opening, and when a campaign stops
+
+
+def test_a_fault_of_a_default_case_is_found_in_the_opening_and_needs_one_part(monkeypatch):
+    monkeypatch.setattr("harness.campaign.opening.BOX_CASES", 20)
+
+    def strided(q, k, v):
+        return toys.right(q, k, v) + (k.stride(-1) != 1)
+
+    done = Campaign(describe(strided), "cpu", 0, seconds=None, opens=True, max_failures=1).run()
+    (found,) = done.findings.values()
+    assert (found.shrunk.k.layout, found.shrunk.q, found.shrunk.dtype) == ("column_major", TensorSpec(), "fp32")
+    assert done.tally.cases < 100
+    assert not found.cut_short
+
+
+def test_the_tour_holds_what_the_subject_takes():
+    cases = list(tour(describe(toys.right)))
+    assert {case.k.layout for case in cases} == set(LAYOUTS)
+    assert {case.dtype for case in cases} == set(DTYPES)
+    assert {name for case in cases for name in case.features.asked()} == describe(toys.right).keywords
+    plain = list(tour(describe(toys.plain)))
+    assert {name for case in plain for name in case.features.asked()} == set()
+
+
+def test_shrinking_that_is_cut_short_says_so(monkeypatch):
+    monkeypatch.setattr("harness.campaign.campaign.SHRINK_SECONDS", 0.0)
+    found = only(toys.ignores_causal, cases=60)
+    assert (found.cut_short, found.is_simple) == (True, False)
+
+
+def test_shrinking_ends_with_the_campaign_and_early_near_the_threshold():
+    running = Campaign(describe(toys.right), "cpu", 0, seconds=60.0)
+    running.tally.started -= 59
+    far, near = (Verdict("wrong_values", "values", "It is 2.", ratio=ratio) for ratio in (9.0, 1.1))
+    assert running._shrink_seconds(far) == LEAST_SHRINK_SECONDS
+    running.seconds = None
+    assert running._shrink_seconds(near) == BORDERLINE_SECONDS < 30
+    running._examiner.close()
+
+
+def test_a_hang_is_met_once(monkeypatch):
+    monkeypatch.setattr("harness.campaign.campaign.SHRINK_SECONDS", 30.0)
+
+    def hangs(q, k, v, causal=False):
+        if causal:
+            time.sleep(60)
+        return toys.right(q, k, v)
+
+    apart = Apart(lambda: describe(hangs), "cpu", WorkerLimits(seconds=0.5))
+    done = Campaign(apart.subject, "cpu", 0, seconds=None, cases=30, examiner=apart).run()
+    (found,) = done.findings.values()
+    assert (found.verdict.kind, found.shrunk.features) == ("timed_out", Features(causal=True))
+    assert done.tally.refused[WOULD_HANG] > 0

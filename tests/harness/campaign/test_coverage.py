@@ -69,6 +69,15 @@ def test_key_tiles():
     assert classes("key tiles", Geometry(B=2, Nk=200), seqlens_k=(0, 130)) == {"0", "3 to 8"}
 
 
+def test_pairs_of_classes():
+    assert classes("Nq 1: group x Nk", Geometry(Hq=7, Nk=256)) == {"another group x to 1023"}
+    assert classes("Nq 1: group x Nk", Geometry(Nq=2, Nk=256)) == set()
+    assert classes("d x tail of Nk", Geometry(Nk=65, d=16)) == {"to 128, a power of 2 x 1"}
+    keys = "layout of k x Hk x tail of Nk"
+    assert classes(keys, Geometry(Hq=2, Hk=2, Nk=64)) == {"contiguous x some heads x none"}
+    assert "expanded_heads x some heads x 1" in Coverage().missed(describe(toys.plain))[keys]
+
+
 def test_nothing_is_missed_that_cannot_be_asked_for():
     missed = Coverage().missed(describe(toys.plain))
     assert "masked rows" in missed

@@ -58,6 +58,28 @@ def test_faulty_subject_exits_1_and_saves(capsys, elsewhere):
     assert failure["shrunk"]["features"] == {"causal": True}
 
 
+def test_with_a_seed_nothing_of_an_earlier_campaign_is_read(capsys, elsewhere, monkeypatch):
+    def read(*arguments):
+        raise AssertionError("read")
+
+    for name in ("take_left_behind", "shared_database"):
+        monkeypatch.setattr(f"harness.cli.fuzz.{name}", read)
+    assert main(["fuzz", "--subject", "right.py:attention", "--cases", "5", "--device", "cpu", "--seed", "7"]) == 0
+    with pytest.raises(AssertionError, match="read"):
+        main(["fuzz", "--subject", "right.py:attention", "--cases", "5", "--device", "cpu"])
+
+
+def test_every_cause_has_a_line_and_its_place(capsys, elsewhere):
+    (elsewhere / "raises.py").write_text("def attention(q, k, v):\n    assert q.dim() == 3\n    return q\n")
+    assert fuzz("raises.py:attention", "-x", "--json", "out.json") == 1
+    (failure,) = json.loads((elsewhere / "out.json").read_text())["failures"]
+    assert "(raises.py:2 in attention: assert q.dim() == 3)" in failure["verdict"]["sentence"]
+    assert (failure["cut_short"], failure["needs"]) == (False, [])
+    printed = capsys.readouterr().out
+    assert failure["verdict"]["sentence"] in printed
+    assert f"raised (returns): {failure['cause']}" in printed
+
+
 def test_replay_distinguishes_fixed_from_failed(capsys, elsewhere):
     fuzz("faulty.py:attention")
     assert main(["replay"]) == 1

@@ -5,6 +5,7 @@ import torch
 
 from harness.errors import Refused
 from harness.judging.checks import CHECKS
+from harness.judging.examine import Question, examine
 from harness.judging.judge import judge
 from harness.running.attempt import attempt
 from harness.subject.declaration import describe
@@ -173,7 +174,9 @@ def test_a_gradient_in_the_memory_of_an_input_is_told():
 
 def test_what_raises_in_the_backward_is_said_to():
     (verdict,) = verdicts(toys.raises_in_backward, BACKWARD)
-    assert verdict.sentence == "The backward of the call raised RuntimeError: no backward today"
+    raised = "The backward of the call raised RuntimeError: no backward today (tests/harness/toys.py:"
+    assert verdict.sentence.startswith(raised)
+    assert verdict.sentence.endswith(' in fail: raise RuntimeError("no backward today"))')
 
 
 def test_a_wrong_gradient_has_the_parts_of_its_budget():
@@ -255,3 +258,26 @@ def test_wrong_only_after_its_calls_is_history_dependent():
 def test_wrong_without_its_calls_too_is_no_matter_of_history():
     (verdict,) = verdicts(toys.raises_on_long_keys, LONG.replace(history=("other_values",)))
     assert verdict.kind == "raised"
+
+
+@pytest.mark.parametrize(
+    ("function", "case", "named"),
+    [
+        (reads_past_v, SQUARE, "its input v"),
+        (reads_past_scratch, SQUARE, "a tensor that it made itself"),
+        (toys.reads_past_dO, BACKWARD.replace(needs_grad=("v",)), "its input dO"),
+    ],
+)
+def test_a_read_out_of_bounds_names_its_tensor(function, case, named):
+    (verdict, *_) = examine(describe(function), Question(case, others=False, votes=True), "cpu").verdicts
+    assert verdict.sentence.endswith(f"It lies outside {named}.")
+
+
+def test_an_empty_output_needs_a_graph_only_where_gradients_are_declared():
+    def returns_early(q, k, v):
+        return torch.empty_like(q).detach() if q.numel() == 0 else toys.right(q, k, v)
+
+    empty = BACKWARD.replace(geometry=Geometry(Nq=0))
+    assert verdicts(returns_early, empty) == []
+    returns_early.__flashattest__ = {"differentiable": True}
+    assert [verdict.check for verdict in verdicts(returns_early, empty)] == ["gradient_form"]

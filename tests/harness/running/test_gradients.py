@@ -137,10 +137,17 @@ def refuses_all(q, k, v):
     raise NotImplementedError("closed today")
 
 
+def takes_long_calls_alone(q, k, v):
+    if q.shape[2] < 256:
+        raise ValueError("at least 256 rows")
+    return toys.right(q, k, v)
+
+
 @pytest.mark.parametrize(
     ("function", "is_so", "how"),
     [
         (toys.right, True, "found"),
+        (takes_long_calls_alone, True, "found"),
         (in_float64_alone, True, "found"),
         (toys.raises_in_backward, True, "found"),
         (toys.drops_the_graph, False, "found: O has no grad_fn"),

@@ -1,13 +1,15 @@
 """Subjects are found by name, declare what they can do, and a wrong name is one clear sentence."""
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 
 from harness.errors import CannotRun
+from harness.running.attempt import attempt
 from harness.subject.declaration import describe
 from harness.subject.loading import load
 from harness.subject.shipped import shipped
-from strategies import AttentionCase, Features, Geometry
+from strategies import AttentionCase, Features, Geometry, Limits
 from tests.harness import toys
 
 
@@ -53,6 +55,39 @@ def test_declared_limits_are_kept():
     assert all(case.geometry.group == 1 for case in cases)
     assert {case.q.layout for case in cases} == {"contiguous"}
     assert {case.features.config for case in cases} == {None, "64x64"}
+
+
+def test_declared_facts_of_a_case_are_kept():
+    subject = declared(self_attention=True, Nk_multiple_of=16, min_head_dim=8, max_head_dim=16, dO_layouts=["bshd"])
+    assert subject.limits == Limits(self_attention=True, Nk_multiple_of=16, dO_layouts=("bshd",))
+    assert subject.head_dims == tuple(range(8, 17))
+    assert all(map(subject.takes, drawn(subject)))
+    assert not subject.takes(AttentionCase(Geometry(Nq=1, Nk=16)))
+
+
+@pytest.mark.parametrize(
+    ("declaration", "sentence"),
+    [
+        ({"Nq_multiple_of": 0}, "Nq_multiple_of must be a whole number"),
+        ({"Nq_multiple_of": 16, "max_Nq": 8}, "max_Nq must be 16 or more, not 8"),
+        ({"positive_scale": "yes"}, "positive_scale must be True or False"),
+        ({"dO_layouts": ["dense"]}, "layout of dO must be one of"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_an_error(declaration, sentence):
+    with pytest.raises(CannotRun, match=sentence):
+        declared(**declaration)
+
+
+def test_a_declared_tolerance_is_part_of_every_budget():
+    case = AttentionCase(Geometry(Nq=2, Nk=3, d=4))
+    tried = [attempt(declared(atol=atol), case, "cpu") for atol in (0.0, 0.25)]
+    bare, wide = (each.judgement.budget("O") for each in tried)
+    assert torch.allclose(wide, bare + 0.25)
+    assert tried[1].judgement.parts("O", (0, 0, 0, 0))["declared tolerance"] == 0.25
+    assert "declared tolerance" not in tried[0].judgement.parts("O", (0, 0, 0, 0))
+    with pytest.raises(CannotRun, match="atol=-1"):
+        declared(atol=-1)
 
 
 def test_unknown_declaration_is_an_error():

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from contextlib import closing
 
 import pytest
@@ -16,6 +17,7 @@ from harness.judging.examine import Question
 from harness.subject.declaration import describe
 from harness.subject.loading import load
 from harness.workers import Apart, Here, WorkerLimits
+from harness.workers.last_words import last_words
 from harness.workers.pool import open_appending
 from strategies import AttentionCase, Geometry
 from tests.harness import toys
@@ -75,6 +77,48 @@ def test_the_last_line_is_reported(apart):
         os.abort()
 
     assert "heap corrupted" in only(apart(fall).examine(Question(HARD))).sentence
+
+
+def test_a_crash_names_the_line_of_the_subject_and_no_warning(apart):
+    def fall():
+        warnings.warn("deprecated, with an error", stacklevel=1)
+        ctypes.string_at(0)
+
+    verdict = only(apart(fall).examine(Question(HARD)))
+    assert "warn" not in verdict.sentence
+    assert f"test_workers.py:{fall.__code__.co_firstlineno + 2} in fall: ctypes.string_at(0)" in verdict.sentence
+
+
+def test_what_an_earlier_case_printed_is_not_the_reason(apart):
+    calls = []
+
+    def fall():
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        print("fatal error", file=sys.stderr, flush=True)
+
+    examiner = apart(fall)
+    assert examiner.examine(Question(HARD, others=False)).verdicts == ()
+    assert only(examiner.examine(Question(HARD))).sentence == "The call ended its process: SIGKILL."
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_signal", "said"),
+    [
+        ("x.py:3: UserWarning: an error\n  call(x)\n", False, ""),
+        ("loading\nfree(): invalid pointer\nx.py:3: FutureWarning: old\n", True, "free(): invalid pointer"),
+        ("loading\n", True, ""),
+        ("giving up\n", False, "giving up"),
+        (
+            "boom error\nFatal Python error: Aborted\n\nCurrent thread 0x1 (most recent call first):\n",
+            True,
+            "boom error",
+        ),
+    ],
+)
+def test_last_words(printed, is_signal, said):
+    assert last_words(printed, is_signal) == said
 
 
 def test_what_is_printed_is_never_overwritten_by_who_prints_after_a_reader():

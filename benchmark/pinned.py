@@ -4,8 +4,9 @@
     flashattest fuzz --subject benchmark/pinned.py:half0 --device cuda --time 600
 
 half0, half1 and so on are the portable path's tiles for tensor cores and fma0 and so on those for fp32, each with a
-pair of the backward's; hopper0 and so on are the Hopper path's tiles, each with the backward of its head dims; decode
-is that path alone. What does not fit the device is refused, which a campaign counts.
+pair of the backward's; hopper0 and so on are the Hopper path's tiles, each with the backward of its head dims; fused0
+and so on are the fused backward's, after the Hopper forward; decode is that path alone. What does not fit the device is
+refused, which a campaign counts.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from harness.subject.adapters.kernel_hopper import attention as hopper
 from harness.subject.declaration import DECLARATION, Attention
 from kernel import flash_attention
 from kernel.hopper import backward as hopper_backward
+from kernel.hopper import backward_fused
 from kernel.hopper.forward import TILES as HOPPER_TILES
 from kernel.tiles.space import BACKWARD_KV, BACKWARD_Q, FORWARD
 
@@ -27,6 +29,11 @@ HEAD_DIMS = {64: range(40, 65, 8), 128: range(72, 129, 8), 256: range(136, 257, 
 
 FMA_OF_Q = (*BACKWARD_Q.fma[1:], BACKWARD_Q.fma[0])
 """Turned by one, so that the two kernels of the backward are not always at the same tile."""
+
+ORDERED = tuple(dict.fromkeys((*vars(flash_attention)[DECLARATION]["exact"], "deterministic")))
+"""What a path promises bit for bit that is not the fused backward: compiled, the function alone promises less."""
+UNORDERED = tuple(name for name in vars(hopper)[DECLARATION]["exact"] if name != "deterministic")
+"""What the Hopper path promises bit for bit with the fused backward, which sums dQ in no fixed order."""
 
 
 class Pinned(NamedTuple):
@@ -47,7 +54,8 @@ def _portable(name: str, forward: Any, of_kv: Any, of_q: Any, *dtypes: str) -> d
     """One for each tile of either kernel at least: the shorter lists go round."""
     turns = range(max(map(len, (forward, of_kv, of_q))))
     rows = zip(turns, cycle(forward), cycle(of_kv), cycle(of_q), strict=False)
-    return {f"{name}{i}": Pinned(f"{tile}/{kv}+{q}", flash_attention, {"dtypes": dtypes}) for i, tile, kv, q in rows}
+    limits = {"dtypes": dtypes, "exact": ORDERED}
+    return {f"{name}{i}": Pinned(f"{tile}/{kv}+{q}", flash_attention, limits) for i, tile, kv, q in rows}
 
 
 def _of_hopper() -> dict[str, Pinned]:
@@ -59,11 +67,21 @@ def _of_hopper() -> dict[str, Pinned]:
     return {f"hopper{i}": each for i, each in enumerate(found)}
 
 
+def _of_fused() -> dict[str, Pinned]:
+    known = [(d, tile) for d, of_d in backward_fused.TILES.items() for tile in of_d]
+    limits = ({"head_dims": tuple(HEAD_DIMS[d]), "exact": UNORDERED} for d, _ in known)
+    return {
+        f"fused{i}": Pinned(f"hopper/fused:{tile}", hopper, limit)
+        for i, ((_, tile), limit) in enumerate(zip(known, limits, strict=True))
+    }
+
+
 ALL = {
     **_portable("half", FORWARD.tensor_cores, BACKWARD_KV.tensor_cores, BACKWARD_Q.tensor_cores, "fp16", "bf16"),
     **_portable("fma", FORWARD.fma, BACKWARD_KV.fma, FMA_OF_Q, "fp32"),
     **_of_hopper(),
-    "decode": Pinned("decode", flash_attention, {}),
+    **_of_fused(),
+    "decode": Pinned("decode", flash_attention, {"exact": ORDERED}),
 }
 
 

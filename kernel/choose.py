@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 import torch
@@ -20,6 +20,7 @@ from .call.launch import INTERPRETED
 from .call.plan import P, Path, Plan
 from .call.problem import BackwardProblem, Problem
 from .hopper.backward import HopperBackward
+from .hopper.backward_fused import FusedBackward
 from .hopper.forward import WORTH_IT as MANY_ROWS
 from .hopper.forward import Hopper
 from .portable.backward import PortableBackward
@@ -108,8 +109,8 @@ FORWARD: Choice[Problem] = Choice(
 BACKWARD: Choice[BackwardProblem] = Choice(
     name=" backward",
     call="this call's backward",
-    paths=(HopperBackward(MANY_ROWS), PortableBackward()),
-    asked_for=(HopperBackward(),),
+    paths=(FusedBackward(MANY_ROWS), HopperBackward(MANY_ROWS), PortableBackward()),
+    asked_for=(FusedBackward(), HopperBackward()),
     read=BackwardTiles.parse,
 )
 
@@ -162,7 +163,8 @@ def halves(config: object) -> tuple[object, str | None]:
 def backward_half(problem: BackwardProblem, config: object) -> str | None:
     """What a config says of the backward pass; without a second half, what follows from the first.
 
-    That is autotuning, the same tile where it fits the portable backward, or the same path where it takes the problem.
+    That is autotuning, the same tile where it fits the portable backward, or the same path where it takes the problem;
+    else the best path that gives the same bits in every run, as every forward path does.
     """
     forward, backward = halves(config)
     if backward is not None or forward is None:
@@ -174,7 +176,8 @@ def backward_half(problem: BackwardProblem, config: object) -> str | None:
         like = tile and PortableBackward().like(problem, TileConfig.parse(tile))
         return f"{path.name}:{like}" if like else path.name
     same = (other for other in BACKWARD.asked_for if path and other.name == path.name)
-    return next((other.name for other in same if other.refusal(problem) is None), None)
+    same_bits = replace(problem, deterministic=True)
+    return next(other.name for other in (*same, *BACKWARD.paths) if other.refusal(same_bits) is None)
 
 
 def _can_be_hashed(values: tuple[Any, ...]) -> bool:

@@ -8,6 +8,7 @@ through them, since the dispatcher costs microseconds.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -36,12 +37,13 @@ NAMESPACE = _namespace()
 _LIBRARY: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
     f"{_NAME}(Tensor q, Tensor k, Tensor v, str? causal=None, Tensor? seqlens_k=None, float? scale=None, "
-    "str? config=None) -> (Tensor o, Tensor lse)",
+    "str? config=None, bool deterministic=False) -> (Tensor o, Tensor lse)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIBRARY.define(
     f"{_BACKWARD}(Tensor? dO, Tensor? dLSE, Tensor q, Tensor k, Tensor v, Tensor o, Tensor lse, str? causal, "
-    "Tensor? seqlens_k, float? scale, str? config, bool[] needs) -> (Tensor dQ, Tensor dK, Tensor dV)",
+    "Tensor? seqlens_k, float? scale, str? config, bool[] needs, bool deterministic=False) "
+    "-> (Tensor dQ, Tensor dK, Tensor dV)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -69,18 +71,19 @@ def _fake(q: torch.Tensor, *_fields: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _run_backward(
     dO: torch.Tensor | None, dLSE: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
-    o: torch.Tensor, lse: torch.Tensor, *options: Any,
+    o: torch.Tensor, lse: torch.Tensor, causal: str | None, seqlens_k: torch.Tensor | None, scale: float | None,
+    config: str | None, needs: Sequence[bool], *later: Any,
 ) -> tuple[torch.Tensor, ...]:  # fmt: skip
     """DQ, dK and dV; an operator cannot return None, so what is not needed comes back empty."""
-    *of_call, needs = options
-    grads = flash_attn_backward(dO, dLSE, _asked(q, k, v, *of_call), o, lse, cast(Needs, tuple(needs)))
+    asked = _asked(q, k, v, causal, seqlens_k, scale, config, *later)
+    grads = flash_attn_backward(dO, dLSE, asked, o, lse, cast(Needs, tuple(needs)))
     return tuple(q.new_empty(0) if grad is None else grad for grad in grads)
 
 
 def _fake_backward(
     _dO: torch.Tensor | None, _dLSE: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *rest: Any
 ) -> tuple[torch.Tensor, ...]:
-    return tuple(x.new_empty(x.shape if need else 0) for x, need in zip((q, k, v), rest[-1], strict=True))
+    return tuple(x.new_empty(x.shape if need else 0) for x, need in zip((q, k, v), rest[6], strict=True))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -97,8 +100,9 @@ def _backward_operator(
     dO: torch.Tensor | None, dLSE: torch.Tensor | None, asked: Asked, o: torch.Tensor, lse: torch.Tensor, needs: Needs
 ) -> Gradients:
     """`flash_attn_backward` as an operator."""
-    q, k, v, *options = asked
-    dQ, dK, dV = flash_attention_backward(dO, dLSE, q, k, v, o, lse, *options, needs)
+    # A new field comes after `needs`, with a default, so that calls that were recorded before it still run.
+    q, k, v, causal, seqlens_k, scale, config, *later = asked
+    dQ, dK, dV = flash_attention_backward(dO, dLSE, q, k, v, o, lse, causal, seqlens_k, scale, config, needs, *later)
     return dQ, dK, dV
 
 
@@ -109,13 +113,13 @@ torch.library.register_fake(f"{NAMESPACE}::{_BACKWARD}", _fake_backward, lib=_LI
 torch.library.register_autograd(f"{NAMESPACE}::{_NAME}", _differentiate, setup_context=_keep, lib=_LIBRARY)
 
 flash_attention_forward = getattr(getattr(torch.ops, NAMESPACE), _NAME).default
-"""The operator: (q, k, v, causal, seqlens_k, scale, config) -> (O, LSE).
+"""The operator: (q, k, v, causal, seqlens_k, scale, config, deterministic) -> (O, LSE).
 
 causal: the alignment or None. config: as text. All else, and the errors, as `eager.flash_attn_forward`.
 """
 
 flash_attention_backward = getattr(getattr(torch.ops, NAMESPACE), _BACKWARD).default
-"""The operator: (dO, dLSE, q, k, v, O, LSE, causal, seqlens_k, scale, config, needs) -> (dQ, dK, dV).
+"""The operator: (dO, dLSE, q, k, v, O, LSE, causal, seqlens_k, scale, config, needs, deterministic) -> (dQ, dK, dV).
 
 What is not needed is an empty tensor; all else as `eager.flash_attn_backward`.
 """

@@ -64,6 +64,7 @@ class Asked(NamedTuple):
     seqlens_k: torch.Tensor | None = None
     scale: float | None = None
     config: object = None
+    deterministic: bool = False
 
 
 class Saved(NamedTuple):
@@ -81,7 +82,7 @@ def as_values(asked: Asked) -> tuple[Any, ...]:
 
     TypeError or ValueError in one sentence where q, k, v or seqlens_k is no strided tensor.
     """
-    q, k, v, causal, seqlens_k, scale, config = asked
+    q, k, v, causal, seqlens_k, scale, config, _ = asked
     try:
         return (
             (q.shape, q.stride(), q.dtype, q.device, q.layout, q.data_ptr() % 16 == 0),
@@ -99,7 +100,8 @@ def as_values(asked: Asked) -> tuple[Any, ...]:
 def as_backward_values(asked: Asked, saved: Saved) -> tuple[Any, ...]:
     """The values of the forward call, and those of O, LSE and their gradients.
 
-    ValueError in one sentence for a tensor that is not strided.
+    The last one says whether every run must give the same bits, for the call or for all of torch. ValueError in one
+    sentence for a tensor that is not strided.
     """
     forward = as_values(asked)
     dO, dLSE, O, LSE, needs = saved
@@ -114,6 +116,7 @@ def as_backward_values(asked: Asked, saved: Saved) -> tuple[Any, ...]:
             (O.shape, O.stride(), O.dtype, O.device, O.layout, O.data_ptr() % 16 == 0),
             (LSE.shape, (), LSE.dtype, LSE.device, LSE.layout, True),
             needs,
+            asked.deterministic or torch.are_deterministic_algorithms_enabled(),
         ),
     )
 
@@ -153,7 +156,7 @@ def check(call: Call) -> Problem:
 def check_backward(values: tuple[Any, ...]) -> BackwardProblem:
     """The problem of a backward call; ValueError or TypeError in one sentence."""
     forward = check(as_call(values[0]))
-    *operands, needs = values[1]
+    *operands, needs, deterministic = values[1]
     dO, dLSE, O, LSE = (operand and Operand(*operand) for operand in operands)
     shape = (forward.B, forward.Hq, forward.Nq, forward.d)
     for name, x in (("dO", dO), ("O", O)):
@@ -163,7 +166,7 @@ def check_backward(values: tuple[Any, ...]) -> BackwardProblem:
             _check_saved(name, x, forward, shape[:3], torch.float32)
     return BackwardProblem(
         *(forward, needs, dO.aligned, _used_strides(dO), O.aligned, _used_strides(O)),
-        _used_strides(dLSE) if dLSE else None,
+        *(_used_strides(dLSE) if dLSE else None, deterministic),
     )
 
 

@@ -56,7 +56,7 @@ class BackwardProblem:
 
     forward: the problem that made O and LSE. needs: which of dQ, dK and dV are wanted. aligned: whether the data begin
     at a multiple of 16 bytes. strides: in elements, 0 where the dimension has one entry; dLSE_strides: None without a
-    gradient of LSE.
+    gradient of LSE. deterministic: whether every run must give the same bits.
     """
 
     forward: Problem
@@ -66,6 +66,7 @@ class BackwardProblem:
     O_aligned: bool
     O_strides: tuple[int, ...]
     dLSE_strides: tuple[int, ...] | None
+    deterministic: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -129,7 +129,7 @@ def _launch(problem: BackwardProblem, tiles: Tiles) -> Callable[..., None]:
         dV: torch.Tensor | None,
     ) -> None:
         stats = torch.empty(2, forward.heads, pitch, dtype=torch.float32, device=q.device)
-        delta_of(dO, o, lse, dLSE, stats[1], stats[0])
+        delta_of(dO, o, lse, dLSE, stats[1], stats[0], None)
         if not takes_dO:
             dO = dO.clone(memory_format=torch.contiguous_format)
         if may_be_empty:

@@ -221,10 +221,12 @@ def _arguments(problem: Problem, tile: HopperTile) -> tuple[Any, ...]:
 class Block:
     """The blocks of rows x columns in which TMA reads or writes a tensor, whose sizes and strides are given.
 
-    16 bits are for wgmma, in its swizzle; 32 are read as they lie.
+    16 bits are for wgmma, in its swizzle; 32 are read as they lie, unless a swizzle (in bytes) is given.
     """
 
-    def __init__(self, sizes: tuple[int, ...], strides: tuple[int, ...], rows: int, columns: int, bits: int) -> None:
+    def __init__(
+        self, sizes: tuple[int, ...], strides: tuple[int, ...], rows: int, columns: int, bits: int, swizzle: int = 0
+    ) -> None:
         from triton.experimental.gluon.language import NVMMASharedLayout
         from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
@@ -233,7 +235,7 @@ class Block:
         self.sizes = list(sizes)
         # A stride that is never used must be legal all the same.
         self.strides = [stride or sizes[-1] for stride in strides]
-        swizzle = 128 if bits == 16 else 0
+        swizzle = 128 if bits == 16 else swizzle
         self.layout = NVMMASharedLayout(swizzle_byte_width=swizzle, element_bitwidth=bits, rank=len(sizes))
         self.checked: dict[str, Any] | None = None
 

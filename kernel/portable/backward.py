@@ -81,7 +81,7 @@ def _launch(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., Non
     ) -> None:
         delta = torch.empty_like(lse)
         if delta_of is not None:
-            delta_of(dO, o, lse, dLSE, delta, None)
+            delta_of(dO, o, lse, dLSE, delta, None, None)
         if kv is not None:
             kv(q, k, v, dO, lse, delta, seqlens_k, dK, dV)
         if to_q is not None:
@@ -90,11 +90,14 @@ def _launch(problem: BackwardProblem, tiles: BackwardTiles) -> Callable[..., Non
     return launch
 
 
-def delta_launch(problem: BackwardProblem, stride: int) -> Launch:
-    """What makes delta of dO, O, LSE and dLSE; heads of delta, and of LSE in log2 units or None, are `stride` apart."""
+def delta_launch(problem: BackwardProblem, stride: int, rows: int | None = None) -> Launch:
+    """What makes delta of dO, O, LSE and dLSE; heads of delta, and of LSE in log2 units or None, are `stride` apart.
+
+    The last tensor, or None, becomes 0: rows * block_d(d) fp32 for each program, which has `rows` rows of a head.
+    """
     forward = problem.forward
     width = block_d(forward.d)
-    rows = max(1, _DELTA_ELEMENTS // width)
+    rows = rows or max(1, _DELTA_ELEMENTS // width)
     scalars = (
         *(*problem.dO_strides, *problem.O_strides, *(problem.dLSE_strides or (0, 0, 0))),
         *(stride, forward.Hq, forward.Nq, forward.d),

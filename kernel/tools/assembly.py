@@ -30,9 +30,9 @@ _UNIFORM = re.compile(r"\bUR(\d+)\b")
 _GDESC = re.compile(r"gdesc\[UR(\d+)\]")
 # TMA takes a row of registers (the shared address, for a load the barrier's, the coordinates), and two of the address
 # of a descriptor.
-_TMA = re.compile(r"UTMA(LDG|STG)\.(\d)D\S* \[UR(\d+)\], \[UR(\d+)\]")
-_JUMPS = ("BRA", "BRX", "EXIT")
-_UNKNOWN_JUMPS = ("CALL", "RET", "JMP", "JMX", "BRXU", "JMXU", "BREAK")
+_TMA = re.compile(r"UTMA(LDG|STG|REDG)\.(\d)D\S* \[UR(\d+)\], \[UR(\d+)\]")
+_JUMPS = ("BRA", "BRX", "BRXU", "EXIT")
+_UNKNOWN_JUMPS = ("CALL", "RET", "JMP", "JMX", "JMXU", "BREAK")
 # A predicate, before the register where an instruction writes both.
 _PREDICATE = r"(?:U?P\w+, )?"
 _WRITERS = re.compile(r"U(?!TMA|BLK)|R2UR|S2UR|VOTEU|REDUX|ELECT")

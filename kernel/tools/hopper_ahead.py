@@ -10,6 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 
 from ..hopper import backward as hopper_backward
+from ..hopper import backward_fused
 from ..hopper.forward import ROWS, TRITONS, HopperTile, tile_width
 
 ARCH = 90
@@ -22,7 +23,13 @@ ptxas adds up the programs of all warps: two or three times what happens once fo
 warps that load, all outside the loops over key tiles. The most is 392 bytes (376 with Triton 3.7), three times 131: the
 columns of the first mask, of 192x128x4x2 masked but not causal.
 """
-_POINTERS = {"lse_ptr": "*fp32", "stats_ptr": "*fp32", "seqlens_ptr": "*i32"}
+SPILLED_FUSED = 768
+"""The same of the fused backward's kernels, of which the most is 660 (128 columns, causal with lengths).
+
+The arguments of a warpgroup that is not the first are in registers, a third of them pointers to descriptors. Those that
+a key tile needs once are spilled; of the loop over visits, a dozen loads of scalars in the one of 128 columns.
+"""
+_POINTERS = {"lse_ptr": "*fp32", "stats_ptr": "*fp32", "seqlens_ptr": "*i32", "sum_ptr": "*fp32"}
 _WARP_SIZE = 32
 
 
@@ -91,6 +98,25 @@ def compile_hopper_q(tile: hopper_backward.Tile, d: int, dtype: str, variant: Va
     return _compile(_backward_q_hopper, constants, _descriptors(blocks, dtype), variant)
 
 
+def compile_hopper_fused(
+    tile: backward_fused.FusedTile, d: int, dtype: str, variant: Variant
+) -> CompiledKernel:  # fmt: skip
+    """Compile the kernel of dQ, dK and dV in one, likewise."""
+    width = tile_width(d)
+    constants = {
+        **backward_fused.constexprs_of(width, tile),
+        **{"CAUSAL": variant.causal, "MASKED": variant.masked},
+    }
+    blocks = {
+        **dict.fromkeys(("q_desc", "do_desc"), (tile.BLOCK_M, width)),
+        **dict.fromkeys(("k_desc", "v_desc", "dk_desc", "dv_desc"), (ROWS, width)),
+    }
+    sums = _descriptor((tile.BLOCK_M, backward_fused.SUM_COLUMNS), "fp32", swizzle=128)
+    stats = _descriptor((1, tile.BLOCK_M), "fp32", swizzle=0)
+    types = {**_descriptors(blocks, dtype), "stats_desc": stats, "sum_desc": sums}
+    return _compile(backward_fused.kernel_of(width), constants, types, variant)
+
+
 def _of_backward(variant: Variant) -> dict[str, Any]:
     return {"REGISTERS": hopper_backward.REGISTERS, "CAUSAL": variant.causal}
 
@@ -104,7 +130,9 @@ def _compile(kernel: Any, constants: dict[str, Any], types: dict[str, str], vari
         p.name: "constexpr" if p.name in constants else types.get(p.name) or p.annotation_type for p in kernel.params
     }
     constexprs = {(i,): constants[p.name] for i, p in enumerate(kernel.params) if p.name in constants}
-    source = GluonASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs={})
+    # What a launch finds out of the address: torch's allocations are aligned.
+    attrs = {(i,): [["tt.divisibility", 16]] for i, p in enumerate(kernel.params) if p.name == "sum_ptr"}
+    source = GluonASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attrs)
     return triton.compile(source, target=GPUTarget("cuda", ARCH, _WARP_SIZE), options={"num_warps": 4})
 
 

@@ -35,6 +35,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from ..call.arguments import DTYPES
 from ..call.launch import INTERPRETED
 from ..hopper import backward as hopper_backward
+from ..hopper import backward_fused
 from ..hopper.forward import TILES, HopperTile
 from ..portable import decode
 from ..portable.device.backward import _backward_kv, _backward_q
@@ -45,13 +46,15 @@ from ..tiles.defaults import default_pair, default_tile
 from ..tiles.space import FORWARD
 from . import hopper_ahead
 from .assembly import disassemble, unwritten
-from .hopper_ahead import VARIANTS, Variant, compile_hopper, compile_hopper_kv, compile_hopper_q
+from .hopper_ahead import VARIANTS, Variant, compile_hopper, compile_hopper_fused, compile_hopper_kv, compile_hopper_q
 
 ARCHITECTURES = (80, 89, 90, 100)
+FUSED = "hopper dQ dK dV"
 HOPPER: dict[str, Callable[..., CompiledKernel]] = {
     "hopper": compile_hopper,
     "hopper dK dV": compile_hopper_kv,
     "hopper dQ": compile_hopper_q,
+    FUSED: compile_hopper_fused,
 }
 """What compiles the kernels of the Hopper paths."""
 BACKWARD_KV, BACKWARD_Q = "dK dV", "dQ"
@@ -80,7 +83,7 @@ class Point:
     arch: int
     d: int
     dtype: str
-    tile: TileConfig | HopperTile | hopper_backward.Tile
+    tile: TileConfig | HopperTile | hopper_backward.Tile | backward_fused.FusedTile
     default: bool
     path: str = "portable"
     variant: Variant | None = None
@@ -90,6 +93,8 @@ class Point:
         """Bytes that a thread may spill without harm."""
         if self.path == BACKWARD_KV and self.dtype == "fp32" and self.d > 128:
             return _SPILLED_WITHOUT_TENSOR_CORES
+        if self.path == FUSED:
+            return hopper_ahead.SPILLED_FUSED
         return hopper_ahead.SPILLED if self.path in HOPPER else 0
 
 
@@ -220,9 +225,11 @@ def _hopper_points(options: argparse.Namespace) -> Iterator[Point]:
             yield Point(hopper_ahead.ARCH, d, "bf16", tiles[0], True, path, VARIANTS[-1])
 
 
-def _hopper_tiles(path: str, d: int) -> tuple[HopperTile | hopper_backward.Tile, ...]:
+def _hopper_tiles(path: str, d: int) -> tuple[HopperTile | hopper_backward.Tile | backward_fused.FusedTile, ...]:
     if path == "hopper":
         return TILES.get(d, ())
+    if path == FUSED:
+        return backward_fused.TILES.get(d, ())
     pairs = hopper_backward.TILES.get(d, ())
     return tuple(dict.fromkeys(pair.kv if path == "hopper dK dV" else pair.q for pair in pairs))
 

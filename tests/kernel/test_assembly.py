@@ -65,11 +65,16 @@ def test_a_loop():
     assert faults(*loop([WRITE.format(4)])[:-1], READ.format(5), "EXIT") == []
 
 
-def test_a_table_of_jumps():
-    table = 'BRX R2 -0x10 (*"BRANCH_TARGETS .L_x_0,.L_x_1"*)'
+@pytest.mark.parametrize("jump", ["BRX R2", "BRXU URZ"])
+def test_a_table_of_jumps(jump):
+    table = f'{jump} -0x10 (*"BRANCH_TARGETS .L_x_0,.L_x_1"*)'
     cases = (".L_x_0", WRITE.format(4), ".L_x_1", READ.format(4), "EXIT")
     assert faults(table, *cases) == [4]
     assert faults(WRITE.format(4), table, *cases) == []
+
+
+def test_a_uniform_jump_reads_where_to():
+    assert faults('BRXU UR0 -0x10 (*"BRANCH_TARGETS .L_x_0"*)', ".L_x_0", "EXIT") == [0]
 
 
 @pytest.mark.parametrize("jump", ["BRX R2 -0x10", "CALL.REL.NOINC `(.L_x_0)", "RET.REL.NODEC R2 0x0", "BRA 0x120"])
@@ -109,6 +114,7 @@ def test_a_jump_that_cannot_be_followed_is_an_error(jump):
         ("UTMALDG.4D [UR8], [UR28]", [], [8, 9, 10, 11, 12, 13, 28, 29]),
         ("UTMALDG.2D.MULTICAST [UR8], [UR4], UR6", [], [8, 9, 10, 11, 4, 5, 6]),
         ("@UP0 UTMASTG.4D [UR8], [UR14]", [], [8, 9, 10, 11, 12, 14, 15]),
+        ("@UP0 UTMAREDG.2D.ADD [UR8], [UR14]", [], [8, 9, 10, 14, 15]),
         ("NOP", [], []),
     ],
 )

@@ -58,11 +58,11 @@ def gradients(config=None, d=16, device="cpu"):
     return differentiate(q, k, v, *cotangents(q), True, config=config)
 
 
-def values(config=None, dtype=torch.float32, device="cpu", needs=(True, True, True), change=lambda x: x, d=16):
+def values(config=None, dtype=torch.float32, device="cpu", needs=(True, True, True), change=lambda x: x, d=16, **asked):
     q, k, v = draw(2, 2, 1, 17, 33, d, dtype, device)
     dO, dLSE = cotangents(q)
     o, lse = flash_attention(q, k, v, return_lse=True)
-    return as_backward_values(Asked(q, k, v, config=config), Saved(change(dO), dLSE, o, lse, needs))
+    return as_backward_values(Asked(q, k, v, config=config, **asked), Saved(change(dO), dLSE, o, lse, needs))
 
 
 def problem(**options):
@@ -139,6 +139,7 @@ PAIRS = [
     ({}, {"change": transposed}),
     ({}, {"dtype": torch.float16}),
     ({}, {"d": 15}),
+    ({}, {"deterministic": True}),
 ]
 
 

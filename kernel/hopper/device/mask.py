@@ -6,6 +6,9 @@
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+# Past every query.
+_NEVER = gl.constexpr(2**31 - 1)
+
 
 @gluon.jit
 def _length(b, geometry):
@@ -101,4 +104,27 @@ def _hide(p, key0, query0, last):
         key = key0 + gl.arange(0, p.shape[0], layout=gl.SliceLayout(1, layout))
         query = query0 + gl.arange(0, p.shape[1], layout=gl.SliceLayout(0, layout))
         p = gl.where(key[:, None] <= query[None, :], p, 0.0)
+    return p
+
+
+@gluon.jit
+def _hide_unseen(p, key0, query0, last, kv_len, CAUSAL: gl.constexpr, MASKED: gl.constexpr):
+    """P^T of keys from key0 and queries whose last key is query0 and so on; 0 where a query does not see a key.
+
+    last: the end of the program's key tile; where kv_len and the queries have come so far, all is seen.
+    """
+    layout: gl.constexpr = p.type.layout
+    if MASKED:
+        is_part = kv_len < last
+        if CAUSAL:
+            is_part = is_part | (query0 < last)
+        if is_part:
+            key = key0 + gl.arange(0, p.shape[0], layout=gl.SliceLayout(1, layout))
+            if CAUSAL:
+                # A key past the end is seen from a query on that does not come. The queries depend on query0: what
+                # stays the same from visit to visit the compiler would keep in registers, and none are left.
+                query = query0 + gl.arange(0, p.shape[1], layout=gl.SliceLayout(0, layout))
+                p = gl.where(gl.where(key < kv_len, key, _NEVER)[:, None] <= query[None, :], p, 0.0)
+            else:
+                p = gl.where((key < kv_len)[:, None], p, 0.0)
     return p

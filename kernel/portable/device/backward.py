@@ -48,6 +48,7 @@ def _delta(
     dlse_ptr,
     delta_ptr,
     lse_log2_ptr,
+    sum_ptr,
     stride_dob: tl.int64,
     stride_doh: tl.int64,
     stride_don: tl.int64,
@@ -74,7 +75,8 @@ def _delta(
 
     Such a row is not read: its dLSE may be NaN, which is what torch's logaddexp of two empty parts hands back. Heads
     of delta are stride_delta apart, and so are those of lse_log2_ptr: None, or where LSE / ln(2) goes, and for a row
-    that sees no key inf, so that exp2(score - inf) is 0.
+    that sees no key inf, so that exp2(score - inf) is 0. sum_ptr: None, or where BLOCK_M * BLOCK_D fp32 of each program
+    become 0.
     """
     q_tiles = (Nq + BLOCK_M - 1) // BLOCK_M
     head = tl.program_id(0) // q_tiles
@@ -107,6 +109,9 @@ def _delta(
     tl.store(delta_ptr + stats0 + offs_m, delta, mask=is_query)
     if lse_log2_ptr is not None:
         tl.store(lse_log2_ptr + stats0 + offs_m, tl.where(sees, lse * _LOG2_E, float("inf")), mask=is_query)
+    if sum_ptr is not None:
+        first = tl.program_id(0).to(tl.int64) * (BLOCK_M * BLOCK_D)
+        tl.store(sum_ptr + first + tl.arange(0, BLOCK_M * BLOCK_D), tl.full([BLOCK_M * BLOCK_D], 0.0, tl.float32))
 
 
 @triton.jit

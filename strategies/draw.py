@@ -23,6 +23,7 @@ from strategies.case import (
 )
 from strategies.drawing import Draw, any_of
 from strategies.features import FEATURES, VARIATIONS, Value
+from strategies.features.scale import POSITIVE
 from strategies.features.seqlens_k import PAST_END
 from strategies.geometry import Geometry
 from strategies.layouts import GRADIENT_LAYOUTS, LAYOUTS
@@ -110,7 +111,7 @@ def attention_cases(
     return _cases(
         {name: Bounds(dims, gqa, max_length, work[name], limits) for name in operations},
         tuple(name for name in DTYPES if name in dtypes),
-        _allowed({"config": configs} | features),
+        _allowed({"config": configs} | features, limits),
         history,
         layouts,
         tuple(FAMILIES) if families is None else tuple(families),
@@ -118,10 +119,12 @@ def attention_cases(
     )
 
 
-def _allowed(features: Mapping[str, Any]) -> dict[str, Any]:
+def _allowed(features: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
     """Return the allowed values of each feature to draw, by name; common ones are drawn unless they are excluded."""
     named = {name: each.anything for name, each in FEATURES.items() if each.is_common} | dict(features)
     narrowed = {name: FEATURES[name].narrow(named[name]) for name in FEATURES if name in named}
+    if limits.positive_scale and narrowed.get("scale"):
+        narrowed["scale"] = POSITIVE
     return {name: asked for name, asked in narrowed.items() if asked}
 
 

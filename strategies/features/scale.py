@@ -11,6 +11,8 @@ from strategies.geometry import Geometry
 from strategies.spec import require
 
 SCALES = (None, None, None, 1.0, 0.05, 0.0, -0.25, -1.0)
+POSITIVE = "positive"
+"""In the place of True: positive scales alone."""
 POSITIVE_SCALES = tuple(scale for scale in SCALES if scale is None or scale > 0)
 
 
@@ -25,15 +27,15 @@ class Scale(Feature):
 
     def taken_by(self, subject: Declared) -> bool | str:
         """Return True, "positive" if the subject declares that, or False."""
-        return self.name in subject.keywords and ("positive" if subject.limits.positive_scale else True)
+        return self.name in subject.keywords and (POSITIVE if subject.limits.positive_scale else True)
 
     def narrow(self, asked: Any) -> bool | str:
         """Take True, False or "positive"."""
-        return asked if asked == "positive" else bool(super().narrow(asked))
+        return asked if asked == POSITIVE else bool(super().narrow(asked))
 
     def draw(self, draw: Draw, asked: Any, geometry: Geometry | None) -> float | None:
         """Draw one of a few scales, most often none."""
-        scale: float | None = draw(any_of(POSITIVE_SCALES if asked == "positive" else SCALES))
+        scale: float | None = draw(any_of(POSITIVE_SCALES if asked == POSITIVE else SCALES))
         return scale
 
     def check_form(self, value: object) -> None:
@@ -43,7 +45,7 @@ class Scale(Feature):
 
     def axes(self) -> tuple[Axis, ...]:
         """By sign."""
-        classes = {False: (), "positive": ("default", "given"), True: ("default", "given", "0", "negative")}
+        classes = {False: (), POSITIVE: ("default", "given"), True: ("default", "given", "0", "negative")}
         return (
             Axis(
                 "scale",

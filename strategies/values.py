@@ -165,9 +165,6 @@ def levels(stream: Stream, shape: tuple[int, int, int, int], role: Role) -> Arra
     return level * stream.normal(shape)
 
 
-SUNKEN_KEY = 2.0**15
-
-
 @family
 def sunken(stream: Stream, shape: tuple[int, int, int, int], role: Role) -> Array:
     """All scores of a query alike, of about -4e3, -1e5, -1e7 or -1e9 at the default scale: a finite mask's numbers.
@@ -175,8 +172,8 @@ def sunken(stream: Stream, shape: tuple[int, int, int, int], role: Role) -> Arra
     q: a level for each row; k: one number, -2^15; any other tensor: normal.
     """
     if role == "k":
-        return np.full(shape, -SUNKEN_KEY)
+        return np.full(shape, -(2.0**15))
     if role != "q":
         return stream.normal(shape)
     levels = np.array((4e3, 1e5, 1e7, 1e9))[stream.integers(0, 3, (*shape[:3], 1))]
-    return np.broadcast_to(levels / (SUNKEN_KEY * math.sqrt(shape[3])), shape).copy()
+    return np.broadcast_to(levels / (2.0**15 * math.sqrt(shape[3])), shape).copy()

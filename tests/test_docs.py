@@ -132,5 +132,5 @@ def test_a_reference_is_complete(page, names):
 
 def test_what_can_be_declared_is_documented():
     text = (DOCS / "reference/declaration.md").read_text()
-    fields = set(Subject.__dataclass_fields__) - {"name", "function", "keywords", "refuses", "operation"}
+    fields = set(Subject.__dataclass_fields__) - {"name", "function", "keywords", "refuses", "operation", "limits"}
     assert [name for name in fields - {"differentiable_by"} if f"`{name}`" not in text] == []

@@ -33,7 +33,7 @@ from harness.judging.examine import Examined, Examiner, Question
 from harness.judging.verdict import FAILURES, Failure, Verdict
 from harness.subject.declaration import Subject
 from harness.workers import Here
-from strategies import AttentionCase
+from strategies import AttentionCase, calls_before
 
 CASES_A_ROUND = 200
 SHRINK_SECONDS = 30.0
@@ -282,9 +282,10 @@ class Campaign:
             _aim(max(found.ratio for found in examined.compared.values()))
 
     def _would_hang(self, case: AttentionCase) -> bool:
-        """Whether a case has all that a known hang needs: each would cost its time limit again."""
-        hangs = (each.shrunk for each in self.findings.values() if each.verdict.kind == "timed_out")
-        return any(needs(hang) and needs(hang) <= needs(case) for hang in hangs)
+        """Whether a case, or a call before it, has all that a known hang needs: each would cost its time limit again."""
+        hangs = [needs(each.shrunk) for each in self.findings.values() if each.verdict.kind == "timed_out"]
+        made = [needs(each) for each in (case, *calls_before(case))] if hangs else []
+        return any(hang and hang <= each for hang in hangs for each in made)
 
     def _is_known(self, case: AttentionCase, verdict: Verdict) -> bool:
         being_shrunk = [self._round.fault] if self.is_shrinking else []

@@ -106,7 +106,7 @@ class Terms:
         parts = {
             "scores": weights.moved,
             "accumulation": self.steps * (r.u_dot * weights.magnitude + r.u * (self.size + weights.moved)),
-            "normalisation": self.shift * self.size,
+            "normalisation": self.misweighed * self.size,
             "cast of P": self.cast,
             "underflow": self.underflow,
         }
@@ -118,7 +118,7 @@ class Terms:
         """Return the sum of `parts_O`, in half as many operations."""
         r, weights = self.rounding, self.weights
         in_l = self.steps * r.u
-        total = self.size * (in_l + self.shift)
+        total = self.size * (in_l + self.misweighed)
         total.addcmul_(weights.moved, 1 + in_l).addcmul_(weights.magnitude, self.steps * r.u_dot)
         total.add_(self.cast).add_(self.underflow).mul_(1 + r.u_io)
         total.add_(self.size, alpha=r.u_io).add_(self.has_keys, alpha=r.tiny_io)
@@ -140,6 +140,11 @@ class Terms:
     def shift(self) -> Tensor:
         """Relative error of a weight that is taken as exp(S - LSE)."""
         return (self.size_lse + self.log_l).mul_(2 * self.rounding.u)
+
+    @cached_property
+    def misweighed(self) -> Tensor:
+        """Relative error of O from weights that are each off by a factor exp(±shift); past e^80 nothing is promised."""
+        return self.shift.clamp(max=80.0).expm1()
 
 
 def forward_budget(
@@ -170,7 +175,7 @@ def forward_budget(
       mean of visible values, so no farther from O than the farthest of them.
     - accumulation: (g(n) + 4)·(u_dot·Σ P'|v| + u·(|O| + scores)): the sum P'V, and the row sum l. P' are the
       kernel's own weights; Σ P'|v| <= (1 + Ē)·Σ P (1 + E) |v|.
-    - normalisation: 2u·(|LSE| + log l)·|O|: split keys and two passes weigh with exp(S - LSE) of a rounded LSE.
+    - normalisation: expm1(2u·(|LSE| + log l))·|O|: split keys and two passes weigh with exp(S - LSE) of a rounded LSE.
     - cast of P: u_p·Σ P'|v|.
     - underflow: n·tiny_p·max|v| / l + (n + 2)·2^-126, of weights and products that are flushed to 0.
     - store of O: u_io·(|O| + all of the above) + tiny_io.

@@ -294,14 +294,14 @@ def test_shrinking_ends_with_the_campaign_and_early_near_the_threshold():
 
 
 def test_a_hang_is_met_once(monkeypatch):
-    monkeypatch.setattr("harness.campaign.campaign.SHRINK_SECONDS", 30.0)
+    monkeypatch.setattr("harness.campaign.campaign.SHRINK_SECONDS", 5.0)
 
     def hangs(q, k, v, causal=False):
         if causal:
             time.sleep(60)
         return toys.right(q, k, v)
 
-    apart = Apart(lambda: describe(hangs), "cpu", WorkerLimits(seconds=0.5))
+    apart = Apart(lambda: describe(hangs), "cpu", WorkerLimits(seconds=1.0))
     done = Campaign(apart.subject, "cpu", 0, seconds=None, cases=30, examiner=apart).run()
     (found,) = done.findings.values()
     assert (found.verdict.kind, found.shrunk.features) == ("timed_out", Features(causal=True))

@@ -79,7 +79,8 @@ def test_the_same_entry_is_the_same_bytes(tmp_path):
 
 
 def test_every_field_of_a_verdict_is_kept():
-    assert set(entries._VERDICT) == {field.name for field in fields(Verdict)}
+    of_this_run = {"place"}  # a line of the subject, which its sentence names
+    assert set(entries._VERDICT) == {field.name for field in fields(Verdict)} - of_this_run
 
 
 def test_what_a_verdict_does_not_say_is_left_out():

@@ -282,7 +282,7 @@ class Campaign:
             _aim(max(found.ratio for found in examined.compared.values()))
 
     def _would_hang(self, case: AttentionCase) -> bool:
-        """Whether a case, or a call before it, has all that a known hang needs: each would cost its time limit again."""
+        """Whether a case, or a call before it, has all that a known hang needs: it would cost its time limit again."""
         hangs = [needs(each.shrunk) for each in self.findings.values() if each.verdict.kind == "timed_out"]
         made = [needs(each) for each in (case, *calls_before(case))] if hangs else []
         return any(hang and hang <= each for hang in hangs for each in made)

@@ -307,10 +307,6 @@ MINIMAL = [
         AttentionCase(Geometry(Hq=4, Nk=300)),
     ),
     (
-        lambda case: case.k.layout == "expanded_heads" and case.geometry.Hk > 1 and case.geometry.Nk % 16 == 1,
-        AttentionCase(Geometry(Hq=2, Hk=2), k=TensorSpec(layout="expanded_heads")),
-    ),
-    (
         causal_over_two_tiles,
         AttentionCase(Geometry(Nq=17, Nk=17), dtype="fp16", features=Features(causal=True)),
     ),

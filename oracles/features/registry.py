@@ -55,6 +55,12 @@ class Row:
     Nq: int
     Nk: int
 
+    @classmethod
+    def of(cls, problem: Problem, b: int, h: int, i: int) -> Row:
+        """Return a row of a problem."""
+        Nq, Nk = problem.q.shape[2], problem.k.shape[2]
+        return cls(b, h, i, Nk if problem.seqlens_k is None else int(problem.seqlens_k[b]), Nq, Nk)
+
 
 class Meaning:
     """The meaning of a feature. `given` is the tensor that it brings under its own name, or else its value.
@@ -180,8 +186,6 @@ def visible(problem: Problem) -> Tensor | None:
 
 def visible_keys(problem: Problem, b: int, h: int, i: int) -> list[int]:
     """Return the keys that query i of head h of batch entry b sees, by the masks' plain `sees`."""
-    Nq, Nk = problem.q.shape[2], problem.k.shape[2]
-    n = Nk if problem.seqlens_k is None else int(problem.seqlens_k[b])
-    row = Row(b, h, i, n, Nq, Nk)
+    row = Row.of(problem, b, h, i)
     seen = [mask.sees(given, row) for mask, given in masks(problem)]
-    return [j for j in range(Nk) if all(j in keys for keys in seen)]
+    return [j for j in range(row.Nk) if all(j in keys for keys in seen)]

@@ -48,9 +48,7 @@ class _Row:
     """One query over the n keys that it sees."""
 
     def __init__(self, problem: Problem, b: int, h: int, i: int, keys: Array) -> None:
-        lengths = problem.seqlens_k
-        Nq, Nk = problem.q.shape[2], problem.k.shape[2]
-        self.row = Row(b, h, i, Nk if lengths is None else int(lengths[b]), Nq, Nk)
+        self.row = Row.of(problem, b, h, i)
         self.keys, self.scale, self.links = keys, problem.scale, links(problem)
         self.slope: Array = np.full(len(keys), problem.scale)
 
